@@ -1,0 +1,48 @@
+# Each command makes .venv on its first run and installs into it what it needs, pinned by constraints.txt.
+#   make demo    train a small network on handwritten digits and explain it: writes digits.png
+#   make test    run the tests
+#   make lint    ruff and mypy
+#   make bench   print how long compiling takes
+# `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
+
+# The first interpreter that is of a supported version and can make a virtual environment.
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.10 python; do \
+	$$python -c '$(USABLE)' >/dev/null 2>&1 && { echo $$python; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/python -m fxlrp.demo
+
+# A thread for each worker: more would only wait for each other on small tensors.
+test: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/compile_time.py
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "fxlrp needs Python 3.10 to 3.13 with venv: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# installed-demo and installed-dev: the extra of that name is installed, until the pins or pyproject.toml change.
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
