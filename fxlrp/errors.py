@@ -1,0 +1,25 @@
+"""The errors that fxlrp raises: four that the user can mend, one that is ours."""
+
+
+class FxlrpError(Exception):
+    """Base class of every error that fxlrp raises on purpose."""
+
+
+class CaptureError(FxlrpError, RuntimeError):
+    """The model's forward graph cannot be captured faithfully; the message says where and how to mend it."""
+
+
+class UnsupportedOpError(FxlrpError, NotImplementedError):
+    """Relevance would flow through operations that have no rule; the message lists all of them."""
+
+
+class RuleError(FxlrpError, ValueError):
+    """A rule, preset or selector that does not exist, does not fit, or matches nothing."""
+
+
+class InputError(FxlrpError, ValueError):
+    """A model, input, target or seed that an explanation cannot be computed from."""
+
+
+class InternalError(FxlrpError, AssertionError):
+    """A broken invariant inside fxlrp: please report it."""

@@ -1,0 +1,67 @@
+"""Where a node comes from: its module and the user's source line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+# The root that capture traces is a holder of the user's model under this name, so that every
+# ``get_attr`` of the product reads the live model.
+MODEL = "model"
+
+
+def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:
+    """The modules whose forward made the node, outermost first: path below the model, and class."""
+    stack = []
+    for path, cls in node.meta.get("nn_module_stack", {}).values():
+        head, _, below = path.partition(".")
+        if head == MODEL and isinstance(cls, type):
+            stack.append((below, cls))
+    return stack
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module that made the node; empty for the model itself."""
+    stack = module_stack(node)
+    return stack[-1][0] if stack else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """The line of the user's code that made the node, as ``file:line: code``; empty if unknown."""
+    trace = (node.stack_trace or "").strip().splitlines()
+    if not trace:
+        return ""
+    where, *code = trace[-2:] if len(trace) > 1 else trace
+    file, line = where.strip().removeprefix("File ").split(", ")[:2]
+    text = f": {code[0].strip()}" if code else ""
+    return f"{file.strip(chr(34))}:{line.removeprefix('line ')}{text}"
+
+
+def describe(node: fx.Node, operation: str | None = None) -> str:
+    """The node as errors name it: name, operation, module and source line."""
+    parts = [f"node {node.name!r}", f"operation {operation or operation_name(node)}"]
+    stack = module_stack(node)
+    if stack and stack[-1][0]:
+        parts.append(f"module {stack[-1][0]!r} ({stack[-1][1].__name__})")
+    line = source_line(node)
+    if line:
+        parts.append(f"at {line}")
+    return ", ".join(parts)
+
+
+def operation_name(node: fx.Node) -> str:
+    """What an arbitrary node calls, in words."""
+    if node.op == "call_module":
+        return module_stack(node)[-1][1].__name__
+    if isinstance(node.target, str):
+        return node.target
+    target = node.target
+    module = (getattr(target, "__module__", None) or "").removeprefix("torch._C").strip(".")
+    name = str(getattr(target, "__name__", target))
+    return f"{module}.{name}" if module and not module.startswith("_") else name
+
+
+def provenance(node: fx.Node) -> dict[str, Any]:
+    """The metadata that says where ``node`` comes from, for the nodes that are made from it."""
+    return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}

@@ -1,0 +1,419 @@
+"""The canonical operations: the one list that rules, passes and printing are keyed by.
+
+A model may write the same operation in many ways (``x + y``, ``x += y``, ``torch.add``, ``x.add_(y)``); after
+normalization there is one. Names are those of ATen at the level that ``torch.export`` keeps before decomposition.
+To add an operation, add a row here; if its family already has rules, that is all.
+"""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fxlrp.errors import InputError
+from fxlrp.operation import REQUIRED, Family, Operation, Vocabulary
+
+_UNARY = {"input": REQUIRED, "inplace": False}
+
+
+def _linear() -> Iterator[Operation]:
+    yield Operation("linear", Family.LINEAR, F.linear, {"input": REQUIRED, "weight": REQUIRED, "bias": None})
+    for n in (1, 2, 3):
+        yield Operation(
+            f"conv{n}d",
+            Family.LINEAR,
+            getattr(torch, f"conv{n}d"),
+            dict(input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, dilation=1, groups=1),
+        )
+        yield Operation(
+            f"conv_transpose{n}d",
+            Family.LINEAR,
+            getattr(torch, f"conv_transpose{n}d"),
+            dict(
+                input=REQUIRED,
+                weight=REQUIRED,
+                bias=None,
+                stride=1,
+                padding=0,
+                output_padding=0,
+                groups=1,
+                dilation=1,
+            ),
+        )
+
+
+def _arithmetic() -> Iterator[Operation]:
+    binary = {"input": REQUIRED, "other": REQUIRED}
+    both = ("input", "other")
+    yield Operation("add", Family.SUM, operator.add, binary, both)
+    yield Operation("sub", Family.SUM, operator.sub, binary, both, also=("subtract",))
+    yield Operation("mul", Family.PRODUCT, operator.mul, binary, both, also=("multiply",))
+    yield Operation(
+        "div",
+        Family.PRODUCT,
+        operator.truediv,
+        {**binary, "rounding_mode": None},
+        also=("truediv", "true_divide", "divide"),
+        constants=("other",),
+        frozen={"rounding_mode": None},
+    )
+    yield Operation("neg", Family.ACTIVATION, operator.neg, {"input": REQUIRED}, also=("negative",))
+    yield Operation("matmul", Family.MATMUL, torch.matmul, binary, both, also=("bmm", "mm"))
+
+
+def _composites() -> Iterator[Operation]:
+    """Operations that ``passes/decompose.py`` rewrites into others."""
+
+    def composite(name: str, function: Callable[..., Any], parameters: dict[str, Any], *also: str) -> Operation:
+        return Operation(name, Family.COMPOSITE, function, {"input": REQUIRED, **parameters}, also=also)
+
+    scaled = {"other": REQUIRED, "alpha": 1}
+    yield composite("rsub", torch.rsub, scaled)
+    yield composite("add_scaled", torch.add, scaled, "add")
+    yield composite("sub_scaled", torch.sub, scaled, "sub", "subtract")
+    yield composite("glu", F.glu, {"dim": -1})
+    # The method takes its arguments in another order than the function.
+    yield composite("where_method", torch.Tensor.where, {"condition": REQUIRED, "other": REQUIRED})
+
+
+def _activations() -> Iterator[Operation]:
+    plain = "relu relu6 selu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink tanh sigmoid"
+    aliases = {"sigmoid": ("expit",)}
+    for name in plain.split():
+        function = getattr(torch, name, None) or getattr(F, name)
+        yield Operation(name, Family.ACTIVATION, function, _UNARY, also=aliases.get(name, ()))
+    parametrized: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+        "leaky_relu": (F.leaky_relu, {"negative_slope": 0.01, "inplace": False}),
+        "elu": (F.elu, {"alpha": 1.0, "inplace": False}),
+        "celu": (F.celu, {"alpha": 1.0, "inplace": False}),
+        "gelu": (F.gelu, {"approximate": "none"}),
+        "hardtanh": (F.hardtanh, {"min_val": -1.0, "max_val": 1.0, "inplace": False}),
+        "softplus": (F.softplus, {"beta": 1.0, "threshold": 20.0}),
+        "softshrink": (F.softshrink, {"lambd": 0.5}),
+        "hardshrink": (F.hardshrink, {"lambd": 0.5}),
+        "threshold": (F.threshold, {"threshold": REQUIRED, "value": REQUIRED, "inplace": False}),
+        "prelu": (F.prelu, {"weight": REQUIRED}),
+        "clamp": (torch.clamp, {"min": None, "max": None}),
+        "clamp_min": (torch.clamp_min, {"min": REQUIRED}),
+        "clamp_max": (torch.clamp_max, {"max": REQUIRED}),
+    }
+    for name, (function, parameters) in parametrized.items():
+        also = ("clip",) if name == "clamp" else ()
+        yield Operation(name, Family.ACTIVATION, function, {"input": REQUIRED, **parameters}, also=also)
+    yield Operation(
+        "rrelu",
+        Family.ACTIVATION,
+        F.rrelu,
+        dict(input=REQUIRED, lower=1 / 8, upper=1 / 3, training=False, inplace=False),
+        frozen={"training": False},
+    )
+
+    softmax = {"input": REQUIRED, "dim": REQUIRED, "dtype": None, "_stacklevel": 3}
+    yield Operation("softmax", Family.SOFTMAX, F.softmax, softmax, frozen={"dtype": None})
+
+
+def _pooling() -> Iterator[Operation]:
+    for n in (1, 2, 3):
+        yield Operation(
+            f"max_pool{n}d",
+            Family.MAX_POOL,
+            getattr(F, f"max_pool{n}d"),
+            dict(
+                input=REQUIRED,
+                kernel_size=REQUIRED,
+                stride=None,
+                padding=0,
+                dilation=1,
+                ceil_mode=False,
+                return_indices=False,
+            ),
+            frozen={"return_indices": False},
+        )
+        yield Operation(
+            f"adaptive_max_pool{n}d",
+            Family.MAX_POOL,
+            getattr(F, f"adaptive_max_pool{n}d"),
+            dict(input=REQUIRED, output_size=REQUIRED, return_indices=False),
+            frozen={"return_indices": False},
+        )
+        windows: dict[str, Any] = dict(
+            input=REQUIRED,
+            kernel_size=REQUIRED,
+            stride=None,
+            padding=0,
+            ceil_mode=False,
+            count_include_pad=True,
+        )
+        if n > 1:
+            windows["divisor_override"] = None
+        yield Operation(f"avg_pool{n}d", Family.AVERAGE, getattr(F, f"avg_pool{n}d"), windows)
+        yield Operation(
+            f"adaptive_avg_pool{n}d",
+            Family.AVERAGE,
+            getattr(F, f"adaptive_avg_pool{n}d"),
+            {"input": REQUIRED, "output_size": REQUIRED},
+        )
+    yield Operation("amax", Family.MAX_POOL, torch.amax, {"input": REQUIRED, "dim": (), "keepdim": False})
+    reduction: dict[str, Any] = {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None}
+    yield Operation("mean", Family.AVERAGE, torch.mean, reduction, frozen={"dtype": None})
+    yield Operation("sum", Family.AVERAGE, torch.sum, reduction, frozen={"dtype": None})
+    yield Operation(
+        "interpolate",
+        Family.AVERAGE,
+        F.interpolate,
+        dict(
+            input=REQUIRED,
+            size=None,
+            scale_factor=None,
+            mode="nearest",
+            align_corners=None,
+            recompute_scale_factor=None,
+            antialias=False,
+        ),
+        also=("upsample",),
+    )
+
+
+def _normalization() -> Iterator[Operation]:
+    yield Operation(
+        "batch_norm",
+        Family.NORMALIZATION,
+        F.batch_norm,
+        dict(
+            input=REQUIRED,
+            running_mean=REQUIRED,
+            running_var=REQUIRED,
+            weight=None,
+            bias=None,
+            training=False,
+            momentum=0.1,
+            eps=1e-5,
+        ),
+        frozen={"training": False},
+    )
+    yield Operation(
+        "instance_norm",
+        Family.NORMALIZATION,
+        F.instance_norm,
+        dict(
+            input=REQUIRED,
+            running_mean=None,
+            running_var=None,
+            weight=None,
+            bias=None,
+            use_input_stats=True,
+            momentum=0.1,
+            eps=1e-5,
+        ),
+    )
+    yield Operation(
+        "layer_norm",
+        Family.NORMALIZATION,
+        F.layer_norm,
+        dict(input=REQUIRED, normalized_shape=REQUIRED, weight=None, bias=None, eps=1e-5),
+    )
+    yield Operation(
+        "group_norm",
+        Family.NORMALIZATION,
+        F.group_norm,
+        dict(input=REQUIRED, num_groups=REQUIRED, weight=None, bias=None, eps=1e-5),
+    )
+    yield Operation(
+        "rms_norm",
+        Family.NORMALIZATION,
+        F.rms_norm,
+        dict(input=REQUIRED, normalized_shape=REQUIRED, weight=None, eps=None),
+    )
+    yield Operation(
+        "local_response_norm",
+        Family.NORMALIZATION,
+        F.local_response_norm,
+        dict(input=REQUIRED, size=REQUIRED, alpha=1e-4, beta=0.75, k=1.0),
+    )
+
+
+def _shape() -> Iterator[Operation]:
+    def shape(name: str, function: Callable[..., Any], parameters: dict[str, Any], **options: Any) -> Operation:
+        options.setdefault("view", True)
+        return Operation(name, Family.SHAPE, function, {"input": REQUIRED, **parameters}, **options)
+
+    method = torch.Tensor
+    yield shape("reshape", method.reshape, {"shape": REQUIRED}, also=("view",), variadic="shape")
+    for name in ("reshape_as", "view_as"):
+        yield shape(name, getattr(method, name), {"other": REQUIRED}, weights=("other",))
+    yield shape("flatten", torch.flatten, {"start_dim": 0, "end_dim": -1}, also=("ravel",))
+    yield shape("t", torch.t, {})
+    yield shape("unflatten", torch.unflatten, {"dim": REQUIRED, "sizes": REQUIRED})
+    yield shape("squeeze", torch.squeeze, {"dim": None})
+    yield shape("unsqueeze", torch.unsqueeze, {"dim": REQUIRED})
+    yield shape("permute", method.permute, {"dims": REQUIRED}, variadic="dims")
+    yield shape("transpose", torch.transpose, {"dim0": REQUIRED, "dim1": REQUIRED}, also=("swapaxes", "swapdims"))
+    yield shape("movedim", torch.movedim, {"source": REQUIRED, "destination": REQUIRED}, also=("moveaxis",))
+    yield shape("expand", method.expand, {"size": REQUIRED}, also=("broadcast_to",), variadic="size")
+    yield shape("expand_as", method.expand_as, {"other": REQUIRED}, weights=("other",))
+    yield shape("repeat", method.repeat, {"repeats": REQUIRED}, variadic="repeats", view=False)
+    yield shape("tile", torch.tile, {"dims": REQUIRED}, variadic="dims", view=False)
+    yield shape(
+        "repeat_interleave",
+        torch.repeat_interleave,
+        {"repeats": REQUIRED, "dim": None},
+        weights=("repeats",),
+        view=False,
+    )
+    yield shape("flip", method.flip, {"dims": REQUIRED}, variadic="dims", view=False)
+    yield shape("roll", torch.roll, {"shifts": REQUIRED, "dims": None}, view=False)
+    yield shape("select", torch.select, {"dim": REQUIRED, "index": REQUIRED})
+    yield shape("narrow", torch.narrow, {"dim": REQUIRED, "start": REQUIRED, "length": REQUIRED})
+    yield shape(
+        "index_select",
+        torch.index_select,
+        {"dim": REQUIRED, "index": REQUIRED},
+        weights=("index",),
+        view=False,
+    )
+    yield shape("gather", torch.gather, {"dim": REQUIRED, "index": REQUIRED}, weights=("index",), view=False)
+    yield shape("getitem", operator.getitem, {"index": REQUIRED}, weights=("index",))
+    yield shape("pad", F.pad, {"pad": REQUIRED, "mode": "constant", "value": None}, view=False)
+    yield shape("pixel_shuffle", torch.pixel_shuffle, {"upscale_factor": REQUIRED}, view=False)
+    yield shape("pixel_unshuffle", torch.pixel_unshuffle, {"downscale_factor": REQUIRED}, view=False)
+    yield shape("channel_shuffle", torch.channel_shuffle, {"groups": REQUIRED}, view=False)
+    yield shape("to", method.to, {"args": (), "kwargs": {}}, also=("type_as",), weights=("args", "kwargs"), free=True)
+    for name in ("float", "double", "half", "bfloat16"):
+        yield shape(name, getattr(method, name), {"memory_format": torch.preserve_format})
+    yield shape("masked_fill", torch.masked_fill, {"mask": REQUIRED, "value": REQUIRED}, weights=("mask",), view=False)
+    yield shape("chunk", torch.chunk, {"chunks": REQUIRED, "dim": 0}, many=True)
+    yield shape(
+        "split", torch.split, {"split_size_or_sections": REQUIRED, "dim": 0}, also=("split_with_sizes",), many=True
+    )
+    yield shape("unbind", torch.unbind, {"dim": 0}, many=True)
+    yield Operation(
+        "where",
+        Family.SHAPE,
+        torch.where,
+        {"condition": REQUIRED, "input": REQUIRED, "other": REQUIRED},
+        ("input", "other"),
+        weights=("condition",),
+    )
+    tensors = {"tensors": REQUIRED, "dim": 0}
+    yield Operation("cat", Family.SHAPE, torch.cat, tensors, ("tensors",), also=("concat", "concatenate"))
+    yield Operation("stack", Family.SHAPE, torch.stack, tensors, ("tensors",))
+    for name in ("hstack", "vstack", "dstack"):
+        yield Operation(name, Family.SHAPE, getattr(torch, name), {"tensors": REQUIRED}, ("tensors",))
+    yield Operation(
+        "setitem",
+        Family.SHAPE,
+        set_item,
+        {"input": REQUIRED, "index": REQUIRED, "value": REQUIRED},
+        ("input", "value"),
+        weights=("index",),
+    )
+
+
+def _checks() -> Iterator[Operation]:
+    yield Operation(
+        "expect_dims", Family.CHECK, expect_dims, {"input": REQUIRED, "dims": REQUIRED, "why": REQUIRED}, view=True
+    )
+
+
+def _identities() -> Iterator[Operation]:
+    """Operations that leave every value as it is in eval mode."""
+    dropout: dict[str, Any] = {"input": REQUIRED, "p": 0.5, "training": True, "inplace": False}
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):
+        yield Operation(name, Family.IDENTITY, getattr(F, name), dropout, frozen={"training": False}, view=True)
+    for name in ("alpha_dropout", "feature_alpha_dropout"):
+        parameters = {**dropout, "training": False}
+        yield Operation(name, Family.IDENTITY, getattr(F, name), parameters, frozen={"training": False}, view=True)
+    yield Operation(
+        "stochastic_depth",
+        Family.IDENTITY,
+        _identity,
+        dict(input=REQUIRED, p=REQUIRED, mode=REQUIRED, training=True),
+        qualified=("torchvision.ops.stochastic_depth.stochastic_depth",),
+        frozen={"training": False},
+        view=True,
+    )
+    for name in ("contiguous", "clone", "detach", "positive"):
+        also = ("pos",) if name == "positive" else ()
+        yield Operation(
+            name,
+            Family.IDENTITY,
+            getattr(torch.Tensor, name),
+            {"input": REQUIRED, "memory_format": None},
+            also=also,
+            view=name != "clone",
+        )
+
+
+def _identity(input: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return input
+
+
+# Attributes of a tensor that are no tensors.
+SHAPE_ATTRIBUTES = frozenset(
+    "shape dtype device layout ndim is_cuda is_cpu is_sparse is_quantized requires_grad names itemsize nbytes".split()
+)
+
+
+def _no_relevance() -> Iterator[Operation]:
+    """Results that no relevance reaches: shapes, comparisons, indices."""
+    yield Operation("getattr", Family.NO_RELEVANCE, builtins.getattr, {"input": REQUIRED, "name": REQUIRED})
+    names = "eq ne lt le gt ge and_ or_ xor invert not_ is_ is_not contains"
+    parameters: dict[str, Any]
+    for name in names.split():
+        function = getattr(operator, name)
+        parameters = {"input": REQUIRED} if name in ("invert", "not_") else {"input": REQUIRED, "other": REQUIRED}
+        yield Operation(name, Family.NO_RELEVANCE, function, parameters)
+    shaped: dict[str, Any] = {"input": REQUIRED, "dim": None}
+    for name in ("size", "argmax", "argmin"):
+        parameters = {**shaped, "keepdim": False} if name != "size" else shaped
+        yield Operation(name, Family.NO_RELEVANCE, getattr(torch.Tensor, name), parameters)
+    for name in ("dim numel is_floating_point is_complex element_size isnan isinf isfinite logical_not").split():
+        yield Operation(name, Family.NO_RELEVANCE, getattr(torch.Tensor, name), {"input": REQUIRED})
+    like: dict[str, Any] = {"input": REQUIRED, "dtype": None, "device": None, "requires_grad": False}
+    for name in ("zeros_like", "ones_like", "empty_like"):
+        yield Operation(name, Family.NO_RELEVANCE, getattr(torch, name), like)
+    yield Operation(
+        "full_like", Family.NO_RELEVANCE, torch.full_like, {"input": REQUIRED, "fill_value": REQUIRED, **like}
+    )
+    for name in ("new_zeros", "new_ones", "new_empty"):
+        parameters = {"input": REQUIRED, "size": REQUIRED, "dtype": None, "device": None}
+        yield Operation(name, Family.NO_RELEVANCE, getattr(torch.Tensor, name), parameters, variadic="size")
+
+
+def expect_dims(input: torch.Tensor, dims: int, why: str) -> torch.Tensor:
+    """``input`` itself, which must have ``dims`` dimensions for the rest of the program to be right.
+
+    Raises:
+        InputError: It has another number of dimensions.
+    """
+    if input.dim() != dims:
+        raise InputError(f"{why}, but got an input of shape {tuple(input.shape)}")
+    return input
+
+
+def set_item(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
+    """``input`` with ``input[index] = value``, without changing ``input``."""
+    out = input.clone()
+    out[index] = value
+    return out
+
+
+CANONICAL = Vocabulary(
+    [
+        *_linear(),
+        *_composites(),
+        *_arithmetic(),
+        *_activations(),
+        *_pooling(),
+        *_normalization(),
+        *_shape(),
+        *_checks(),
+        *_identities(),
+        *_no_relevance(),
+    ]
+)
