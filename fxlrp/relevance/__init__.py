@@ -1,0 +1,55 @@
+"""How relevance is computed: pure tensor functions, a file for each family of operations.
+
+Each file says which rules its family takes and how a step of each is emitted; this table joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fxlrp.operation import Family, Operation
+from fxlrp.relevance import (
+    activation,
+    add,
+    average,
+    custom,
+    linear,
+    matmul,
+    max_pool,
+    normalization,
+    product,
+    shape,
+    softmax,
+)
+from fxlrp.relevance.step import Implementation, RuleTable
+from fxlrp.rules.specs import Epsilon, Rule
+
+RULES: Mapping[Family, RuleTable] = {
+    Family.LINEAR: linear.RULES,
+    Family.SUM: add.RULES,
+    Family.PRODUCT: product.RULES,
+    Family.MATMUL: matmul.RULES,
+    Family.ACTIVATION: activation.RULES,
+    Family.MAX_POOL: max_pool.RULES,
+    Family.AVERAGE: average.RULES,
+    Family.NORMALIZATION: normalization.RULES,
+    Family.SHAPE: shape.RULES,
+    Family.SOFTMAX: softmax.RULES,
+    Family.CHECK: activation.RULES,
+    Family.CUSTOM: {},
+}
+
+# Epsilon(bias=False) says nothing about the others.
+_WITH_BIAS = (Family.LINEAR, Family.NORMALIZATION)
+
+
+def implementation(operation: Operation, rule: Rule) -> Implementation | None:
+    """How ``rule`` is carried out for ``operation``; None if it does not fit."""
+    if isinstance(rule, Epsilon) and not rule.bias and operation.family not in _WITH_BIAS:
+        return None
+    return RULES.get(operation.family, {}).get(type(rule)) or custom.RULES.get(type(rule))
+
+
+def fitting_rules(operation: Operation) -> list[str]:
+    """The names of the rules that fit ``operation``."""
+    return sorted(rule.__name__ for rule in {**RULES.get(operation.family, {}), **custom.RULES})

@@ -1,0 +1,14 @@
+"""Relevance of elementwise activations: it passes unchanged (Bach et al., 2015)."""
+
+from __future__ import annotations
+
+from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.rules.specs import Pass
+
+
+def _emit_pass(step: Step) -> Contributions:
+    assert not isinstance(step.relevance, dict)
+    return step.to_receivers(lambda _: step.relevance)  # type: ignore[arg-type, return-value]
+
+
+RULES: RuleTable = {Pass: Implementation(_emit_pass)}

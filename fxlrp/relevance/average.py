@@ -1,0 +1,184 @@
+"""Relevance of averages: pooling, means, sums over dimensions, interpolation.
+
+All are linear without weights: ``R_x = x * A^T(R / s(z))``. The transposed maps are ATen's own backward kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.relevance.windows import lift, lower, ntuple, window
+from fxlrp.rules.specs import Epsilon
+
+aten = torch.ops.aten
+
+
+def avg_pool_transposed(
+    r: Tensor,
+    x: Tensor,
+    *,
+    dims: int,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """``A^T(r)`` of average pooling over ``dims`` dimensions."""
+    kernel, steps, pads, _ = window(dims, kernel_size, stride, padding)
+    backward = aten.avg_pool3d_backward if dims == 3 else aten.avg_pool2d_backward
+    options = (ceil_mode, count_include_pad, divisor_override)
+    transposed: Tensor = backward.default(lift(r, dims), lift(x, dims), kernel, steps, pads, *options)
+    return lower(transposed, dims)
+
+
+def adaptive_avg_pool_transposed(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
+    """``A^T(r)`` of adaptive average pooling over ``dims`` dimensions."""
+    backward = aten._adaptive_avg_pool3d_backward if dims == 3 else aten._adaptive_avg_pool2d_backward
+    transposed: Tensor = backward.default(lift(r, dims), lift(x, dims))
+    return lower(transposed, dims)
+
+
+def _reduced(x: Tensor, dim: Any) -> list[int]:
+    if dim is None or (isinstance(dim, list | tuple) and not dim):
+        return list(range(x.dim()))
+    dims = dim if isinstance(dim, list | tuple) else (dim,)
+    return sorted(d % x.dim() for d in dims)
+
+
+def sum_transposed(r: Tensor, x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """``A^T(r)`` of a sum over dimensions."""
+    if not keepdim:
+        for d in _reduced(x, dim):
+            r = r.unsqueeze(d)
+    return r.expand_as(x)
+
+
+def mean_transposed(r: Tensor, x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """``A^T(r)`` of a mean over dimensions."""
+    count = 1
+    for d in _reduced(x, dim):
+        count *= x.shape[d]
+    return sum_transposed(r / count, x, dim=dim, keepdim=keepdim)
+
+
+_NEAREST = {
+    "nearest": (
+        aten.upsample_nearest1d_backward,
+        aten.upsample_nearest2d_backward,
+        aten.upsample_nearest3d_backward,
+    ),
+    "nearest-exact": (
+        aten._upsample_nearest_exact1d_backward,
+        aten._upsample_nearest_exact2d_backward,
+        aten._upsample_nearest_exact3d_backward,
+    ),
+}
+
+
+def interpolate_transposed(
+    r: Tensor, x: Tensor, *, mode: str = "nearest", scale_factor: Any = None, **options: Any
+) -> Tensor:
+    """``A^T(r)`` of interpolation in any of its modes."""
+    dims = x.dim() - 2
+    if mode == "area":
+        return adaptive_avg_pool_transposed(r, x, dims=dims)
+    factors: tuple[float | None, ...] = (None,) * dims
+    if scale_factor is not None and not options.get("recompute_scale_factor"):
+        factors = tuple(float(factor) for factor in ntuple(scale_factor, dims))
+    if mode in _NEAREST:
+        transposed: Tensor = _NEAREST[mode][dims - 1].default(r, tuple(r.shape[2:]), tuple(x.shape), *factors)
+        return transposed
+    # The smooth modes are products of one matrix for each axis; their ATen kernels take no symbolic sizes.
+    for axis in range(dims):
+        matrix = _axis_matrix(x, r.shape[2 + axis], axis, factors[axis], mode=mode, **options)
+        r = (r.movedim(2 + axis, -1) @ matrix.T).movedim(-1, 2 + axis)
+    return r
+
+
+def _axis_matrix(x: Tensor, size: int, axis: int, factor: float | None, **options: Any) -> Tensor:
+    """How interpolation maps one axis, ``(input size, output size)``: it interpolates the unit vectors."""
+    length, axes = x.shape[2 + axis], range(x.dim() - 2)
+    # Other axes have two elements, of which one is read: a single one would look like another memory format.
+    shape = [1, length, *(length if each == axis else 1 for each in axes)]
+    widened = [1, length, *(length if each == axis else 2 for each in axes)]
+    units = torch.eye(length, dtype=x.dtype, device=x.device).reshape(shape).expand(widened).contiguous()
+    if factor is None:
+        target: dict[str, Any] = {"size": [size if each == axis else 2 for each in axes]}
+    else:
+        target = {"scale_factor": [factor if each == axis else 1.0 for each in axes]}
+    options.pop("recompute_scale_factor", None)
+    matrix = torch.nn.functional.interpolate(units, **target, **options)[0]
+    return matrix[(slice(None), *(slice(None) if each == axis else 0 for each in axes))]
+
+
+def avg_pool_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **window: Any) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of average pooling."""
+    return x * avg_pool_transposed(r / stabilize(out, epsilon), x, **window)
+
+
+def adaptive_avg_pool_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dims: int) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of adaptive average pooling."""
+    return x * adaptive_avg_pool_transposed(r / stabilize(out, epsilon), x, dims=dims)
+
+
+def mean_epsilon(
+    x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: Any = None, keepdim: bool = False
+) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of a mean over dimensions."""
+    return x * mean_transposed(r / stabilize(out, epsilon), x, dim=dim, keepdim=keepdim)
+
+
+def sum_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of a sum over dimensions."""
+    return x * sum_transposed(r / stabilize(out, epsilon), x, dim=dim, keepdim=keepdim)
+
+
+def interpolate_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **options: Any) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of interpolation."""
+    return x * interpolate_transposed(r / stabilize(out, epsilon), x, **options)
+
+
+# The step's function, and which of the forward call's arguments its transposed map needs.
+_STEPS: Mapping[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    **{
+        f"avg_pool{n}d": (
+            avg_pool_epsilon,
+            ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+        )
+        for n in (1, 2, 3)
+    },
+    **{f"adaptive_avg_pool{n}d": (adaptive_avg_pool_epsilon, ()) for n in (1, 2, 3)},
+    "mean": (mean_epsilon, ("dim", "keepdim")),
+    "sum": (sum_epsilon, ("dim", "keepdim")),
+    "interpolate": (
+        interpolate_epsilon,
+        ("scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
+    ),
+}
+
+
+def _emit_epsilon(step: Step) -> Contributions:
+    assert isinstance(step.rule, Epsilon)
+    function, names = _STEPS[step.operation.name]
+    options = options_of(step, names)
+    return [step.call(function, step.operands[0], step.node, step.relevance, epsilon=step.rule.epsilon, **options)]
+
+
+def options_of(step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+    """The named arguments that differ from their defaults, and the dimensions of a pooling operation."""
+    arguments, defaults = step.arguments, step.operation.parameters
+    options = {name: arguments[name] for name in names if name in arguments and arguments[name] is not defaults[name]}
+    if step.operation.name[-2].isdigit() and step.operation.name[-1] == "d":
+        options["dims"] = int(step.operation.name[-2])
+    return options
+
+
+RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon)}

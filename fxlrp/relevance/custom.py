@@ -1,0 +1,49 @@
+"""Relevance by a rule of the user's own, for any operation."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import Tensor
+
+from fxlrp.errors import RuleError
+from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.rules.specs import Custom
+
+
+def checked_relevance(relevance: Any, *operands: Any, rule: str) -> tuple[Tensor, ...]:
+    """What a user's rule returned, as one relevance for each operand.
+
+    Raises:
+        RuleError: The number of tensors or their shapes are not those of the operands.
+    """
+    single = len(operands) == 1
+    if isinstance(relevance, Tensor) if single else isinstance(relevance, tuple | list):
+        parts = (relevance,) if single else tuple(relevance)
+    else:
+        raise RuleError(
+            f"the rule {rule} must return {'a tensor' if single else 'a tuple of tensors'}, not a "
+            f"{type(relevance).__name__}: one tensor for each of {len(operands)} operands"
+        )
+    if len(parts) != len(operands):
+        raise RuleError(f"the rule {rule} returned {len(parts)} tensors for {len(operands)} operands")
+    for part, operand in zip(parts, operands, strict=True):
+        if isinstance(operand, Tensor) and (not isinstance(part, Tensor) or part.shape != operand.shape):
+            got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+            raise RuleError(f"the rule {rule} returned {got} for an operand of shape {tuple(operand.shape)}")
+    return parts
+
+
+def _emit_custom(step: Step) -> Contributions:
+    assert isinstance(step.rule, Custom)
+    function, node = step.rule.function, step.node
+    result = step.call(function, *node.args, **node.kwargs, out=node, relevance=step.relevance)
+    parts = step.call(checked_relevance, result, *step.operands, rule=str(getattr(function, "__name__", function)))
+    return [
+        step.call(operator.getitem, parts, position) if position in step.receivers else None
+        for position in range(len(step.operands))
+    ]
+
+
+RULES: RuleTable = {Custom: Implementation(_emit_custom)}

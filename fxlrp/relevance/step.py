@@ -1,0 +1,113 @@
+"""One step of the relevance program: what a rule's emitter is given, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import fx
+
+from fxlrp.operation import Operation, Vocabulary
+from fxlrp.provenance import provenance
+from fxlrp.rules.specs import Rule
+
+
+@dataclass(frozen=True)
+class Step:
+    """The annotated forward node whose relevance is to be handed to its operands.
+
+    Args:
+        graph: The graph under construction.
+        node: The forward node, which is also its value.
+        operation: Its canonical operation.
+        rule: The rule it is annotated with.
+        receivers: The operand positions that receive relevance.
+        relevance: The relevance of the node's value; for a node with several results, by result index.
+    """
+
+    graph: fx.Graph
+    node: fx.Node
+    operation: Operation
+    rule: Rule
+    receivers: tuple[int, ...]
+    relevance: fx.Node | Mapping[int, fx.Node]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The forward node's arguments by parameter name."""
+        return self.operation.arguments(self.node)
+
+    @property
+    def operands(self) -> tuple[Any, ...]:
+        """The forward node's operands by position."""
+        return self.operation.operands_of(self.node)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """Add a call of a pure function to the program, with the origin of the forward node."""
+        made = self.graph.call_function(function, args, kwargs)
+        made.meta = provenance(self.node)
+        # A contribution is named after its operand once it is credited; what is in between, after the node.
+        made._rename(f"parts_{self.node.name}")
+        return made
+
+    def to_receivers(self, contribution: Callable[[Any], fx.Node]) -> Contributions:
+        """One contribution for each operand that receives relevance, None for the others."""
+        return [
+            contribution(operand) if position in self.receivers else None
+            for position, operand in enumerate(self.operands)
+        ]
+
+
+Contributions: TypeAlias = "Sequence[fx.Node | None]"
+Emitter: TypeAlias = Callable[[Step], Contributions]
+
+
+@dataclass(frozen=True)
+class Receivers:
+    """Which operands receive relevance, and why not all."""
+
+    positions: tuple[int, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule may look at when it chooses the operands that receive relevance.
+
+    Args:
+        node: The forward node.
+        rule: The rule that was chosen for it.
+        dependent: The operand positions that depend on an input.
+        operands: The operands by position.
+        program_dependent: All nodes that depend on an input.
+        vocabulary: To look further up the graph.
+    """
+
+    node: fx.Node
+    rule: Rule
+    dependent: tuple[int, ...]
+    operands: tuple[Any, ...]
+    program_dependent: frozenset[fx.Node]
+    vocabulary: Vocabulary
+
+
+def all_dependent(choice: Choice) -> Receivers:
+    """Every operand that depends on an input receives relevance: what most rules do."""
+    return Receivers(choice.dependent)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """How a rule is carried out for a family of operations.
+
+    Args:
+        emit: Adds the step's calls to the program and returns one contribution for each operand.
+        receivers: Chooses the operands that receive relevance.
+    """
+
+    emit: Emitter
+    receivers: Callable[[Choice], Receivers] = all_dependent
+
+
+RuleTable: TypeAlias = "Mapping[type[Rule], Implementation]"

@@ -1,0 +1,44 @@
+"""Windows of pooling operations, with one-dimensional pooling as two-dimensional one over a single row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Window(NamedTuple):
+    """A pooling window over two or three dimensions."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def ntuple(value: Any, dims: int) -> tuple[Any, ...]:
+    """``value`` for each of ``dims`` dimensions."""
+    if not isinstance(value, list | tuple):
+        return (value,) * dims
+    return tuple(value) if len(value) == dims else tuple(value) * dims
+
+
+def window(dims: int, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Window:
+    """The window that the arguments of a pooling operation over ``dims`` dimensions mean."""
+    kernel = ntuple(kernel_size, dims)
+    # An empty stride means the kernel's size to ATen, as None does to torch.nn.functional.
+    steps = ntuple(stride, dims) if stride or stride == 0 else kernel
+    pads, dilations = ntuple(padding, dims), ntuple(dilation, dims)
+    if dims == 1:
+        return Window((1, *kernel), (1, *steps), (0, *pads), (1, *dilations))
+    return Window(kernel, steps, pads, dilations)
+
+
+def lift(x: Tensor, dims: int) -> Tensor:
+    """``x`` as pooling over at least two dimensions sees it."""
+    return x.unsqueeze(-2) if dims == 1 else x
+
+
+def lower(x: Tensor, dims: int) -> Tensor:
+    """Undo :func:`lift`."""
+    return x.squeeze(-2) if dims == 1 else x
