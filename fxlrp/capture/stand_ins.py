@@ -1,0 +1,84 @@
+"""Stand in for functions while a model is traced, so that tracing sees their calls.
+
+Functions that have rules of the user's, and torch's factories of tensors, become nodes; questions whether a value is
+a tensor get the answer that they get in the model. Without traced values, as in other threads, the stand-ins do what
+the functions do.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+
+# These make tensors from sizes, and would ask a traced size for its number.
+_FACTORIES = ("zeros", "ones", "empty", "full", "arange", "linspace", "eye", "tensor")
+_MISSING = object()
+
+
+@contextmanager
+def stand_ins(functions: Sequence[Callable[..., Any]], copy: nn.Module) -> Iterator[None]:
+    """Put the stand-ins in place: those of ``functions`` wherever a module or ``copy`` holds them."""
+    forwards = [getattr(type(module).forward, "__globals__", {}) for module in copy.modules()]
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+
+    def put(namespace: dict[str, Any], name: str, value: Any) -> None:
+        changed.append((namespace, name, namespace.get(name, _MISSING)))
+        namespace[name] = value
+
+    try:
+        for name in _FACTORIES:
+            put(vars(torch), name, recorded(getattr(torch, name)))
+        put(vars(torch), "is_tensor", lambda value: _isinstance(value, torch.Tensor))
+        for namespace in forwards:
+            ours = namespace.get("__name__", "").partition(".")[0] in ("torch", "fxlrp")
+            if not ours and "isinstance" not in namespace:
+                put(namespace, "isinstance", _isinstance)
+        for namespace, name, function in _found(functions, copy, forwards):
+            put(namespace, name, recorded(function))
+        yield
+    finally:
+        for namespace, name, value in reversed(changed):
+            if value is _MISSING:
+                del namespace[name]
+            else:
+                namespace[name] = value
+
+
+def _found(
+    functions: Sequence[Callable[..., Any]], copy: nn.Module, forwards: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], str, Callable[..., Any]]]:
+    """Where the functions are held, and under which name."""
+    if not functions:
+        return
+    sought = {id(function): function for function in functions}
+    namespaces = [vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    namespaces.extend(getattr(function, "__globals__", {}) for function in functions)
+    namespaces.extend(vars(module) for module in copy.modules())
+    for namespace in (*namespaces, *forwards):
+        for name, value in list(namespace.items()):
+            if id(value) in sought:
+                yield namespace, name, sought[id(value)]
+
+
+def _isinstance(value: Any, classes: Any) -> bool:
+    return isinstance(value, classes) or (isinstance(value, fx.Proxy) and issubclass(torch.Tensor, classes))
+
+
+def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, but a call with traced values becomes a node."""
+
+    @functools.wraps(function)
+    def record(*args: Any, **kwargs: Any) -> Any:
+        traced = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, fx.Proxy)]
+        if not traced:
+            return function(*args, **kwargs)
+        return traced[0].tracer.create_proxy("call_function", function, args, kwargs)
+
+    return record

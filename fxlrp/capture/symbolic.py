@@ -1,0 +1,258 @@
+"""The default front end: symbolic tracing with torch.fx."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import linecache
+import operator
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from fxlrp import errors
+from fxlrp.capture.openings import open_modules
+from fxlrp.capture.stand_ins import stand_ins
+from fxlrp.errors import CaptureError
+
+CONSTANTS = "constants"
+
+# Tracing cannot follow these; they stay whole, and have no rule in this version.
+_LEAVES: tuple[type[nn.Module], ...] = (
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RNNCellBase,
+)
+
+_NOT_THE_USERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, errors.__file__))
+
+
+class _Holder(nn.Module):
+    """Holds the model under a name, so that its own call, hooks included, is traced like that of any module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any) -> Any:
+        return self.model(*args)
+
+
+class _Proxy(fx.Proxy):
+    """A value in tracing; unlike the base class it records that ``x += y`` and ``x[i] = y`` change ``x``."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node", "_value"):
+            raise CaptureError(f"setting the attribute {name!r} of a tensor cannot be followed")
+        super().__setattr__(name, value)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _augmented(function: Callable[..., Any]) -> Callable[[_Proxy, Any], fx.Proxy]:
+    def assign(self: _Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return assign
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _augmented(getattr(operator, _name)))
+
+
+class _AttributeProxy(_Proxy):
+    """A parameter or buffer in tracing: its sizes are known, and modules may branch on them."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, value: Tensor) -> None:
+        super().__init__(node, tracer)
+        self._value = value
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._value.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._value.ndim
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        return self._value.size() if dim is None else self._value.size(dim)
+
+    def dim(self) -> int:
+        return self._value.dim()
+
+    def numel(self) -> int:
+        return self._value.numel()
+
+
+# Tracing patches torch.nn.Module for the time that it takes, so only one may run.
+_ONE_TRACE = threading.Lock()
+
+
+class _Tracer(fx.Tracer):
+    """Records functional calls with module paths and the user's source lines."""
+
+    def __init__(self, holder: _Holder, inputs: Sequence[str], functions: Sequence[Callable[..., Any]]) -> None:
+        super().__init__()
+        self._whole = {getattr(function, "__code__", None): function.__name__ for function in functions}
+        self._inputs = inputs
+        named = (*holder.named_parameters(), *holder.named_buffers())
+        self._paths = {id(tensor): path for path, tensor in named}
+        self._thread = threading.get_ident()
+        self.constants = nn.Module()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            # Another thread uses a model of its own while torch.nn.Module is patched.
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        path = self._paths.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if path is None:
+            return attr_val
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy(
+                "get_attr", path, (), {}, proxy_factory_fn=lambda node: _AttributeProxy(node, self, attr_val)
+            )
+        return parameter_proxy_cache[path]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        return root_fn, [
+            self.root,
+            *(self.create_proxy("placeholder", name, (), {}) for name in self._inputs),
+        ]
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and not self._is_attribute(a):
+            if a.requires_grad:
+                raise CaptureError("a tensor that forward computes from parameters would be a constant of the program")
+            # The base class would store a constant on the user's model.
+            name = f"constant_{len(list(self.constants.buffers()))}"
+            self.constants.register_buffer(name, a.detach())
+            return self.create_node("get_attr", f"{CONSTANTS}.{name}", (), {})
+        return super().create_arg(a)
+
+    def _is_attribute(self, a: Tensor) -> bool:
+        return a in self.tensor_attrs or any(a is buffer for buffer in self.root.buffers())
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        frame: FrameType | None = sys._getframe(1)
+        while self._whole and frame is not None:
+            if frame.f_code in self._whole:
+                name = self._whole[frame.f_code]
+                raise CaptureError(f"{name} has a rule of its own, but is called in a way that cannot be kept whole")
+            frame = frame.f_back
+        node = super().create_node(*args, **kwargs)
+        node.stack_trace = _user_line(sys._getframe(1))
+        return node
+
+
+def _user_line(frame: FrameType | None) -> str | None:
+    """The innermost line outside torch and fxlrp, formatted as Python formats tracebacks."""
+    while frame is not None:
+        code = frame.f_code
+        if code is _Holder.forward.__code__:
+            return None
+        if not code.co_filename.startswith(_NOT_THE_USERS):
+            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            return f'File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}\n    {line}'
+        frame = frame.f_back
+    return None
+
+
+def capture(
+    model: nn.Module, functions: Sequence[Callable[..., Any]] = (), inputs: int | None = None
+) -> fx.GraphModule:
+    """Trace ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
+
+    Args:
+        model: In eval mode.
+        functions: Functions that the model calls and that stay whole, for rules of their own.
+        inputs: How many inputs the explanations will have; None takes every argument without a default.
+
+    Raises:
+        CaptureError: Tracing cannot follow the model; the message names the line.
+    """
+    # A model may store what it computes on itself; tracing a copy that shares the tensors keeps proxies out of it.
+    shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
+    try:
+        holder = _Holder(copy.deepcopy(model, shared)).eval()
+        open_modules(holder)
+    except Exception as error:
+        raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
+    tracer = _Tracer(holder, _input_names(model, inputs), functions)
+    try:
+        with _ONE_TRACE, stand_ins(functions, holder):
+            graph = tracer.trace(holder)
+    except Exception as error:
+        raise CaptureError(_cannot_follow(model, error)) from error
+    live = _Holder(model)
+    live.add_module(CONSTANTS, tracer.constants)
+    try:
+        graph_module = fx.GraphModule(live, graph, class_name=type(model).__name__)
+    except SyntaxError as error:
+        raise CaptureError(f"a path of {type(model).__name__} is no Python name: {error}") from error
+    # GraphModule copies references to the parameters it finds; the model itself follows replaced ones too.
+    graph_module.model = model
+    return graph_module
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]
+
+
+def _input_names(model: nn.Module, count: int | None) -> list[str]:
+    names: list[str] = []
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            if count is None:
+                raise CaptureError(
+                    f"{type(model).__name__}.forward takes *{parameter.name}: give example_inputs to say how many"
+                )
+            names.extend(f"{parameter.name}_{index}" for index in range(len(names), count))
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            wanted = parameter.default is parameter.empty if count is None else len(names) < count
+            if wanted:
+                names.append(parameter.name)
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise CaptureError(f"{type(model).__name__}.forward needs the keyword argument {parameter.name!r}")
+    if not names or (count is not None and len(names) != count):
+        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count or 'at least one'}")
+    return names
+
+
+def _cannot_follow(model: nn.Module, error: Exception) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THE_USERS)]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    if isinstance(error, CaptureError):
+        return f"{error}{where}"
+    return (
+        f"symbolic tracing cannot follow {type(model).__name__}{where} ({type(error).__name__}: {error}). It cannot "
+        f"follow control flow that depends on values or sizes: choose with torch.where instead, or keep the function "
+        f"whole with a rule of its own (docs/adding-a-rule.md). torch.export, the front end that can follow "
+        f"control flow on sizes, is not part of this version"
+    )

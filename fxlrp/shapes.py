@@ -1,0 +1,60 @@
+"""The shapes of a graph's values for given inputs, without computing any of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What an input looks like, without its values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(value: Any) -> InputSpec:
+        """The specification of a tensor."""
+        return InputSpec(tuple(int(size) for size in value.shape), value.dtype, value.device)
+
+
+class _ShapeReader(fx.Interpreter):
+    """Runs a graph on fake tensors up to a node and keeps the shapes."""
+
+    def __init__(self, graph_module: fx.GraphModule, wanted: frozenset[str]) -> None:
+        super().__init__(graph_module)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._wanted = wanted
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "output" or n.name not in self._wanted:
+            return None
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.shapes[n.name] = tuple(value.shape)
+        return value
+
+
+def infer_shapes(
+    graph_module: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[InputSpec]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor among ``nodes`` by name, for ``inputs``; ``nodes`` holds all that they read."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
+        reader = _ShapeReader(graph_module, frozenset(node.name for node in nodes))
+        # Sizes that depend on values, as of x[mask], and what follows from them stay unknown.
+        with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
+            reader.run(*fake, enable_io_processing=False)
+    return reader.shapes
