@@ -1,0 +1,146 @@
+"""Give every node through which relevance flows its rule.
+
+Walks from the output back, so that what no relevance reaches (a gate's branch, index arithmetic) needs no rule, and
+collects everything that has none into one error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from fxlrp.errors import RuleError, UnsupportedOpError
+from fxlrp.operation import Operation
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import ANNOTATION, Annotation, Program
+from fxlrp.provenance import describe
+from fxlrp.relevance import fitting_rules, implementation
+from fxlrp.relevance.step import Choice, Implementation
+from fxlrp.rules.presets import Pair
+from fxlrp.rules.selectors import Candidate, check_selector, matches
+from fxlrp.rules.selectors import describe as describe_selector
+from fxlrp.rules.specs import Rule
+
+
+@compiler_pass(needs=["decomposed", "dependence", "first layers"], provides=["annotated"])
+def annotate(program: Program) -> int:
+    """Annotate the nodes that relevance reaches; return how many.
+
+    Raises:
+        UnsupportedOpError: Operations have no rule; the message lists all of them.
+        RuleError: A user's pair selects nothing, or only operations that its rule does not fit.
+    """
+    for pair in program.preset.pairs:
+        check_selector(pair.selector, program.vocabulary.operations)
+    walk = _Walk(program)
+    live = {program.graph.output_node().args[0]}
+    for node in reversed(program.graph.nodes):
+        relevant = node in live and node in program.dependent and node.op != "placeholder"
+        if not relevant and node.op != "call_module":
+            continue
+        annotated = walk.annotation(node)
+        if annotated is None:
+            # Whatever feeds it may lack a rule too, and is to be listed as well.
+            live.update(node.all_input_nodes)
+            continue
+        node.meta[ANNOTATION] = annotated
+        operation = program.vocabulary.operation(node)
+        assert operation is not None
+        operands = operation.operands_of(node)
+        live.update(operands[position] for position in annotated.carries)
+    walk.check()
+    return walk.count
+
+
+@dataclass
+class _Walk:
+    program: Program
+    count: int = 0
+    unsupported: list[str] = field(default_factory=list)
+    selected: dict[int, list[Operation]] = field(default_factory=dict)
+    fitted: set[int] = field(default_factory=set)
+
+    def annotation(self, node: fx.Node) -> Annotation | None:
+        operation = self.program.vocabulary.operation(node)
+        problem = self._problem(node, operation)
+        if operation is None or problem:
+            self.unsupported.append(describe(node, operation.name if operation else None) + problem)
+            return None
+        rule, how, origin, reason = self._choose(node, operation)
+        operands = operation.operands_of(node)
+        dependent = tuple(i for i, operand in enumerate(operands) if operand in self.program.dependent)
+        receivers = how.receivers(
+            Choice(node, rule, dependent, operands, self.program.dependent, self.program.vocabulary)
+        )
+        self.count += 1
+        reasons = "; ".join(part for part in (reason, receivers.reason) if part)
+        return Annotation(rule, receivers.positions, origin, reasons)
+
+    def _problem(self, node: fx.Node, operation: Operation | None) -> str:
+        """Why an operation cannot carry relevance; empty if it can."""
+        if operation is None:
+            return ""
+        arguments = operation.arguments(node)
+        many = [source for source in node.all_input_nodes if self._has_many(source)]
+        if many and not (operation.name == "getitem" and isinstance(arguments["index"], int)):
+            return f" (takes all parts of {many[0].name!r} at once; pick them one by one)"
+        for name, value in arguments.items():
+            dependent = any(each in self.program.dependent for each in operation.operands_of(node))
+            if name in (*operation.operands, *operation.weights) or (name in operation.constants and dependent):
+                continue
+            found: list[fx.Node] = []
+            fx.map_arg(value, found.append)
+            if any(source in self.program.dependent for source in found):
+                return f" (relevance would flow into its argument {name!r})"
+        return ""
+
+    def _has_many(self, node: fx.Node) -> bool:
+        operation = self.program.vocabulary.operation(node)
+        return operation is not None and operation.many
+
+    def _choose(self, node: fx.Node, operation: Operation) -> tuple[Rule, Implementation, str, str]:
+        """The first pair that matches and fits, else the preset's default."""
+        candidate = Candidate(node, operation, node in self.program.first_layer)
+        chosen: tuple[Rule, Implementation, str, str] | None = None
+        for index, pair in enumerate(self.program.preset.pairs):
+            if not matches(pair.selector, candidate, self.program.vocabulary.operations):
+                continue
+            self.selected.setdefault(index, []).append(operation)
+            how = implementation(operation, pair.rule)
+            if how is not None:
+                self.fitted.add(index)
+                chosen = chosen or (pair.rule, how, pair.origin, describe_selector(pair.selector))
+        if chosen is not None:
+            return chosen
+        rule = self.program.preset.default(operation.family)
+        how = implementation(operation, rule)
+        assert how is not None, f"the default rule {rule} does not fit {operation.name}"
+        return rule, how, "default", operation.family.value
+
+    def check(self) -> None:
+        if self.unsupported:
+            raise UnsupportedOpError(_unsupported_message(self.unsupported))
+        for index, pair in enumerate(self.program.preset.pairs):
+            if pair.by_user and index not in self.fitted:
+                raise RuleError(self._unmatched(pair, self.selected.get(index, [])))
+
+    def _unmatched(self, pair: Pair, selected: list[Operation]) -> str:
+        what = f"{pair.origin}, ({describe_selector(pair.selector)!r}, {pair.rule}),"
+        if not selected:
+            return f"{what} matches nothing that relevance flows through"
+        operation = selected[0]
+        return (
+            f"{what} selects {len(selected)} nodes, but its rule fits none of them; "
+            f"rules for {operation.name}: {', '.join(fitting_rules(operation))}"
+        )
+
+
+def _unsupported_message(problems: list[str]) -> str:
+    count = len(problems)
+    lines = "\n".join(f"  {index}. {problem}" for index, problem in enumerate(reversed(problems), 1))
+    return (
+        f"{count} operation{'s have' if count > 1 else ' has'} no relevance rule:\n{lines}\n"
+        f"Write one with @fxlrp.rule_for(function) and give it to fxlrp.compile(..., extensions=[...]); "
+        f"see docs/adding-a-rule.md"
+    )

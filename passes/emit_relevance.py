@@ -1,0 +1,131 @@
+"""Emit the relevance program behind the forward one.
+
+Walks the annotated nodes from the output back. Each rule's emitter gets the relevance of its node and returns one
+contribution for each operand; contributions to a value that is used more than once add up. Nothing here knows a rule.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp.errors import InternalError
+from fxlrp.operation import Operation
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Annotation, Program, annotation, receivers
+from fxlrp.provenance import provenance
+from fxlrp.relevance import implementation
+from fxlrp.relevance.seed import initial_relevance
+from fxlrp.relevance.step import Contributions, Step
+
+
+@compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
+def emit_relevance(program: Program) -> int:
+    """Append a step for every annotated node and return the inputs' relevance; return how many steps there are."""
+    graph, output = program.graph, program.graph.output_node()
+    forward = list(graph.nodes)
+    inputs = [node for node in forward if node.op == "placeholder"]
+    target, seed = _explanation_inputs(graph, inputs)
+    explained: Any = output.args[0]
+    ledger = _Ledger(program, forward)
+    steps = 0
+    with graph.inserting_before(output):
+        start = graph.call_function(initial_relevance, (explained, target, seed))
+        ledger.credit(explained, start, by=None)
+        for node in reversed(forward):
+            annotated = annotation(node)
+            if annotated is not None:
+                _emit_step(program, node, annotated, ledger)
+                steps += 1
+        results: list[Any] = [
+            ledger.received(node) or graph.call_function(torch.zeros_like, (node,)) for node in inputs
+        ]
+    output.type = None
+    output.args = (results[0] if len(results) == 1 else tuple(results),)
+    return steps
+
+
+def _explanation_inputs(graph: fx.Graph, inputs: list[fx.Node]) -> tuple[fx.Node, fx.Node]:
+    """The inputs that an explanation has beside the model's, which may have the same names."""
+    taken = {node.target for node in inputs}
+    names = ["explanation_" * (name in taken) + name for name in ("target", "seed")]
+    with graph.inserting_after(inputs[-1]):
+        seed = graph.placeholder(names[1], default_value=None)
+        target = graph.placeholder(names[0], default_value=None)
+    return target, seed
+
+
+def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: _Ledger) -> None:
+    operation = program.vocabulary.operation(node)
+    how = implementation(operation, annotated.rule) if operation else None
+    relevance = ledger.received(node)
+    if operation is None or how is None or relevance is None:
+        raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
+    if not annotated.carries:
+        # The rule gives all of it to an operand that does not depend on the input.
+        return
+    operands = operation.operands_of(node)
+    if _picks_part(program, operation, operands):
+        ledger.credit_part(operands[0], operation.arguments(node)["index"], relevance)
+        return
+    step = Step(program.graph, node, operation, annotated.rule, annotated.carries, relevance)
+    contributions = how.emit(step)
+    _check(node, annotated, operands, contributions)
+    for operand, contribution in zip(operands, contributions, strict=True):
+        if contribution is not None:
+            ledger.credit(operand, contribution, by=node)
+
+
+def _picks_part(program: Program, operation: Operation, operands: tuple[Any, ...]) -> bool:
+    """Whether a getitem picks one of several results, rather than indexing a tensor."""
+    source = program.vocabulary.operation(operands[0]) if operation.name == "getitem" else None
+    return source is not None and source.many
+
+
+def _check(node: fx.Node, annotated: Annotation, operands: tuple[Any, ...], contributions: Contributions) -> None:
+    given = tuple(position for position, contribution in enumerate(contributions) if contribution is not None)
+    if len(contributions) != len(operands) or given != annotated.carries:
+        raise InternalError(
+            f"{annotated.rule} at {node.name!r} made contributions to the operands {given} of {len(contributions)}, "
+            f"but is annotated with {annotated.carries} of {len(operands)}"
+        )
+
+
+class _Ledger:
+    """Which relevance each value has received so far, and what it is called."""
+
+    def __init__(self, program: Program, forward: list[fx.Node]) -> None:
+        self._graph = program.graph
+        self._received: dict[fx.Node, fx.Node] = {}
+        self._parts: dict[fx.Node, dict[int, fx.Node]] = defaultdict(dict)
+        self._outstanding: Counter[fx.Node] = Counter()
+        for node in forward:
+            self._outstanding.update(receivers(node, program.vocabulary))
+
+    def credit(self, value: fx.Node, relevance: fx.Node, by: fx.Node | None) -> None:
+        """Add one contribution to what ``value`` has received."""
+        shared = by is not None and (self._outstanding[value] > 1 or value in self._received)
+        if not relevance.name.startswith("r_"):
+            relevance._rename(f"r_{value.name}_from_{by.name}" if by and shared else f"r_{value.name}")
+        self._outstanding[value] -= 1
+        if value in self._received:
+            relevance = self._graph.call_function(operator.add, (self._received[value], relevance))
+            relevance.meta = provenance(value)
+            relevance._rename(f"r_{value.name}" + "_so_far" * (self._outstanding[value] > 0))
+        self._received[value] = relevance
+
+    def credit_part(self, value: fx.Node, index: int, relevance: Any) -> None:
+        """Add a contribution to one of the several results of ``value``."""
+        parts = self._parts[value]
+        if index in parts:
+            relevance = self._graph.call_function(operator.add, (parts[index], relevance))
+        parts[index] = relevance
+
+    def received(self, value: fx.Node) -> fx.Node | Mapping[int, fx.Node] | None:
+        """The relevance of ``value``, by result for one with several; None if it received none."""
+        return self._parts.get(value) or self._received.get(value)

@@ -1,0 +1,40 @@
+"""Find the first layers: every linear map that reads a model input through relevance-neutral operations only."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxlrp.operation import Family, Operation
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+
+_NEUTRAL = (Family.SHAPE, Family.ACTIVATION, Family.CHECK)
+_NEUTRAL_WITH_CONSTANTS = (Family.SUM, Family.PRODUCT)
+
+
+@compiler_pass(needs=["decomposed", "dependence"], provides=["first layers"])
+def find_first_layers(program: Program) -> int:
+    """Follow the inputs through neutral operations to the first linear maps; return how many there are.
+
+    Neutral are shape operations, activations, and sums and products with constants: what preprocesses an input.
+    """
+    near: set[fx.Node] = set()
+    first: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        operation = program.vocabulary.operation(node)
+        if node.op == "placeholder":
+            near.add(node)
+        elif operation is not None and node in program.dependent:
+            sources = [source for source in operation.operands_of(node) if source in program.dependent]
+            if not sources or any(source not in near for source in sources):
+                continue
+            if operation.family is Family.LINEAR:
+                first.add(node)
+            elif _is_neutral(operation, sources):
+                near.add(node)
+    program.first_layer = frozenset(first)
+    return len(first)
+
+
+def _is_neutral(operation: Operation, sources: list[fx.Node]) -> bool:
+    return operation.family in _NEUTRAL or (operation.family in _NEUTRAL_WITH_CONSTANTS and len(sources) == 1)

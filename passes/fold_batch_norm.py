@@ -1,0 +1,156 @@
+"""Fold BatchNorm into the linear map before it, where that is right.
+
+The rules see one linear map with one bias then, as the field's canonizers have it. Folding is right where the
+normalization reads a linear map that nobody else reads. The folded weights are computed in the graph from the
+live parameters, so an explainer never answers from old ones, and a module that is called twice folds at each call.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp.operation import Family, Operation
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+from fxlrp.provenance import provenance
+from fxlrp.vocabulary import expect_dims
+
+
+def folded_weight(
+    weight: Tensor,
+    scale: Tensor | None,
+    variance: Tensor,
+    *,
+    eps: float,
+    transposed: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """``W' = W * gamma / sigma`` over the output channels, which a transposed convolution has second."""
+    factor = torch.rsqrt(variance + eps)
+    factor = factor if scale is None else factor * scale
+    if not transposed:
+        return weight * factor.reshape(-1, *(1,) * (weight.dim() - 1))
+    spatial = (1,) * (weight.dim() - 2)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:]) * factor.reshape(groups, 1, -1, *spatial)
+    return grouped.reshape(weight.shape)
+
+
+def folded_bias(
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    *,
+    eps: float,
+) -> Tensor:
+    """``b' = (b - mu) * gamma / sigma + beta``."""
+    folded = (-mean if bias is None else bias - mean) * torch.rsqrt(variance + eps)
+    folded = folded if scale is None else folded * scale
+    return folded if shift is None else folded + shift
+
+
+@compiler_pass(needs=["functional", "decomposed", "no identities"], provides=["folded"])
+def fold_batch_norm(program: Program) -> int:
+    """Fold every BatchNorm that may be folded; return how many were."""
+    count = 0
+    for node in list(program.graph.nodes):
+        operation = program.vocabulary.operation(node)
+        if operation is None or operation.name != "batch_norm":
+            continue
+        before, parameters = node.args[0], operation.arguments(node)
+        linear = program.vocabulary.operation(before) if isinstance(before, fx.Node) else None
+        if (
+            isinstance(before, fx.Node)
+            and linear is not None
+            and _foldable(program, before, linear, parameters["running_var"])
+        ):
+            _fold(program, before, linear, node, parameters)
+            count += 1
+    return count
+
+
+def _foldable(program: Program, before: fx.Node, linear: Operation, variance: Any) -> bool:
+    if linear.family is not Family.LINEAR or len(before.users) != 1:
+        return False
+    if linear.name != "linear":
+        return True
+    # A dense layer makes the last dimension, BatchNorm runs over the second: these are one for vectors only.
+    shape = program.shapes.get(before.name)
+    sizes = [_parameter(program, node) for node in (linear.arguments(before)["weight"], variance)]
+    known_to_differ = None not in sizes and sizes[0] != sizes[1]
+    return not known_to_differ and (shape is None or len(shape) == 2)
+
+
+def _parameter(program: Program, node: Any) -> int | None:
+    """The first size of a parameter; None for what is computed."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    return int(operator.attrgetter(str(node.target))(program.graph_module).shape[0])
+
+
+def _flattened(linear: fx.Node, program: Program) -> bool:
+    """Whether a dense layer reads what was flattened to ``(batch, features)``."""
+    source = linear.args[0]
+    while isinstance(source, fx.Node):
+        operation = program.vocabulary.operation(source)
+        if operation is None:
+            return False
+        if operation.name == "flatten":
+            arguments = operation.arguments(source)
+            return bool(arguments["start_dim"] == 1 and arguments["end_dim"] == -1)
+        if operation.name not in ("linear", "batch_norm") and operation.family is not Family.ACTIVATION:
+            return False
+        source = source.args[0]
+    return False
+
+
+_VECTORS = (
+    "a BatchNorm was folded into a dense layer for input of shape (batch, features) (for another, give example_inputs "
+    "of its shape to fxlrp.compile)"
+)
+
+
+def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, parameters: dict[str, Any]) -> None:
+    graph, arguments = program.graph, linear.arguments(before)
+    eps, variance = parameters["eps"], parameters["running_var"]
+
+    def constant(function: Callable[..., Any], *args: Any, name: str, **kwargs: Any) -> fx.Node:
+        node = graph.call_function(function, args, kwargs)
+        node.meta = provenance(before)
+        node._rename(f"{before.name}_{name}")
+        return node
+
+    # The normalization alone reads the linear map, so it may stand where the normalization's parameters are known.
+    norm.prepend(before)
+    transposed = {"transposed": True, "groups": arguments["groups"]} if "transpose" in linear.name else {}
+    with graph.inserting_before(before):
+        weight = constant(
+            folded_weight,
+            arguments["weight"],
+            parameters["weight"],
+            variance,
+            name="folded_weight",
+            eps=eps,
+            **transposed,
+        )
+        bias = constant(
+            folded_bias,
+            arguments["bias"],
+            parameters["weight"],
+            parameters["bias"],
+            parameters["running_mean"],
+            variance,
+            name="folded_bias",
+            eps=eps,
+        )
+        if linear.name == "linear" and not _flattened(before, program):
+            arguments["input"] = constant(expect_dims, arguments["input"], 2, _VECTORS, name="input")
+    before.args, before.kwargs = linear.call({**arguments, "weight": weight, "bias": bias})
+    norm.replace_all_uses_with(before)
+    graph.erase_node(norm)

@@ -1,0 +1,46 @@
+"""Name nodes after their modules, so that the table and the generated code read like the model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from torch import fx
+from torch.fx.graph import _Namespace
+
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+from fxlrp.provenance import MODEL, module_path
+
+
+@compiler_pass(needs=["canonical"])
+def name_nodes(program: Program) -> int:
+    """Name the operation of a module after the module, and parameters after their path; return how many.
+
+    Where a module has several operations, the operation's name follows. A module's second call gets a number.
+    """
+    operations: dict[str, set[str]] = defaultdict(set)
+    for node in program.graph.nodes:
+        operation = program.vocabulary.operation(node)
+        if operation is not None:
+            operations[module_path(node)].add(operation.name)
+    parents = {path.rpartition(".")[0] for path in operations}
+    wanted: dict[fx.Node, str] = {}
+    for node in program.graph.nodes:
+        operation, path = program.vocabulary.operation(node), module_path(node)
+        if node.op == "get_attr":
+            name = str(node.target).removeprefix(f"{MODEL}.")
+        elif operation is not None and path:
+            whole = len(operations[path]) == 1 and path not in parents
+            name = path if whole else f"{path}.{operation.name}"
+        else:
+            continue
+        wanted[node] = name.replace(".", "_")
+    _rename(program.graph, wanted)
+    return len(wanted)
+
+
+def _rename(graph: fx.Graph, wanted: dict[fx.Node, str]) -> None:
+    """Name the nodes anew, so that no name is taken by what another node was called before."""
+    graph._graph_namespace = _Namespace()
+    for node in graph.nodes:
+        node.name = graph._graph_namespace.create_name(wanted.get(node, node.name), node)

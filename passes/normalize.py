@@ -1,0 +1,95 @@
+"""Rewrite every call to the canonical vocabulary: one operation, one spelling, calls of functions only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp.errors import CaptureError
+from fxlrp.operation import Operation
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+from fxlrp.provenance import describe
+from fxlrp.vocabulary import SHAPE_ATTRIBUTES
+
+
+@compiler_pass(needs=["functional"], provides=["canonical"])
+def normalize(program: Program) -> int:
+    """Rewrite calls of methods and other spellings; return how many nodes were rewritten."""
+    count = 0
+    for node in list(program.graph.nodes):
+        if node.op in ("call_function", "call_method"):
+            count += _canonicalize(program, node)
+    return count
+
+
+def _canonicalize(program: Program, node: fx.Node) -> int:
+    before = (node.op, node.target, node.args, node.kwargs)
+    if node.target is getattr:
+        return _open_attribute(node)
+    spelling = program.vocabulary.spelling(node.target)
+    if spelling is None:
+        return _method_to_function(node)
+    operation = spelling.operation
+    try:
+        bound = operation.bind(node.args, node.kwargs)
+    except TypeError as error:
+        raise CaptureError(f"a call in a form that is not supported, {error}: {describe(node)}") from error
+    if operation.name == "to" and any(_is_integer(value) for value in (*bound["args"], *bound["kwargs"].values())):
+        # No relevance passes a rounding: an operation that is not canonical, and has no rule.
+        node.op, node.target = "call_function", _to_integer
+        return 1
+    _check_frozen(node, operation, bound)
+    args, kwargs = operation.call(bound)
+    node.op, node.target, node.args, node.kwargs = "call_function", operation.function, args, kwargs
+    return int(before != (node.op, node.target, node.args, node.kwargs))
+
+
+def _to_integer(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return input.to(*args, **kwargs)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and not (value.is_floating_point or value.is_complex)
+
+
+def _method_to_function(node: fx.Node) -> int:
+    if node.op != "call_method":
+        return 0
+    method = getattr(torch.Tensor, str(node.target), None)
+    if method is None:
+        raise CaptureError(f"tensors have no method {node.target!r}: {describe(node)}")
+    node.op, node.target = "call_function", method
+    return 1
+
+
+def _check_frozen(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:
+    for name, required in operation.frozen.items():
+        if bound[name] is not required and bound[name] != required:
+            hint = (
+                "put the model in eval mode before compiling, and pass training=self.training"
+                if name == "training"
+                else f"it is supported with {name}={required!r} only"
+            )
+            raise CaptureError(f"{operation.name} is called with {name}={bound[name]!r}; {hint}: {describe(node)}")
+
+
+_ATTRIBUTE_METHODS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "mT": (torch.transpose, (-2, -1)),
+    "T": (torch.t, ()),
+    "data": (torch.Tensor.detach, ()),
+}
+
+
+def _open_attribute(node: fx.Node) -> int:
+    value, name = node.args[:2]
+    if name in SHAPE_ATTRIBUTES:
+        return 0
+    if name not in _ATTRIBUTE_METHODS:
+        raise CaptureError(f"the attribute {name!r} of a tensor cannot be followed: {describe(node)}")
+    function, rest = _ATTRIBUTE_METHODS[str(name)]
+    node.target, node.args = function, (value, *rest)
+    return 1

@@ -1,0 +1,17 @@
+"""Remove nodes whose value nobody reads; safe only once the graph is functional."""
+
+from __future__ import annotations
+
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+
+
+@compiler_pass(needs=["functional"])
+def remove_dead_code(program: Program) -> int:
+    """Erase unused nodes, last first, so that chains go in one walk; inputs stay. Return how many went."""
+    count = 0
+    for node in reversed(list(program.graph.nodes)):
+        if node.op not in ("placeholder", "output") and not node.users:
+            program.graph.erase_node(node)
+            count += 1
+    return count

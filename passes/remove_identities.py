@@ -1,0 +1,29 @@
+"""Remove what does nothing to a value in eval mode: dropout, stochastic depth, clones, asserts."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxlrp.operation import Family
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+
+_ASSERTS = (torch._assert, torch._assert_async)
+
+
+@compiler_pass(needs=["functional", "canonical"], provides=["no identities"])
+def remove_identities(program: Program) -> int:
+    """Let users of an identity read its input, and drop asserts; return how many nodes went."""
+    count = 0
+    for node in list(program.graph.nodes):
+        operation = program.vocabulary.operation(node)
+        if operation is not None and operation.family is Family.IDENTITY:
+            source = operation.arguments(node)["input"]
+            assert isinstance(source, fx.Node)
+            node.replace_all_uses_with(source)
+        elif node.target not in _ASSERTS:
+            continue
+        program.graph.erase_node(node)
+        count += 1
+    return count
