@@ -1,0 +1,11 @@
+"""fxlrp compiles a PyTorch model into the program that explains it."""
+
+from fxlrp import errors, rules
+from fxlrp.compiler import compile
+from fxlrp.explainer import Explainer
+from fxlrp.extensions import Extension, rule_for
+from fxlrp.rules import presets
+
+__version__ = "0.1.0"
+
+__all__ = ["Explainer", "Extension", "compile", "errors", "presets", "rule_for", "rules"]

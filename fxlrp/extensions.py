@@ -1,0 +1,145 @@
+"""Rules for operations of one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx.operator_schemas import get_signature_for_torch_op
+
+from fxlrp.errors import RuleError
+from fxlrp.operation import Family, Operation, Vocabulary
+from fxlrp.rules.presets import Preset
+from fxlrp.rules.specs import Custom, Rule
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A function that models call, kept whole in capture, and its relevance rule. Made by :func:`rule_for`.
+
+    Args:
+        function: The function.
+        rule: Its rule.
+        operands: The names of the arguments that receive relevance; None for the first.
+        signatures: The forms in which it can be called.
+    """
+
+    function: Callable[..., Any]
+    rule: Custom
+    operands: tuple[str, ...] | None
+    signatures: tuple[inspect.Signature, ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the rule, as the decorated function does."""
+        return self.rule.function(*args, **kwargs)
+
+    def operation(self, vocabulary: Vocabulary) -> Operation:
+        """The operation that the rule is for: a canonical one that the function spells, or one of its own."""
+        known = vocabulary.spelling(self.function)
+        operation = known.operation if known else None
+        if operation and operation.family is not Family.COMPOSITE and self.operands in (None, operation.operands):
+            return operation
+        names = self.operands or tuple(self.signatures[0].parameters)[:1]
+        name = self.function.__name__
+        also = (name,) if _is_torchs(self.function) else ()
+        if name in vocabulary.operations:
+            name = f"{self.function.__module__}.{self.function.__qualname__}"
+        return Operation(name, Family.CUSTOM, self.function, {}, names, also=also, signatures=self.signatures)
+
+
+def rule_for(
+    function: Callable[..., Any], operands: Sequence[str] | None = None
+) -> Callable[[Callable[..., Any]], Extension]:
+    """Declare the decorated function as the relevance rule of ``function``.
+
+    Args:
+        function: The function that the model calls: one of the user's modules, or of torch. Capture does not look
+            inside it. For a function that fxlrp knows, under whatever spelling, the rule replaces its default.
+        operands: The names of the arguments that receive relevance; the first argument if left out.
+
+    Returns:
+        A decorator for a pure function over torch operations. It is called with all arguments of the call, defaults
+        included, and the keywords ``out`` (the call's value) and ``relevance`` (the value's relevance), and returns
+        the relevance of the operand, or a tuple with one for each of several operands.
+
+    Raises:
+        RuleError: ``function`` cannot be called in a known form, or an operand is not an argument of it.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> @fxlrp.rule_for(torch.erf)
+        ... def erf_relevance(x, *, out, relevance):
+        ...     return relevance
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.erf(x).flatten(1)
+        >>> explain = fxlrp.compile(Net().eval(), extensions=[erf_relevance])
+        >>> explain(torch.ones(1, 2), target=0).shape
+        torch.Size([1, 2])
+    """
+    signatures = _signatures(function)
+    name = function.__name__
+    chosen = tuple(operands) if operands is not None else None
+    if isinstance(operands, str) or chosen == ():
+        raise RuleError(f"operands of {name} must be a sequence of argument names, not {operands!r}")
+    fitting = tuple(s for s in signatures if all(_is_operand(s, each) for each in chosen or tuple(s.parameters)[:1]))
+    if not fitting:
+        known = signatures[0].parameters
+        missing = [each for each in chosen or tuple(known)[:1] if not _is_operand(signatures[0], each)]
+        raise RuleError(f"{name} has no argument {', '.join(map(repr, missing))}; it has: {', '.join(known)}")
+
+    def declare(relevance: Callable[..., Any]) -> Extension:
+        if not callable(relevance):
+            raise RuleError(f"the rule of {name} must be a function, not {relevance!r}")
+        return Extension(function, Custom(relevance), chosen, fitting)
+
+    return declare
+
+
+def _is_operand(signature: inspect.Signature, name: str) -> bool:
+    parameter = signature.parameters.get(name)
+    return parameter is not None and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _signatures(function: Callable[..., Any]) -> tuple[inspect.Signature, ...]:
+    if not callable(function) or isinstance(function, type) or not hasattr(function, "__name__"):
+        raise RuleError(f"a rule is for a function, not for {function!r}")
+    try:
+        return (inspect.signature(function),)
+    except ValueError:
+        # Functions written in C do not say; torch knows the schemas of its own, and methods share them.
+        signatures = get_signature_for_torch_op(function)
+        if _is_torchs(function):
+            signatures = signatures or get_signature_for_torch_op(getattr(torch, function.__name__, function))
+        if not signatures:
+            raise RuleError(f"the arguments of {function.__name__} are not known; wrap it in a function") from None
+        return tuple(signatures)
+
+
+def _is_torchs(function: Callable[..., Any]) -> bool:
+    """Whether torch offers ``function``, as a function or as a method of tensors."""
+    name = function.__name__
+    return any(getattr(place, name, None) is function for place in (torch, torch.Tensor, torch.nn.functional))
+
+
+def extend(vocabulary: Vocabulary, preset: Preset, extensions: Any) -> tuple[Vocabulary, Preset]:
+    """The vocabulary and the preset with the user's own operations and their rules.
+
+    Raises:
+        RuleError: Something that :func:`rule_for` has not made, or two rules for one function.
+    """
+    if not isinstance(extensions, Sequence) or isinstance(extensions, str):
+        raise RuleError(f"extensions must be a list of what fxlrp.rule_for makes, not {extensions!r}")
+    rules: list[tuple[str, Rule]] = []
+    for position, extension in enumerate(extensions):
+        if not isinstance(extension, Extension):
+            raise RuleError(f"{extension!r} is not an extension: decorate the rule with @fxlrp.rule_for(function)")
+        if any(extension.function is other.function for other in extensions[:position]):
+            raise RuleError(f"two extensions are for the same function, {extension.function.__name__}")
+        operation = extension.operation(vocabulary)
+        vocabulary = vocabulary.extend([operation])
+        rules.append((operation.name, extension.rule))
+    return vocabulary, preset.extend(rules)

@@ -1,0 +1,1 @@
+"""The annotated graph as a table and the generated program as code."""

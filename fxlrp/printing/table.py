@@ -1,0 +1,95 @@
+"""The annotated graph as a table: every node, its rule, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+from torch import fx
+
+from fxlrp.operation import Vocabulary
+from fxlrp.program import annotation, receivers
+from fxlrp.provenance import module_path, operation_name
+
+HEADERS = ("node", "operation", "module", "shape", "rule", "why", "relevance")
+
+
+def render(
+    nodes: Sequence[fx.Node],
+    vocabulary: Vocabulary,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    constants: bool = False,
+) -> str:
+    """The table of ``nodes`` and a line that counts operations and rules.
+
+    Args:
+        nodes: The forward nodes, in order of execution.
+        vocabulary: To name their operations.
+        shapes: The shapes of their values by name, as far as they are known.
+        constants: Whether parameters, and what is computed from them alone, have rows too.
+    """
+    hidden = frozenset() if constants else _constants(nodes)
+    reached = _reached(nodes, vocabulary)
+    shown = [node for node in nodes if node not in hidden]
+    rows = [_row(node, vocabulary, shapes, node in reached) for node in shown]
+    table = tabulate(rows, headers=HEADERS, disable_numparse=True, maxcolwidths=None)
+    return f"{table}\n\n{_summary(shown, vocabulary, len(hidden))}"
+
+
+def _constants(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
+    """Parameters, and what is computed from them alone."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "get_attr" or (node.op == "call_function" and set(node.all_input_nodes) <= found):
+            found.add(node)
+    return frozenset(found)
+
+
+def _reached(nodes: Sequence[fx.Node], vocabulary: Vocabulary) -> frozenset[fx.Node]:
+    """The nodes whose value receives relevance."""
+    received = {source for node in nodes for source in receivers(node, vocabulary)}
+    return frozenset(received | {node for node in nodes if annotation(node)})
+
+
+def _row(
+    node: fx.Node, vocabulary: Vocabulary, shapes: Mapping[str, tuple[int, ...]], reached: bool
+) -> tuple[str, ...]:
+    annotated = annotation(node)
+    shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
+    rule = str(annotated.rule) if annotated else ""
+    why = ": ".join(part for part in (annotated.origin, annotated.reason) if part) if annotated else ""
+    return (
+        node.name,
+        _operation(node, vocabulary),
+        module_path(node),
+        shape,
+        rule,
+        why,
+        "yes" if reached else "no",
+    )
+
+
+def _operation(node: fx.Node, vocabulary: Vocabulary) -> str:
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "get_attr":
+        return "parameter"
+    operation = vocabulary.operation(node)
+    return operation.name if operation else operation_name(node)
+
+
+def _summary(shown: Sequence[fx.Node], vocabulary: Vocabulary, hidden: int) -> str:
+    operations = Counter(_operation(node, vocabulary) for node in shown if node.op == "call_function")
+    rules = Counter(str(annotated.rule) for node in shown if (annotated := annotation(node)))
+    text = f"{operations.total()} operations: {_counts(operations)}\n{rules.total()} rules: {_counts(rules)}"
+    return (
+        f"{text}\n{hidden} constants (parameters and what is computed from them) are shown by table(constants=True)"
+        if hidden
+        else text
+    )
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counter.most_common())
