@@ -1,0 +1,60 @@
+"""Every code block of the documentation and the README runs, and prints what the page says it prints."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import io
+import pkgutil
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+import fxlrp
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_pages_with_code() -> None:
+    assert sum("```python" in page.read_text() for page in PAGES) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "page"}
+    printed = ""
+    for language, block in FENCE.findall(page.read_text()):
+        if language == "python":
+            # Errors cite source lines, so the block is a file of its own.
+            source = tmp_path / "block.py"
+            source.write_text(block)
+            out = io.StringIO()
+            with redirect_stdout(out):
+                exec(compile(block, str(source), "exec"), namespace)
+            printed = out.getvalue()
+        elif language == "text":
+            assert [line.rstrip() for line in printed.rstrip().splitlines()] == block.rstrip().splitlines()
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(fxlrp.__path__, "fxlrp.")
+    return ["fxlrp", *(module.name for module in found if "demo" not in module.name)]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_docstrings_have_examples() -> None:
+    finder = doctest.DocTestFinder()
+    with_examples = sum(
+        bool(test.examples) for name in modules() for test in finder.find(importlib.import_module(name))
+    )
+    assert with_examples >= 10
