@@ -68,9 +68,9 @@ class Explainer(nn.Module):
         if not torch.compiler.is_compiling():
             self._seen = tuple(InputSpec.of(value) for value in inputs)
         with torch.no_grad():
-            relevance = self.graph_module(*inputs, target, seed)
-        if len(inputs) == 1:
-            return relevance  # type: ignore[no-any-return]
+            relevance: Tensor | tuple[Tensor, ...] = self.graph_module(*inputs, target, seed)
+        if isinstance(relevance, Tensor):
+            return relevance
         floating = tuple(r for r, x in zip(relevance, inputs, strict=True) if x.is_floating_point())
         return floating if len(floating) > 1 else floating[0]
 

@@ -7,8 +7,7 @@ from fxlrp.rules.specs import Pass
 
 
 def _emit_pass(step: Step) -> Contributions:
-    assert not isinstance(step.relevance, dict)
-    return step.to_receivers(lambda _: step.relevance)  # type: ignore[arg-type, return-value]
+    return step.to_receivers(lambda _: step.relevance)
 
 
 RULES: RuleTable = {Pass: Implementation(_emit_pass)}

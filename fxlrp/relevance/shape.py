@@ -201,7 +201,7 @@ def _parts(values: Sequence[Tensor], relevances: Mapping[int, Tensor]) -> list[T
 
 
 def _to_input(function: Callable[..., Tensor], *names: str, needs_input: bool = True) -> Emitter:
-    """A step that hands the relevance of the result to the only operand."""
+    """A step that hands the relevance of the result, or of its parts, to the only operand."""
 
     def emit(step: Step) -> Contributions:
         arguments, defaults = step.arguments, step.operation.parameters
@@ -210,7 +210,8 @@ def _to_input(function: Callable[..., Tensor], *names: str, needs_input: bool = 
             shown.pop()
         values = [arguments[name] for name in shown]
         x = (arguments["input"],) if needs_input else ()
-        return [step.call(function, *x, step.relevance, *values)]
+        received = step.parts if step.operation.many else step.relevance
+        return [step.call(function, *x, received, *values)]
 
     return emit
 

@@ -23,7 +23,7 @@ class Step:
         operation: Its canonical operation.
         rule: The rule it is annotated with.
         receivers: The operand positions that receive relevance.
-        relevance: The relevance of the node's value; for a node with several results, by result index.
+        received: The relevance of the node's value; for a node with several results, by result index.
     """
 
     graph: fx.Graph
@@ -31,7 +31,19 @@ class Step:
     operation: Operation
     rule: Rule
     receivers: tuple[int, ...]
-    relevance: fx.Node | Mapping[int, fx.Node]
+    received: fx.Node | Mapping[int, fx.Node]
+
+    @property
+    def relevance(self) -> fx.Node:
+        """The relevance of the node's only result."""
+        assert isinstance(self.received, fx.Node)
+        return self.received
+
+    @property
+    def parts(self) -> Mapping[int, fx.Node]:
+        """The relevance of the node's several results, by index."""
+        assert not isinstance(self.received, fx.Node)
+        return self.received
 
     @property
     def arguments(self) -> dict[str, Any]:
