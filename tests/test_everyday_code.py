@@ -288,3 +288,20 @@ def test_instance_norm_without_a_batch_dimension_is_refused() -> None:
     assert explain(torch.randn(2, 4, 5, 4)).shape == (2, 4, 5, 4)
     with pytest.raises(InputError, match="InstanceNorm2d"):
         explain(torch.randn(4, 5, 4))
+
+
+def test_weights_that_are_untied_later_are_followed() -> None:
+    def untied(model: nn.Module) -> nn.Module:
+        torch.manual_seed(1)
+        model[2].weight = nn.Parameter(torch.randn(4, 4))
+        return model
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).eval()
+    model[2].weight = model[0].weight
+    explain, x = lrp0(model), torch.randn(2, 4)
+    tied = explain(x, target=0)
+    x_grad = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(untied(model)(x_grad)[:, 0].sum(), x_grad)
+    expected = x * gradient
+    assert not torch.allclose(tied, expected)
+    torch.testing.assert_close(explain(x, target=0), expected, rtol=1e-4, atol=1e-5)

@@ -106,8 +106,10 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._whole = {getattr(function, "__code__", None): function.__name__ for function in functions}
         self._inputs = inputs
-        named = (*holder.named_parameters(), *holder.named_buffers())
-        self._paths = {id(tensor): path for path, tensor in named}
+        self._named = dict(
+            (*holder.named_parameters(remove_duplicate=False), *holder.named_buffers(remove_duplicate=False))
+        )
+        self._paths = {id(tensor): path for path, tensor in reversed(self._named.items())}
         self._thread = threading.get_ident()
         self.constants = nn.Module()
 
@@ -128,6 +130,9 @@ class _Tracer(fx.Tracer):
         path = self._paths.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if path is None:
             return attr_val
+        # Tied weights may be untied later: the module that asks reads its own.
+        own_path = f"{self.scope.module_path}.{attr}"
+        path = own_path if self._named.get(own_path) is attr_val else path
         if path not in parameter_proxy_cache:
             parameter_proxy_cache[path] = self.create_proxy(
                 "get_attr", path, (), {}, proxy_factory_fn=lambda node: _AttributeProxy(node, self, attr_val)
