@@ -63,7 +63,7 @@ def compile(
     vocabulary, preset = extend(CANONICAL, preset, extensions)
 
     graph_module = capture(model, vocabulary.functions(Family.CUSTOM), len(examples) or None)
-    constant = frozenset(index for index, spec in enumerate(examples) if not spec.dtype.is_floating_point)
+    constant = frozenset(index for index, spec in enumerate(examples) if not spec.is_floating)
     program = Program(graph_module, vocabulary, preset, constant)
     run_passes(program, pipeline.CANONICALIZE)
     program.shapes = _shapes(program, examples)

@@ -39,6 +39,9 @@ class Explainer(nn.Module):
         self._input_names = tuple(node.name for node in inputs)
         reached = {source for node in nodes for source in receivers(node, vocabulary)}
         self._relevant = tuple(node in reached for node in inputs)
+        self._constants = tuple(
+            name for name, spec in zip(self._input_names, examples or (), strict=False) if not spec.is_floating
+        )
         self._seen = examples
 
     def forward(self, *inputs: Tensor, target: Target = None, seed: Seed = None) -> Tensor | tuple[Tensor, ...]:
@@ -89,6 +92,8 @@ class Explainer(nn.Module):
                 raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
             if value.is_complex() or (relevant and not value.is_floating_point()):
                 raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
+            if name in self._constants and value.is_floating_point():
+                raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
             if parameter is not None and value.device != parameter.device:
                 raise InputError(f"the input {name!r} is on {value.device}, the model on {parameter.device}")
 

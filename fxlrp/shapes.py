@@ -24,6 +24,11 @@ class InputSpec:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def is_floating(self) -> bool:
+        """Whether relevance can reach such an input."""
+        return self.dtype.is_floating_point
+
     @staticmethod
     def of(value: Any) -> InputSpec:
         """The specification of a tensor."""

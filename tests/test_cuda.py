@@ -5,17 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
 
 import fxlrp
 import zoo
 from fxlrp.errors import InputError
 from oracles import assert_relevance
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
-]
+pytestmark = pytest.mark.cuda
 
 PRESETS = {
     "epsilon": fxlrp.presets.epsilon(),

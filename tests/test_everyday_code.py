@@ -194,8 +194,10 @@ def test_mask_input_is_a_constant_once_an_example_says_so() -> None:
             return self.linear(x * mask)
 
     model, x, mask = Masked().eval(), torch.randn(2, 4), torch.tensor([[True, False, True, True]] * 2)
-    relevance = fxlrp.compile(model, rules=presets.epsilon(0.0), example_inputs=(x, mask))(x, mask, target=1)
-    torch.testing.assert_close(relevance, x * mask * model.linear.weight[1])
+    explain = fxlrp.compile(model, rules=presets.epsilon(0.0), example_inputs=(x, mask))
+    torch.testing.assert_close(explain(x, mask, target=1), x * mask * model.linear.weight[1])
+    with pytest.raises(InputError, match=r"mask.*constant"):
+        explain(x, mask.float(), target=1)
 
 
 @pytest.mark.parametrize("mode", ["linear", "bilinear", "bicubic", "trilinear"])
