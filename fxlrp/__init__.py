@@ -4,8 +4,9 @@ from fxlrp import errors, rules
 from fxlrp.compiler import compile
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, rule_for
+from fxlrp.optimizations import Optimizations
 from fxlrp.rules import presets
 
 __version__ = "0.1.0"
 
-__all__ = ["Explainer", "Extension", "compile", "errors", "presets", "rule_for", "rules"]
+__all__ = ["Explainer", "Extension", "Optimizations", "compile", "errors", "presets", "rule_for", "rules"]

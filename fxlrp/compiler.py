@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fxlrp.capture import capture
@@ -14,6 +15,7 @@ from fxlrp.errors import CaptureError, InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, extend
 from fxlrp.operation import Family
+from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
 from fxlrp.program import Program
@@ -28,6 +30,7 @@ def compile(
     *,
     example_inputs: Tensor | Sequence[Tensor] | None = None,
     extensions: Sequence[Extension] = (),
+    optimize: bool | Optimizations = True,
 ) -> Explainer:
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
 
@@ -39,6 +42,7 @@ def compile(
         example_inputs: An input or a sequence of them. Not needed, unless the model takes ``*args``; with them the
             table shows shapes at once. No shape is baked in.
         extensions: Rules for operations of one's own, made by :func:`fxlrp.rule_for`.
+        optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
 
     Returns:
         An :class:`~fxlrp.explainer.Explainer` for every batch size and, where the model allows, every input size.
@@ -57,6 +61,7 @@ def compile(
         torch.Size([2, 1, 8, 8])
     """
     preset = resolve(rules)
+    optimizations = Optimizations.resolve(optimize)
     examples = _examples(example_inputs)
     _check_model(model)
 
@@ -70,29 +75,21 @@ def compile(
     run_passes(program, pipeline.SIMPLIFY)
     run_passes(program, pipeline.ANALYZE)
     run_passes(program, pipeline.ANNOTATE)
-    forward = _forward_nodes(program.graph)
+    run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
+    annotated = copy.deepcopy(program.graph)
     run_passes(program, pipeline.EMIT)
-    return _explainer(program, forward, examples)
-
-
-def _explainer(program: Program, forward: tuple[fx.Node, ...], examples: tuple[InputSpec, ...]) -> Explainer:
+    run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
     program.graph_module.recompile()
-    kept = set(program.graph.nodes)
-    nodes = tuple(node for node in forward if node in kept)
-    return Explainer(program.graph_module, nodes, program.vocabulary, examples or None)
+    return Explainer(program.graph_module, annotated, vocabulary, examples or None, program.constants)
 
 
 def _shapes(program: Program, examples: tuple[InputSpec, ...]) -> dict[str, tuple[int, ...]]:
     if not examples:
         return {}
     try:
-        return infer_shapes(program.graph_module, tuple(program.graph.nodes), examples)
+        return infer_shapes(program.graph_module, program.graph, examples)
     except Exception as error:
         raise InputError(f"the model does not take the example inputs: {error}") from error
-
-
-def _forward_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:
-    return tuple(node for node in graph.nodes if node.op != "output")
 
 
 def _examples(example_inputs: Any) -> tuple[InputSpec, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxlrp.constants import ProgramWithConstants
 from fxlrp.errors import InputError
 from fxlrp.operation import Vocabulary
 from fxlrp.printing import code, table
@@ -25,16 +27,26 @@ class Explainer(nn.Module):
     def __init__(
         self,
         graph_module: fx.GraphModule,
-        nodes: tuple[fx.Node, ...],
+        annotated: fx.Graph,
         vocabulary: Vocabulary,
         examples: tuple[InputSpec, ...] | None = None,
+        constants: Sequence[fx.Node] = (),
     ) -> None:
-        """Wrap a generated program whose forward part is ``nodes``; ``examples`` are the inputs it has seen."""
+        """Wrap a generated program.
+
+        Args:
+            graph_module: The program.
+            annotated: The annotated graph that it was made from.
+            vocabulary: The operations in it.
+            examples: Inputs that it has seen.
+            constants: The nodes of the program whose values are kept between calls.
+        """
         super().__init__()
         self.training = False
         self.graph_module = graph_module
+        self._annotated = annotated
         self._vocabulary = vocabulary
-        self._node_names = tuple(node.name for node in nodes)
+        nodes = self.nodes
         inputs = [node for node in nodes if node.op == "placeholder"]
         self._input_names = tuple(node.name for node in inputs)
         reached = {source for node in nodes for source in receivers(node, vocabulary)}
@@ -43,6 +55,7 @@ class Explainer(nn.Module):
             name for name, spec in zip(self._input_names, examples or (), strict=False) if not spec.is_floating
         )
         self._seen = examples
+        self._with_constants = ProgramWithConstants(graph_module, constants) if constants else None
 
     def forward(self, *inputs: Tensor, target: Target = None, seed: Seed = None) -> Tensor | tuple[Tensor, ...]:
         """The relevance of every floating-point input for the explained output.
@@ -70,12 +83,20 @@ class Explainer(nn.Module):
         self._check(inputs)
         if not torch.compiler.is_compiling():
             self._seen = tuple(InputSpec.of(value) for value in inputs)
+        program = self._program()
         with torch.no_grad():
-            relevance: Tensor | tuple[Tensor, ...] = self.graph_module(*inputs, target, seed)
+            relevance: Tensor | tuple[Tensor, ...] = program(*inputs, target, seed)
         if isinstance(relevance, Tensor):
             return relevance
         floating = tuple(r for r, x in zip(relevance, inputs, strict=True) if x.is_floating_point())
         return floating if len(floating) > 1 else floating[0]
+
+    def _program(self) -> Callable[..., Any]:
+        """The program with its constants kept, except in a graph that is captured and outlives their check."""
+        captured = torch.compiler.is_compiling() or (
+            torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        )
+        return self.graph_module if captured or self._with_constants is None else self._with_constants
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
@@ -99,9 +120,8 @@ class Explainer(nn.Module):
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
-        """The annotated forward nodes of the program, in order of execution."""
-        names = set(self._node_names)
-        return tuple(node for node in self.graph_module.graph.nodes if node.name in names)
+        """The annotated forward nodes that the program was made from, in order of execution."""
+        return tuple(node for node in self._annotated.nodes if node.op != "output")
 
     @property
     def code(self) -> str:
@@ -114,7 +134,7 @@ class Explainer(nn.Module):
         Args:
             constants: Whether parameters, and what is computed from them alone, have rows too.
         """
-        shapes = infer_shapes(self.graph_module, self.nodes, self._seen) if self._seen else {}
+        shapes = infer_shapes(self.graph_module, self._annotated, self._seen) if self._seen else {}
         return table.render(self.nodes, self._vocabulary, shapes, constants=constants)
 
     def __str__(self) -> str:

@@ -58,6 +58,10 @@ class Program:
         shapes: Fact: the shapes of values by node name, where example inputs told them.
         dependent: Fact: the nodes whose value depends on an input through tensors.
         first_layer: Fact: the linear maps that read a model input directly.
+        non_negative: Fact: the nodes whose value is never negative.
+        supported: Fact: the nodes whose relevance is zero wherever their value is zero or negative.
+        quotients: Decision: the nodes whose steps may hand on relevance as quotients.
+        constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
         properties: What the passes so far have provided.
     """
 
@@ -68,6 +72,10 @@ class Program:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dependent: frozenset[fx.Node] = frozenset()
     first_layer: frozenset[fx.Node] = frozenset()
+    non_negative: frozenset[fx.Node] = frozenset()
+    supported: frozenset[fx.Node] = frozenset()
+    quotients: frozenset[fx.Node] = frozenset()
+    constants: tuple[fx.Node, ...] = ()
     properties: set[str] = field(default_factory=set)
 
     @property

@@ -36,16 +36,13 @@ class InputSpec:
 
 
 class _ShapeReader(fx.Interpreter):
-    """Runs a graph on fake tensors up to a node and keeps the shapes."""
+    """Runs a graph on fake tensors and keeps the shapes."""
 
-    def __init__(self, graph_module: fx.GraphModule, wanted: frozenset[str]) -> None:
-        super().__init__(graph_module)
+    def __init__(self, graph_module: fx.GraphModule, graph: fx.Graph) -> None:
+        super().__init__(graph_module, graph=graph)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._wanted = wanted
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "output" or n.name not in self._wanted:
-            return None
         value = super().run_node(n)
         if isinstance(value, Tensor):
             self.shapes[n.name] = tuple(value.shape)
@@ -53,12 +50,12 @@ class _ShapeReader(fx.Interpreter):
 
 
 def infer_shapes(
-    graph_module: fx.GraphModule, nodes: Sequence[fx.Node], inputs: Sequence[InputSpec]
+    graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor among ``nodes`` by name, for ``inputs``; ``nodes`` holds all that they read."""
+    """The shape of every tensor of a forward graph by name, for ``inputs``; ``graph_module`` holds its parameters."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
-        reader = _ShapeReader(graph_module, frozenset(node.name for node in nodes))
+        reader = _ShapeReader(graph_module, graph)
         # Sizes that depend on values, as of x[mask], and what follows from them stay unknown.
         with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
             reader.run(*fake, enable_io_processing=False)

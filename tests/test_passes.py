@@ -44,7 +44,10 @@ from fxlrp.shapes import InputSpec, infer_shapes
 from fxlrp.vocabulary import CANONICAL
 from oracles import One, Two, assert_relevance, random, randomize
 
-EVERY = (*pipeline.CANONICALIZE, *pipeline.SIMPLIFY, *pipeline.ANALYZE, *pipeline.ANNOTATE, *pipeline.EMIT)
+EVERY = (
+    *(*pipeline.CANONICALIZE, *pipeline.SIMPLIFY, *pipeline.ANALYZE, *pipeline.ANNOTATE),
+    *(*pipeline.SPECIALIZE, *pipeline.EMIT, *pipeline.OPTIMIZE),
+)
 
 
 def before(each: Pass) -> tuple[Pass, ...]:
@@ -149,16 +152,23 @@ def declared() -> dict[str, Pass]:
 def test_every_pass_is_in_the_pipeline() -> None:
     assert declared().keys() == {
         "annotate",
+        "carry_quotients",
         "decompose",
         "emit_relevance",
         "find_first_layers",
         "fold_batch_norm",
         "functionalize",
         "infer_dependence",
+        "infer_signs",
+        "infer_support",
+        "keep_constants",
+        "keep_pool_indices",
         "name_nodes",
         "normalize",
         "remove_dead_code",
         "remove_identities",
+        "reuse_memory",
+        "share_across_batch",
     }
     assert {each.name: each for each in EVERY} == declared()
 
@@ -273,7 +283,7 @@ def test_the_forward_value_is_the_models_after_every_pass(name: str) -> None:
     for each in before(annotate):
         if each is fold_batch_norm and name.startswith("batch_norm_after_linear"):
             # as compile() does with example inputs, which these nets need
-            shapes = infer_shapes(program.graph_module, tuple(program.graph.nodes), [InputSpec.of(inputs[0])])
+            shapes = infer_shapes(program.graph_module, program.graph, [InputSpec.of(inputs[0])])
             program.shapes = shapes
         each(program)
         assert_relevance(value(program, *inputs), expected, 1e-11)

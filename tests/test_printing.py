@@ -492,7 +492,7 @@ def test_code_has_no_bookkeeping(name: str) -> None:
 
 
 def test_code_imports_what_it_uses_and_nothing_else() -> None:
-    code = fxlrp.compile(zoo.small_net("residual")[0], "epsilon_plus_flat").code
+    code = fxlrp.compile(zoo.small_net("residual")[0], "epsilon_plus_flat", optimize=False).code
     tree = ast.parse(code)
     imported = [
         alias.asname or alias.name for item in tree.body if isinstance(item, ast.ImportFrom) for alias in item.names
@@ -503,18 +503,23 @@ def test_code_imports_what_it_uses_and_nothing_else() -> None:
     assert {"linear_flat", "linear_zplus", "linear_epsilon", "add_epsilon", "initial_relevance"} <= set(imported)
 
 
+@pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "plain"])
 @pytest.mark.parametrize("name", zoo.SMALL_NETS)
-def test_names_of_relevance_follow_the_forward_nodes(name: str) -> None:
-    """``r_conv1`` is the relevance of ``conv1`` and shaped like it; ``r_relu_from_conv2`` is a part of relu's."""
+def test_names_of_relevance_follow_the_forward_nodes(name: str, optimize: bool) -> None:
+    """``r_conv1`` is the relevance of ``conv1`` and shaped like it; ``r_relu_from_conv2`` is a part of relu's.
+
+    ``q_conv1`` is the relevance as a quotient.
+    """
     model, inputs = zoo.small_net(name)
-    explain = fxlrp.compile(model, "epsilon_plus_flat", example_inputs=inputs)
+    explain = fxlrp.compile(model, "epsilon_plus_flat", example_inputs=inputs, optimize=optimize)
     forward = {node.name for node in explain.nodes}
     values = Values(explain, *inputs).values
     made = [node for node in explain.graph_module.graph.nodes if node.name not in forward and node.op != "output"]
-    relevances = [node.name for node in made if node.name.startswith("r_")]
+    relevances = [node.name for node in made if node.name.startswith(("r_", "q_"))]
     assert len(relevances) >= 3
+    assert optimize or all(name.startswith("r_") for name in relevances)
     for relevance in relevances:
-        whole, _, source = relevance.removeprefix("r_").removesuffix("_so_far").partition("_from_")
+        whole, _, source = relevance[2:].removesuffix("_so_far").partition("_from_")
         assert whole in forward, f"{relevance} is named after no forward node"
         # A node that reads a value twice hands it two parts, and the second gets a number.
         assert not source or {source, re.sub(r"_\d+$", "", source)} & forward, f"{relevance} comes from no forward node"
@@ -528,7 +533,7 @@ def test_names_of_relevance_follow_the_forward_nodes(name: str) -> None:
 
 def test_names_of_relevance_that_adds_up() -> None:
     """A value that is read four times has four parts; the total, and nothing else, has its name alone."""
-    explain = fxlrp.compile(One(lambda x: (x * 1 + x * 2) + (x * 3 + x * 4)).eval(), "epsilon")
+    explain = fxlrp.compile(One(lambda x: (x * 1 + x * 2) + (x * 3 + x * 4)).eval(), "epsilon", optimize=False)
     names = [node.name for node in explain.graph_module.graph.nodes if node.name.startswith("r_x")]
     assert {"r_x_from_mul", "r_x_from_mul_1", "r_x_from_mul_2", "r_x_from_mul_3"} <= set(names)
     assert [name for name in names if re.fullmatch(r"r_x(_\d+)?", name)] == ["r_x"]
@@ -542,11 +547,13 @@ def test_relevance_nodes_say_where_they_come_from() -> None:
         node for node in explain.graph_module.graph.nodes if node.op == "call_function" and node.name not in forward
     ]
     for convolution in ("conv1", "conv2", "conv3"):
-        weight = forward[f"{convolution}_folded_weight"]
-        (step,) = (node for node in steps if weight in node.all_input_nodes)
-        assert step.meta["nn_module_stack"] == forward[convolution].meta["nn_module_stack"]
-        assert step.stack_trace == forward[convolution].stack_trace
-        assert step.stack_trace and "zoo.py" in step.stack_trace
+        weight = f"{convolution}_folded_weight"
+        made = [node for node in steps if weight in {source.name for source in node.all_input_nodes}]
+        assert made
+        for step in made:
+            assert step.meta["nn_module_stack"] == forward[convolution].meta["nn_module_stack"]
+            assert step.stack_trace == forward[convolution].stack_trace
+            assert step.stack_trace and "zoo.py" in step.stack_trace
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from fxlrp.rules.specs import Pass
 
 
 def _emit_pass(step: Step) -> Contributions:
-    return step.to_receivers(lambda _: step.relevance)
+    # A quotient passes as it is, too: its base remains what the activation made of the value.
+    return step.to_receivers(lambda _: step.single)
 
 
 RULES: RuleTable = {Pass: Implementation(_emit_pass)}

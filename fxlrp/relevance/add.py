@@ -5,10 +5,13 @@ With autograd-style accumulation a skip connection doubles relevance; here every
 
 from __future__ import annotations
 
+import operator
+
 from torch import Tensor
 
 from fxlrp.relevance.numerics import part, stabilize, unbroadcast
-from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
+from fxlrp.relevance.quotients import over_value
+from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, Relevance, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, Equal, Magnitude, Only
 
 
@@ -42,6 +45,23 @@ def _emit_epsilon(step: Step) -> Contributions:
     ]
 
 
+def _specialize_epsilon(step: Step) -> Contributions | None:
+    """``C_a = R / s(c)`` for either operand, ``-R / s(c)`` for one that is subtracted."""
+    assert isinstance(step.rule, Epsilon)
+    if not step.facts.quotients:
+        return None
+    shared = over_value(step, step.rule.epsilon)
+    contributions: list[Relevance | None] = []
+    for position, operand in enumerate(step.operands):
+        if position not in step.receivers:
+            contributions.append(None)
+            continue
+        subtracted = step.operation.name == "sub" and position == 1
+        factor = step.call(operator.neg, shared) if subtracted else shared
+        contributions.append(step.times(operand, step.call(unbroadcast, factor, operand)))
+    return contributions
+
+
 def _emit_magnitude(step: Step) -> Contributions:
     assert isinstance(step.rule, Magnitude)
     a, b = step.operands
@@ -67,7 +87,7 @@ def _only(choice: Choice) -> Receivers:
 
 
 RULES: RuleTable = {
-    Epsilon: Implementation(_emit_epsilon),
+    Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon),
     Magnitude: Implementation(_emit_magnitude),
     Equal: Implementation(_emit_part),
     Only: Implementation(_emit_part, _only),

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.operation import Operation
 from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.quotients import over_value
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, ntuple, window
 from fxlrp.rules.specs import Epsilon
@@ -146,20 +148,22 @@ def interpolate_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **
     return x * interpolate_transposed(r / stabilize(out, epsilon), x, **options)
 
 
-# The step's function, and which of the forward call's arguments its transposed map needs.
-_STEPS: Mapping[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+# The step's function, its transposed map, and which of the forward call's arguments that needs.
+_STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[str, ...]]] = {
     **{
         f"avg_pool{n}d": (
             avg_pool_epsilon,
+            avg_pool_transposed,
             ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
         )
         for n in (1, 2, 3)
     },
-    **{f"adaptive_avg_pool{n}d": (adaptive_avg_pool_epsilon, ()) for n in (1, 2, 3)},
-    "mean": (mean_epsilon, ("dim", "keepdim")),
-    "sum": (sum_epsilon, ("dim", "keepdim")),
+    **{f"adaptive_avg_pool{n}d": (adaptive_avg_pool_epsilon, adaptive_avg_pool_transposed, ()) for n in (1, 2, 3)},
+    "mean": (mean_epsilon, mean_transposed, ("dim", "keepdim")),
+    "sum": (sum_epsilon, sum_transposed, ("dim", "keepdim")),
     "interpolate": (
         interpolate_epsilon,
+        interpolate_transposed,
         ("scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
     ),
 }
@@ -167,18 +171,29 @@ _STEPS: Mapping[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
 
 def _emit_epsilon(step: Step) -> Contributions:
     assert isinstance(step.rule, Epsilon)
-    function, names = _STEPS[step.operation.name]
-    options = options_of(step, names)
+    function, _, names = _STEPS[step.operation.name]
+    options = options_of(step.operation, step.arguments, names)
     return [step.call(function, step.operands[0], step.node, step.relevance, epsilon=step.rule.epsilon, **options)]
 
 
-def options_of(step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+def _specialize_epsilon(step: Step) -> Contributions | None:
+    """``C = A^T(R / s(z))``."""
+    assert isinstance(step.rule, Epsilon)
+    if not step.facts.quotients:
+        return None
+    _, transposed, names = _STEPS[step.operation.name]
+    (x,) = step.operands
+    shared = over_value(step, step.rule.epsilon)
+    return [step.times(x, step.call(transposed, shared, x, **options_of(step.operation, step.arguments, names)))]
+
+
+def options_of(operation: Operation, arguments: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The named arguments that differ from their defaults, and the dimensions of a pooling operation."""
-    arguments, defaults = step.arguments, step.operation.parameters
+    defaults = operation.parameters
     options = {name: arguments[name] for name in names if name in arguments and arguments[name] is not defaults[name]}
-    if step.operation.name[-2].isdigit() and step.operation.name[-1] == "d":
-        options["dims"] = int(step.operation.name[-2])
+    if operation.name[-2].isdigit() and operation.name[-1] == "d":
+        options["dims"] = int(operation.name[-2])
     return options
 
 
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon)}
+RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon)}

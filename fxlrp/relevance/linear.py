@@ -1,108 +1,24 @@
 """Relevance of linear maps: dense layers, convolutions and transposed convolutions of one to three dimensions.
 
 Notation as in the papers: ``z = f(W, b; x)``, ``W+``/``x+`` positive and ``W-``/``x-`` negative parts, and
-``W^T(.)`` the transposed map. Every rule is written once, over :func:`forward` and :func:`transposed`.
+``W^T(.)`` the transposed map. Every rule is written for inputs of both signs here, over :func:`forward` and
+:func:`transposed`; ``linear_specialized.py`` has cheaper steps for where more is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fxlrp.errors import RuleError
+from fxlrp.relevance import linear_specialized
+from fxlrp.relevance.maps import Geometry, forward, geometry_of, transposed
 from fxlrp.relevance.numerics import stabilize, stabilize_one_sign
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
-from fxlrp.relevance.windows import ntuple
 from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
-
-
-class Convolution(NamedTuple):
-    """The geometry of a convolution; its number of dimensions is the weight's."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-
-
-class TransposedConvolution(NamedTuple):
-    """The geometry of a transposed convolution."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    output_padding: tuple[int, ...]
-    groups: int
-    dilation: tuple[int, ...]
-
-
-Geometry = Convolution | TransposedConvolution | None
-
-_CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
-_TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
-    3: F.conv_transpose1d,
-    4: F.conv_transpose2d,
-    5: F.conv_transpose3d,
-}
-
-
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """``f(W, b; x)``; without a geometry the dense map ``x W^T + b``."""
-    if geometry is None:
-        return F.linear(x, weight, bias)
-    convolution = _CONVOLUTIONS if isinstance(geometry, Convolution) else _TRANSPOSED
-    return convolution[weight.dim()](x, weight, bias, *geometry)
-
-
-def transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    """``W^T(r)``, in the shape of ``x``; of ``x`` only the shape is read."""
-    if geometry is None:
-        return r @ weight if weight.dim() == 2 else r.unsqueeze(-1) * weight
-    if x.dim() < weight.dim():
-        return transposed(r.unsqueeze(0), weight, x.unsqueeze(0), geometry).squeeze(0)
-    if isinstance(geometry, TransposedConvolution):
-        convolution = _CONVOLUTIONS[weight.dim()]
-        longer = convolution(r, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-        # An output padding of a whole stride or more, which dilation allows, makes room for one input more.
-        return _crop(longer, x)
-    before, uneven = _split_padding(weight, geometry)
-    sizes = [size + extra for size, extra in zip(x.shape[2:], uneven, strict=True)]
-    like = x if not any(uneven) else x.new_empty(1).expand(*x.shape[:2], *sizes)
-    dims = weight.dim() - 2
-    result: Tensor = torch.ops.aten.convolution_backward.default(
-        r,
-        like,
-        weight,
-        None,
-        ntuple(geometry.stride, dims),
-        before,
-        ntuple(geometry.dilation, dims),
-        False,
-        (0,) * dims,
-        geometry.groups,
-        (True, False, False),
-    )[0]
-    return _crop(result, x) if any(uneven) else result
-
-
-def _crop(longer: Tensor, x: Tensor) -> Tensor:
-    for dim in range(2, x.dim()):
-        longer = longer.narrow(dim, 0, x.shape[dim])
-    return longer
-
-
-def _split_padding(weight: Tensor, geometry: Convolution) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The padding on both sides of the input, and how much more there is behind it: ``"same"`` may be uneven."""
-    dims = weight.dim() - 2
-    if geometry.padding == "valid":
-        return (0,) * dims, (0,) * dims
-    if geometry.padding != "same":
-        return ntuple(geometry.padding, dims), (0,) * dims
-    total = [d * (k - 1) for d, k in zip(ntuple(geometry.dilation, dims), weight.shape[2:], strict=True)]
-    return tuple(t // 2 for t in total), tuple(t % 2 for t in total)
 
 
 def _positive(x: Tensor | None) -> Tensor | None:
@@ -201,7 +117,7 @@ def linear_zbox(
 ) -> Tensor:
     """``R_x = x * W^T r - low * W+^T r - high * W-^T r``; see :class:`fxlrp.rules.ZBox`."""
     w_pos, w_neg = weight.clamp(min=0), weight.clamp(max=0)
-    lowest, highest = _bound(low, x, weight), _bound(high, x, weight)
+    lowest, highest = bound(low, x, weight), bound(high, x, weight)
     z = (
         forward(x, weight, None, geometry)
         - forward(lowest, w_pos, None, geometry)
@@ -215,7 +131,8 @@ def linear_zbox(
     )
 
 
-def _bound(value: float | tuple[float, ...], x: Tensor, weight: Tensor) -> Tensor:
+def bound(value: float | tuple[float, ...], x: Tensor, weight: Tensor) -> Tensor:
+    """The bound of every input, broadcast."""
     if isinstance(value, int | float):
         return torch.full_like(x, value)
     # Channels are the last dimension of a dense layer's input, else the one before the spatial ones.
@@ -242,35 +159,27 @@ def linear_flat(x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None,
     return transposed(r / stabilize(z, stabilizer), ones, x, geometry)
 
 
-def _geometry(step: Step) -> tuple[Geometry, ...]:
-    """The geometry as a trailing argument; a dense map has none."""
-    if step.operation.name == "linear":
-        return ()
-    arguments: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list | tuple) else value for name, value in step.arguments.items()
-    }
-    kind = TransposedConvolution if "transpose" in step.operation.name else Convolution
-    return (kind(**{name: arguments[name] for name in kind._fields}),)
-
-
-def _step(function: Callable[..., Tensor], *values: str) -> Implementation:
+def _step(
+    function: Callable[..., Tensor], *values: str, specialize: Callable[[Step], Contributions | None] | None = None
+) -> Implementation:
     """A rule computed by ``function`` of the named values, the geometry, and the rule's own parameters."""
 
     def emit(step: Step) -> Contributions:
         known: dict[str, Any] = {**step.arguments, "out": step.node, "r": step.relevance}
         parameters = dict(vars(step.rule))
+        geometry = geometry_of(step.operation.name, step.arguments)
         if not parameters.pop("bias", True) and known["bias"] is not None:
             known.update(bias=None, out=None)
-        return [step.call(function, *(known[value] for value in values), *_geometry(step), **parameters)]
+        return [step.call(function, *(known[value] for value in values), *geometry, **parameters)]
 
-    return Implementation(emit)
+    return Implementation(emit) if specialize is None else Implementation(emit, specialize=specialize)
 
 
 RULES: RuleTable = {
-    Epsilon: _step(linear_epsilon, "input", "weight", "out", "r"),
-    ZPlus: _step(linear_zplus, "input", "weight", "bias", "r"),
-    AlphaBeta: _step(linear_alpha_beta, "input", "weight", "bias", "r"),
-    Gamma: _step(linear_gamma, "input", "weight", "bias", "out", "r"),
+    Epsilon: _step(linear_epsilon, "input", "weight", "out", "r", specialize=linear_specialized.epsilon),
+    ZPlus: _step(linear_zplus, "input", "weight", "bias", "r", specialize=linear_specialized.zplus),
+    AlphaBeta: _step(linear_alpha_beta, "input", "weight", "bias", "r", specialize=linear_specialized.alpha_beta),
+    Gamma: _step(linear_gamma, "input", "weight", "bias", "out", "r", specialize=linear_specialized.gamma),
     ZBox: _step(linear_zbox, "input", "weight", "r"),
     WSquare: _step(linear_wsquare, "input", "weight", "bias", "r"),
     Flat: _step(linear_flat, "input", "weight", "r"),

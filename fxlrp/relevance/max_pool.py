@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxlrp.relevance.average import adaptive_avg_pool_transposed, options_of, sum_epsilon, sum_transposed
-from fxlrp.relevance.linear import Convolution, forward, transposed
+from fxlrp.relevance.maps import Convolution, forward, transposed
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, window
@@ -19,9 +19,31 @@ from fxlrp.rules.specs import Epsilon, WinnerTakesAll
 aten = torch.ops.aten
 
 
-def max_pool_winner(
+def max_pool_winner(x: Tensor, r: Tensor, **options: Any) -> Tensor:
+    """All relevance of a window to its largest element, as the gradient does."""
+    return to_winners(x, r, max_pool_with_winners(x, **options)[1], **options)
+
+
+def max_pool_with_winners(
+    x: Tensor,
+    *,
+    dims: int,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max pooling, and which element won each window."""
+    pool = aten.max_pool3d_with_indices if dims == 3 else aten.max_pool2d_with_indices
+    pooled, winners = pool.default(lift(x, dims), *window(dims, kernel_size, stride, padding, dilation), ceil_mode)
+    return lower(pooled, dims), winners
+
+
+def to_winners(
     x: Tensor,
     r: Tensor,
+    winners: Tensor,
     *,
     dims: int,
     kernel_size: Any,
@@ -30,13 +52,10 @@ def max_pool_winner(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """All relevance of a window to its largest element, as the gradient does."""
-    pool = aten.max_pool3d_with_indices if dims == 3 else aten.max_pool2d_with_indices
+    """All relevance of a window to the element that won it; of ``x`` only the shape is read."""
     backward = aten.max_pool3d_with_indices_backward if dims == 3 else aten.max_pool2d_with_indices_backward
     over = window(dims, kernel_size, stride, padding, dilation)
-    x, r = lift(x, dims), lift(r, dims)
-    _, winners = pool.default(x, *over, ceil_mode)
-    return lower(backward.default(r, x, *over, ceil_mode, winners), dims)
+    return lower(backward.default(lift(r, dims), lift(x, dims), *over, ceil_mode, winners), dims)
 
 
 def adaptive_max_pool_winner(x: Tensor, r: Tensor, *, dims: int) -> Tensor:
@@ -103,16 +122,27 @@ def adaptive_max_pool_epsilon(x: Tensor, r: Tensor, *, dims: int, epsilon: float
     return x * adaptive_avg_pool_transposed(r / stabilize(mean, epsilon), x, dims=dims)
 
 
-_WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
 def _emit_winner(step: Step) -> Contributions:
+    return [_to_winner(step, step.relevance)]
+
+
+def _specialize_winner(step: Step) -> Contributions | None:
+    """The winner's value is the result, so a quotient by the one is a quotient by the other."""
+    if step.single.base is not step.node:
+        return None
+    return [step.times(step.operands[0], _to_winner(step, step.single.factor))]
+
+
+def _to_winner(step: Step, r: fx.Node) -> fx.Node:
     (x,) = step.operands
     if step.operation.name == "amax":
-        return [step.call(amax_winner, x, step.node, step.relevance, **options_of(step, ("dim", "keepdim")))]
+        return step.call(amax_winner, x, step.node, r, **options_of(step.operation, step.arguments, ("dim", "keepdim")))
     adaptive = step.operation.name.startswith("adaptive")
     function = adaptive_max_pool_winner if adaptive else max_pool_winner
-    return [step.call(function, x, step.relevance, **options_of(step, _WINDOW))]
+    return step.call(function, x, r, **options_of(step.operation, step.arguments, WINDOW))
 
 
 def _emit_epsilon(step: Step) -> Contributions:
@@ -120,15 +150,17 @@ def _emit_epsilon(step: Step) -> Contributions:
     (x,) = step.operands
     epsilon = step.rule.epsilon
     if step.operation.name == "amax":
-        options = options_of(step, ("dim", "keepdim"))
+        options = options_of(step.operation, step.arguments, ("dim", "keepdim"))
         total = step.call(torch.sum, x, **options)
         return [step.call(sum_epsilon, x, total, step.relevance, epsilon=epsilon, **options)]
     adaptive = step.operation.name.startswith("adaptive")
     function = adaptive_max_pool_epsilon if adaptive else max_pool_epsilon
-    return [step.call(function, x, step.relevance, epsilon=epsilon, **options_of(step, _WINDOW))]
+    return [
+        step.call(function, x, step.relevance, epsilon=epsilon, **options_of(step.operation, step.arguments, WINDOW))
+    ]
 
 
 RULES: RuleTable = {
-    WinnerTakesAll: Implementation(_emit_winner),
+    WinnerTakesAll: Implementation(_emit_winner, specialize=_specialize_winner),
     Epsilon: Implementation(_emit_epsilon),
 }

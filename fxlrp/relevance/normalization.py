@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.quotients import over_value
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Epsilon
 
@@ -32,10 +33,14 @@ def batch_norm_epsilon(
     keep_bias: bool = True,
 ) -> Tensor:
     """``R_x = x w / sigma * R / s(y)``: BatchNorm with running statistics is an affine map."""
-    scale = torch.rsqrt(running_var + eps)
-    scale = _over_channels(scale if weight is None else scale * weight, x)
-    scaled = x * scale
+    scaled = batch_norm_transposed(x, running_var, weight, eps=eps)
     return scaled * (r / stabilize(out if keep_bias else scaled, epsilon))
+
+
+def batch_norm_transposed(u: Tensor, running_var: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
+    """``L^T(u)`` of BatchNorm with running statistics, which scales each channel."""
+    scale = torch.rsqrt(running_var + eps)
+    return u * _over_channels(scale if weight is None else scale * weight, u)
 
 
 def layer_norm_epsilon(
@@ -51,11 +56,17 @@ def layer_norm_epsilon(
     keep_bias: bool = True,
 ) -> Tensor:
     """``R_x = x * L^T(R / s(y))`` with ``L x = w (x - mean(x)) / sigma``."""
-    dims = tuple(range(-len(normalized_shape), 0))
     z = out if keep_bias or bias is None else out - bias
     u = r / stabilize(z, epsilon)
-    u = u if weight is None else u * weight
-    return x * _centred_transposed(u, x, dims, eps)
+    return x * layer_norm_transposed(u, x, weight, normalized_shape=normalized_shape, eps=eps)
+
+
+def layer_norm_transposed(
+    u: Tensor, x: Tensor, weight: Tensor | None, *, normalized_shape: tuple[int, ...], eps: float
+) -> Tensor:
+    """``L^T(u)`` of layer normalization."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    return _centred_transposed(u if weight is None else u * weight, x, dims, eps)
 
 
 def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -77,10 +88,14 @@ def group_norm_epsilon(
 ) -> Tensor:
     """``R_x = x * L^T(R / s(y))`` with ``L`` centring and scaling within each group of channels."""
     z = out if keep_bias or bias is None else out - _over_channels(bias, x)
-    u = r / stabilize(z, epsilon)
+    return x * group_norm_transposed(r / stabilize(z, epsilon), x, weight, num_groups=num_groups, eps=eps)
+
+
+def group_norm_transposed(u: Tensor, x: Tensor, weight: Tensor | None, *, num_groups: int, eps: float) -> Tensor:
+    """``L^T(u)`` of group normalization."""
     u = u if weight is None else u * _over_channels(weight, x)
     grouped = (x.shape[0], num_groups, -1)
-    return x * _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps).reshape(x.shape)
+    return _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps).reshape(x.shape)
 
 
 def instance_norm_epsilon(
@@ -126,4 +141,23 @@ def _emit_epsilon(step: Step) -> Contributions:
     return [step.call(instance_norm_epsilon, x, weight, bias, step.node, step.relevance, **options)]
 
 
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon)}
+def _specialize_epsilon(step: Step) -> Contributions | None:
+    """``C = L^T(R / s(y))``."""
+    assert isinstance(step.rule, Epsilon)
+    arguments, name = step.arguments, step.operation.name
+    x, weight = arguments["input"], arguments.get("weight")
+    if not step.facts.quotients or not step.rule.bias or name not in ("batch_norm", "layer_norm", "group_norm"):
+        return None
+    shared, eps = over_value(step, step.rule.epsilon), arguments["eps"]
+    if name == "batch_norm":
+        factor = step.call(batch_norm_transposed, shared, arguments["running_var"], weight, eps=eps)
+    elif name == "layer_norm":
+        shape = tuple(arguments["normalized_shape"])
+        factor = step.call(layer_norm_transposed, shared, x, weight, normalized_shape=shape, eps=eps)
+    else:
+        groups = arguments["num_groups"]
+        factor = step.call(group_norm_transposed, shared, x, weight, num_groups=groups, eps=eps)
+    return [step.times(x, factor)]
+
+
+RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon)}

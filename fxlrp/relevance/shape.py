@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.numerics import unbroadcast
-from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step
+from fxlrp.relevance.step import Contribution, Contributions, Emitter, Implementation, Relevance, RuleTable, Step
 from fxlrp.rules.specs import Pass
 from fxlrp.vocabulary import set_item
 
@@ -228,7 +229,7 @@ def _emit_pad(step: Step) -> Contributions:
 
 def _emit_where(step: Step) -> Contributions:
     condition = step.arguments["condition"]
-    contributions: list[fx.Node | None] = []
+    contributions: list[Contribution] = []
     for position, operand in enumerate(step.operands):
         chosen = condition
         if position == 1 and position in step.receivers:
@@ -306,4 +307,22 @@ def _emit_shape(step: Step) -> Contributions:
     return _EMITTERS[step.operation.name](step)
 
 
-RULES: RuleTable = {Pass: Implementation(_emit_shape)}
+def _specialize_shape(step: Step) -> Contributions | None:
+    """A quotient by the result becomes one by the operands, whose elements the result consists of."""
+    received = step.received
+    if isinstance(received, Relevance):
+        if received.base is not step.node:
+            return None
+        factors: Relevance | Mapping[int, Relevance] = Relevance(received.factor)
+    else:
+        if any(each.base is None or each.base.args != (step.node, index) for index, each in received.items()):
+            return None
+        factors = {index: Relevance(each.factor) for index, each in received.items()}
+    moved = _emit_shape(replace(step, received=factors))
+    return [
+        step.times(operand, factor) if isinstance(factor, fx.Node) else None
+        for operand, factor in zip(step.operands, moved, strict=True)
+    ]
+
+
+RULES: RuleTable = {Pass: Implementation(_emit_shape, specialize=_specialize_shape)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +12,34 @@ from torch import fx
 from fxlrp.operation import Operation, Vocabulary
 from fxlrp.provenance import provenance
 from fxlrp.rules.specs import Rule
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """The relevance of a value, as it is or as a quotient by another value: ``relevance = base * factor``.
+
+    Args:
+        factor: The relevance itself, or what ``base`` is to be multiplied with.
+        base: The value, or what an activation made of it; None if ``factor`` is the relevance.
+    """
+
+    factor: fx.Node
+    base: fx.Node | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the compiler has proved about a step, and decided for it.
+
+    Args:
+        non_negative: The forward values that are never negative.
+        supported: Whether the relevance is zero wherever the value is zero or negative.
+        quotients: Whether the step may hand on relevance as a quotient.
+    """
+
+    non_negative: frozenset[fx.Node] = frozenset()
+    supported: bool = False
+    quotients: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,6 +53,8 @@ class Step:
         rule: The rule it is annotated with.
         receivers: The operand positions that receive relevance.
         received: The relevance of the node's value; for a node with several results, by result index.
+        facts: What is known about the step.
+        multiply: Emits the relevance itself, of one that is received as a quotient.
     """
 
     graph: fx.Graph
@@ -31,19 +62,26 @@ class Step:
     operation: Operation
     rule: Rule
     receivers: tuple[int, ...]
-    received: fx.Node | Mapping[int, fx.Node]
+    received: Relevance | Mapping[int, Relevance]
+    facts: Facts
+    multiply: Callable[[Relevance], fx.Node]
+
+    @property
+    def single(self) -> Relevance:
+        """The relevance of the node's only result, in the form in which it is carried."""
+        assert isinstance(self.received, Relevance)
+        return self.received
 
     @property
     def relevance(self) -> fx.Node:
         """The relevance of the node's only result."""
-        assert isinstance(self.received, fx.Node)
-        return self.received
+        return self.multiply(self.single)
 
     @property
     def parts(self) -> Mapping[int, fx.Node]:
         """The relevance of the node's several results, by index."""
-        assert not isinstance(self.received, fx.Node)
-        return self.received
+        assert not isinstance(self.received, Relevance)
+        return {index: self.multiply(relevance) for index, relevance in self.received.items()}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -63,7 +101,19 @@ class Step:
         made._rename(f"parts_{self.node.name}")
         return made
 
-    def to_receivers(self, contribution: Callable[[Any], fx.Node]) -> Contributions:
+    def named(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """:meth:`call`, with a name of its own behind the forward node's."""
+        made = self.call(function, *args, **kwargs)
+        made._rename(f"{self.node.name}_{name}")
+        return made
+
+    def times(self, operand: fx.Node, factor: fx.Node) -> Relevance:
+        """The contribution ``operand * factor``, multiplied out unless it may stay a quotient."""
+        if self.facts.quotients:
+            return Relevance(factor, operand)
+        return Relevance(self.call(operator.mul, operand, factor))
+
+    def to_receivers(self, contribution: Callable[[Any], Contribution]) -> Contributions:
         """One contribution for each operand that receives relevance, None for the others."""
         return [
             contribution(operand) if position in self.receivers else None
@@ -71,7 +121,8 @@ class Step:
         ]
 
 
-Contributions: TypeAlias = "Sequence[fx.Node | None]"
+Contribution: TypeAlias = "fx.Node | Relevance | None"
+Contributions: TypeAlias = "Sequence[Contribution]"
 Emitter: TypeAlias = Callable[[Step], Contributions]
 
 
@@ -109,6 +160,10 @@ def all_dependent(choice: Choice) -> Receivers:
     return Receivers(choice.dependent)
 
 
+def _never(step: Step) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Implementation:
     """How a rule is carried out for a family of operations.
@@ -116,10 +171,12 @@ class Implementation:
     Args:
         emit: Adds the step's calls to the program and returns one contribution for each operand.
         receivers: Chooses the operands that receive relevance.
+        specialize: Emits a cheaper step where the facts allow one; returns None where they do not.
     """
 
     emit: Emitter
     receivers: Callable[[Choice], Receivers] = all_dependent
+    specialize: Callable[[Step], Contributions | None] = _never
 
 
 RuleTable: TypeAlias = "Mapping[type[Rule], Implementation]"

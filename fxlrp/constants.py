@@ -1,0 +1,125 @@
+"""A program's constants, kept between calls for as long as the parameters that they are made of do not change."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+# Of each parameter so many elements are compared, so that changes through ``.data`` are noticed, too.
+_SAMPLED = 16
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Constants, and what the parameters were when they were computed."""
+
+    sources: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    pointers: tuple[int, ...]
+    elements: tuple[Tensor, ...]
+    sample: Tensor
+    values: tuple[Any, ...]
+
+    def are_current(self, sources: tuple[Tensor, ...]) -> bool:
+        """Whether parameters are the same tensors, with the same values as far as that can be seen cheaply."""
+        return (
+            all(map(operator.is_, sources, self.sources))
+            and tuple(source._version for source in sources) == self.versions
+            and tuple(source.data_ptr() for source in sources) == self.pointers
+            and torch.equal(torch.cat(self.elements), self.sample)
+        )
+
+
+class ProgramWithConstants:
+    """Runs a program whose constants are computed at the first call, and again once a parameter has changed.
+
+    What counts as a change: another tensor in the parameter's place, a write that PyTorch counts, other memory behind
+    the same tensor, and other values at some sampled elements, which finds the writes through ``.data`` that PyTorch
+    does not count.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
+        """Split the program of ``graph_module`` at the nodes ``constants``."""
+        self._fold = _on_live_model(graph_module, _constants_graph(graph_module.graph, constants))
+        self._main = _on_live_model(graph_module, _main_graph(graph_module.graph, constants))
+        paths = [str(node.target) for node in self._fold.graph.nodes if node.op == "get_attr"]
+        self._sources: tuple[Callable[[Any], Tensor], ...] = tuple(map(operator.attrgetter, paths))
+        self._kept: _Kept | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the whole program returns for ``inputs``."""
+        return self._main(*inputs, *self._values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy keeps nothing: its parameters are others."""
+        return {**vars(self), "_kept": None}
+
+    def _values(self) -> tuple[Any, ...]:
+        sources = tuple(source(self._fold) for source in self._sources)
+        kept = self._kept
+        if kept is not None and kept.are_current(sources):
+            return kept.values
+        # Whoever calls first may be in inference mode, whoever calls next need not be.
+        with torch.inference_mode(False), torch.no_grad():
+            if not all(map(_can_be_watched, sources)):
+                return tuple(self._fold())
+            # What the parameters are is noted first: a change while the constants are computed is then noticed.
+            elements = tuple(map(_elements, sources))
+            versions, pointers = tuple(s._version for s in sources), tuple(s.data_ptr() for s in sources)
+            kept = _Kept(sources, versions, pointers, elements, torch.cat(elements), tuple(self._fold()))
+        self._kept = kept
+        return kept.values
+
+
+def _can_be_watched(source: Tensor) -> bool:
+    """Whether a change would be noticed: PyTorch counts no writes to inference tensors."""
+    return not source.is_inference() and not source.is_meta and source.layout == torch.strided
+
+
+def _elements(source: Tensor) -> Tensor:
+    """Some elements of a tensor, spread over its memory, as a view that shows whatever they become."""
+    there = source.untyped_storage().nbytes() // source.element_size() - source.storage_offset()
+    span = min(source.numel(), there)
+    count = min(span, _SAMPLED)
+    return source.detach().as_strided((count,), (max(1, span // max(1, count)),))
+
+
+def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
+    """The part of a graph that computes ``constants``, which it returns."""
+    needed = set(constants)
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in constants))
+    return part
+
+
+def _main_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
+    """A graph that takes ``constants`` as further inputs, behind its own."""
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            copies[node] = part.node_copy(node)
+    for node in constants:
+        copies[node] = part.placeholder(node.name, default_value=None)
+    for node in graph.nodes:
+        if node not in copies:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.eliminate_dead_code()
+    return part
+
+
+def _on_live_model(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """A graph that reads the same model as ``graph_module``."""
+    made = fx.GraphModule(graph_module, graph, class_name=type(graph_module).__name__)
+    made.model = graph_module.model
+    return made

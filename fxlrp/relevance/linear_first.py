@@ -1,0 +1,70 @@
+"""The rules of first layers, with what is the same for every sample and channel computed once.
+
+Flat does not look at values at all, WSquare and the bounds of ZBox only at parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxlrp.relevance.linear import bound
+from fxlrp.relevance.maps import Convolution, Geometry, forward, transposed
+from fxlrp.relevance.numerics import stabilize
+
+
+def flat_of_one_channel(
+    x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None, *, stabilizer: float
+) -> Tensor:
+    """``R_x = 1^T(R / s(f(1, 0; 1)))``: all channels have the same, the sum over each window; see Flat."""
+    if geometry is None:
+        return (r / stabilize(r.new_full((), x.shape[-1]), stabilizer)).sum(-1, keepdim=True).expand_as(x)
+    groups, channel = geometry.groups, weight.dim() - 1
+    one, image = weight.new_ones((groups, 1, *weight.shape[2:])), x.narrow(-channel, 0, groups)
+    summed = r.unflatten(-channel, (groups, -1)).sum(-channel)
+    windows = forward(torch.ones_like(image if x.dim() < weight.dim() else image[:1]), one, None, geometry)
+    r = summed / stabilize(windows * (x.shape[-channel] // groups), stabilizer)
+    r = transposed(r, one, image, geometry)
+    return r.repeat_interleave(x.shape[-channel] // groups, -channel) if groups > 1 else r.expand_as(x)
+
+
+def wsquare_of_one_sample(
+    x: Tensor, weight: Tensor, bias: Tensor | None, r: Tensor, geometry: Geometry = None, *, stabilizer: float
+) -> Tensor:
+    """``R_x = (W^2)^T(R / s(f(W^2, b^2; 1)))``; see WSquare."""
+    square = weight**2
+    ones = torch.ones_like(_one_sample(x, weight))
+    z = forward(ones, square, None if bias is None else bias**2, geometry)
+    return transposed(r / stabilize(z, stabilizer), square, x, geometry)
+
+
+def zbox_of_one_sample(
+    x: Tensor,
+    weight: Tensor,
+    r: Tensor,
+    geometry: Geometry = None,
+    *,
+    low: float | tuple[float, ...],
+    high: float | tuple[float, ...],
+    stabilizer: float,
+) -> Tensor:
+    """``R_x = (x - high) * W^T r + (high - low) * W+^T r``, as ``W = W+ + W-``; see ZBox."""
+    w_pos, w_neg = weight.clamp(min=0), weight.clamp(max=0)
+    sample = _one_sample(x, weight)
+    lowest, highest = bound(low, sample, weight), bound(high, sample, weight)
+    bounds = forward(lowest, w_pos, None, geometry) + forward(highest, w_neg, None, geometry)
+    r = r / stabilize(forward(x, weight, None, geometry) - bounds, stabilizer)
+    if isinstance(geometry, Convolution) and geometry.groups == 1 and x.dim() == weight.dim():
+        # The channels of both maps in one convolution.
+        both = x.new_empty(()).expand(x.shape[0], 2 * x.shape[1], *x.shape[2:])
+        of_all, of_positive = transposed(r, torch.cat((weight, w_pos), 1), both, geometry).chunk(2, 1)
+    else:
+        of_all, of_positive = transposed(r, weight, x, geometry), transposed(r, w_pos, x, geometry)
+    return torch.addcmul((x - highest).mul_(of_all), highest - lowest, of_positive)
+
+
+def _one_sample(x: Tensor, weight: Tensor) -> Tensor:
+    """The first sample, with its batch dimension if it has one; of a dense layer's input one vector."""
+    if weight.dim() <= 2:
+        return x.reshape(-1, x.shape[-1])[0]
+    return x[:1] if x.dim() == weight.dim() else x

@@ -1,0 +1,171 @@
+"""Cheaper steps for linear maps, where the compiler knows more than the rule does.
+
+Where the input is non-negative, the terms with ``x-`` vanish, and with them half of the maps of ZPlus, AlphaBeta and
+Gamma. Where relevance is zero wherever the output is not positive (behind a ReLU), the half of Gamma that serves
+negative outputs vanishes too, and ``z+ = z + |z-|`` needs no map of its own.
+All hand on quotients ``C`` of ``R_x = x * C``. An emitter returns None where the facts do not allow it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp.relevance.maps import (
+    Convolution,
+    Geometry,
+    convolution_transposed,
+    dense_transposed,
+    geometry_of,
+    transposed_convolution_transposed,
+)
+from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.quotients import is_rectified, over, over_value, stabilize_positive, stabilize_positive_
+from fxlrp.relevance.step import Contributions, Step
+from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, ZPlus
+
+
+def positive(weight: Tensor, scale: float = 1.0) -> Tensor:
+    """``scale * W+``."""
+    return weight.clamp(min=0) if scale == 1 else weight.clamp(min=0).mul_(scale)
+
+
+def negative(weight: Tensor, scale: float = 1.0) -> Tensor:
+    """``scale * W-``."""
+    return weight.clamp(max=0) if scale == 1 else weight.clamp(max=0).mul_(scale)
+
+
+def raise_positive(weight: Tensor, gamma: float) -> Tensor:
+    """``W + gamma * W+``."""
+    return weight.clamp(min=0).mul_(gamma).add_(weight)
+
+
+def raise_negative(weight: Tensor, gamma: float) -> Tensor:
+    """``W + gamma * W-``."""
+    return weight.clamp(max=0).mul_(gamma).add_(weight)
+
+
+def gamma_parts(factor: Tensor, z: Tensor, z_pos: Tensor, gamma: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The relevance ``z * C`` of positive and of negative outputs, each over ``|z| + gamma |z+-| + epsilon``.
+
+    ``|z-| = z+ - z``; for negative outputs that adds two terms of one sign, so nothing cancels.
+    """
+    above, below = z.clamp(min=0), z.neg().clamp_(min=0)
+    denominator = stabilize_positive_((z_pos + below).mul_(gamma).add_(above).add_(below), epsilon)
+    return above.div_(denominator).mul_(factor), below.div_(denominator).mul_(factor)
+
+
+class _Map:
+    """Emits the maps of one step: forward and transposed, with weights of its rule."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.arguments = step.arguments
+        self.weight, self.bias, self.x = (self.arguments[name] for name in ("weight", "bias", "input"))
+        self.geometry: tuple[Geometry, ...] = geometry_of(step.operation.name, self.arguments)
+
+    def constant(self, name: str, function: Callable[..., Tensor], value: fx.Node | None, *args: float) -> Any:
+        """A weight or bias of the rule; None for a bias that is not there."""
+        return None if value is None else self.step.named(name, function, value, *args)
+
+    def forward(self, name: str, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
+        """``f(weight, bias; x)``."""
+        args, kwargs = self.step.operation.call({**self.arguments, "weight": weight, "bias": bias})
+        return self.step.named(name, self.step.operation.function, *args, **kwargs)
+
+    def transposed(self, r: fx.Node, weight: fx.Node) -> fx.Node:
+        """``weight^T(r)``."""
+        if not self.geometry:
+            return self.step.call(dense_transposed, r, weight)
+        function = (
+            convolution_transposed if isinstance(self.geometry[0], Convolution) else transposed_convolution_transposed
+        )
+        return self.step.call(function, r, weight, self.x, *self.geometry)
+
+    def contribution(self, factor: fx.Node) -> Contributions:
+        """The step's result, ``R_x = x * factor``."""
+        return [self.step.times(self.x, factor)]
+
+
+def epsilon(step: Step) -> Contributions | None:
+    """``C = W^T(R / s(z))``."""
+    assert isinstance(step.rule, Epsilon)
+    if not step.facts.quotients:
+        return None
+    maps = _Map(step)
+    if step.rule.bias or maps.bias is None:
+        r = over_value(step, step.rule.epsilon)
+    else:
+        z = maps.forward("without_bias", maps.weight, None)
+        r = over(step, step.call(stabilize, z, step.rule.epsilon))
+    return maps.contribution(maps.transposed(r, maps.weight))
+
+
+def zplus(step: Step) -> Contributions | None:
+    """``C = W+^T(R / s(z+))`` with ``z+ = f(W+, b+; x)``."""
+    assert isinstance(step.rule, ZPlus)
+    maps = _Map(step)
+    return _raising(maps, step.rule) if maps.x in step.facts.non_negative else None
+
+
+def _raising(maps: _Map, rule: ZPlus | AlphaBeta) -> Contributions:
+    step, bias = maps.step, maps.bias if rule.bias else None
+    weight = maps.constant("weight_pos", positive, maps.weight)
+    z_pos = maps.forward("pos", weight, maps.constant("bias_pos", positive, bias))
+    r = over(step, step.call(stabilize_positive, z_pos, rule.stabilizer))
+    return maps.contribution(maps.transposed(r, weight))
+
+
+def alpha_beta(step: Step) -> Contributions | None:
+    """``C = alpha W+^T(R / s(z+)) - beta |W-|^T(R / s(|z-|))``."""
+    rule = step.rule
+    assert isinstance(rule, AlphaBeta)
+    maps = _Map(step)
+    if maps.x not in step.facts.non_negative:
+        return None
+    if rule.beta == 0:
+        return _raising(maps, rule)
+    bias = maps.bias if rule.bias else None
+    weight_neg = maps.constant("weight_neg", negative, maps.weight, -1.0)
+    z_neg = maps.forward("neg", weight_neg, maps.constant("bias_neg", negative, bias, -1.0))
+    if step.facts.supported and bias is maps.bias:
+        z_pos = step.named("pos", operator.add, _output(step), z_neg)
+    else:
+        weight_pos = maps.constant("weight_pos", positive, maps.weight)
+        z_pos = maps.forward("pos", weight_pos, maps.constant("bias_pos", positive, bias))
+    above, below = (over(step, step.call(stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
+    raising = maps.transposed(above, maps.constant("raising", positive, maps.weight, rule.alpha))
+    lowering = maps.transposed(below, maps.constant("lowering", negative, maps.weight, rule.beta))
+    return maps.contribution(step.call(operator.add, raising, lowering))
+
+
+def gamma(step: Step) -> Contributions | None:
+    """``C = (W + gamma W+)^T r`` for positive outputs; ``+ (W + gamma W-)^T r`` for negative ones."""
+    rule, received = step.rule, step.single
+    assert isinstance(rule, Gamma)
+    maps = _Map(step)
+    if maps.x not in step.facts.non_negative or (maps.bias is not None and not rule.bias):
+        return None
+    if step.facts.supported:
+        raised = maps.constant("raised", raise_positive, maps.weight, rule.gamma)
+        z = maps.forward("raised", raised, maps.constant("bias_raised", raise_positive, maps.bias, rule.gamma))
+        r = over(step, step.call(stabilize_positive, z, rule.stabilizer))
+        return maps.contribution(maps.transposed(r, raised))
+    if received.base is not step.node:
+        return None
+    weight_pos = maps.constant("weight_pos", positive, maps.weight)
+    z_pos = maps.forward("pos", weight_pos, maps.constant("bias_pos", positive, maps.bias))
+    parts = step.call(gamma_parts, received.factor, step.node, z_pos, rule.gamma, rule.stabilizer)
+    above, below = (step.call(operator.getitem, parts, index) for index in (0, 1))
+    from_above = maps.transposed(above, maps.constant("raised", raise_positive, maps.weight, rule.gamma))
+    from_below = maps.transposed(below, maps.constant("lowered", raise_negative, maps.weight, rule.gamma))
+    return maps.contribution(step.call(operator.add, from_above, from_below))
+
+
+def _output(step: Step) -> fx.Node:
+    """The value of the step's node where it is positive; its ReLU if that is at hand, so that it itself may go."""
+    base = step.single.base
+    return base if base is not None and is_rectified(base, step.node) else step.node

@@ -1,0 +1,125 @@
+"""Linear maps and their transposes: dense layers, convolutions, transposed convolutions in one to three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxlrp.relevance.windows import ntuple
+
+
+class Convolution(NamedTuple):
+    """The geometry of a convolution; its number of dimensions is the weight's."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+
+
+class TransposedConvolution(NamedTuple):
+    """The geometry of a transposed convolution."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int
+    dilation: tuple[int, ...]
+
+
+Geometry = Convolution | TransposedConvolution | None
+
+_CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+_TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
+    3: F.conv_transpose1d,
+    4: F.conv_transpose2d,
+    5: F.conv_transpose3d,
+}
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """``f(W, b; x)``; without a geometry the dense map ``x W^T + b``."""
+    if geometry is None:
+        return F.linear(x, weight, bias)
+    convolution = _CONVOLUTIONS if isinstance(geometry, Convolution) else _TRANSPOSED
+    return convolution[weight.dim()](x, weight, bias, *geometry)
+
+
+def transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    """``W^T(r)``, in the shape of ``x``; of ``x`` only the shape is read."""
+    if geometry is None:
+        return dense_transposed(r, weight)
+    if isinstance(geometry, TransposedConvolution):
+        return transposed_convolution_transposed(r, weight, x, geometry)
+    return convolution_transposed(r, weight, x, geometry)
+
+
+def dense_transposed(r: Tensor, weight: Tensor) -> Tensor:
+    """``W^T(r)`` of a dense layer."""
+    return r @ weight if weight.dim() == 2 else r.unsqueeze(-1) * weight
+
+
+def transposed_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: TransposedConvolution) -> Tensor:
+    """``W^T(r)`` of a transposed convolution: a convolution."""
+    if x.dim() < weight.dim():
+        return transposed_convolution_transposed(r.unsqueeze(0), weight, x.unsqueeze(0), geometry).squeeze(0)
+    convolution = _CONVOLUTIONS[weight.dim()]
+    longer = convolution(r, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    # An output padding of a whole stride or more, which dilation allows, makes room for one input more.
+    return _crop(longer, x)
+
+
+def convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convolution) -> Tensor:
+    """``W^T(r)`` of a convolution."""
+    if x.dim() < weight.dim():
+        return convolution_transposed(r.unsqueeze(0), weight, x.unsqueeze(0), geometry).squeeze(0)
+    if geometry.padding == "same":
+        return _same_convolution_transposed(r, weight, x, geometry)
+    padding = (0,) * (weight.dim() - 2) if geometry.padding == "valid" else geometry.padding
+    result: Tensor = torch.ops.aten.convolution_backward.default(
+        r,
+        x,
+        weight,
+        None,
+        geometry.stride,
+        padding,
+        geometry.dilation,
+        False,
+        (0,) * len(padding),
+        geometry.groups,
+        (True, False, False),
+    )[0]
+    return result
+
+
+def _same_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convolution) -> Tensor:
+    """Padding ``"same"`` is wider behind the input than before it where it is uneven."""
+    total = [d * (k - 1) for d, k in zip(geometry.dilation, weight.shape[2:], strict=True)]
+    explicit = geometry._replace(padding=tuple(t // 2 for t in total))
+    if not any(t % 2 for t in total):
+        return convolution_transposed(r, weight, x, explicit)
+    sizes = [size + t % 2 for size, t in zip(x.shape[2:], total, strict=True)]
+    return _crop(convolution_transposed(r, weight, x.new_empty(1).expand(*x.shape[:2], *sizes), explicit), x)
+
+
+def _crop(longer: Tensor, x: Tensor) -> Tensor:
+    for dim in range(2, x.dim()):
+        longer = longer.narrow(dim, 0, x.shape[dim])
+    return longer
+
+
+def geometry_of(operation: str, arguments: Mapping[str, Any]) -> tuple[Geometry, ...]:
+    """The geometry of a canonical call as a trailing argument, a number for each dimension; a dense map has none."""
+    if operation == "linear":
+        return ()
+    dims = int(operation[-2])
+    kind: type[Convolution | TransposedConvolution] = TransposedConvolution if "transpose" in operation else Convolution
+    whole: dict[str, Any] = {
+        name: arguments[name] if name == "groups" or isinstance(arguments[name], str) else ntuple(arguments[name], dims)
+        for name in kind._fields
+    }
+    return (kind(**whole),)

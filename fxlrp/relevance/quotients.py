@@ -1,0 +1,80 @@
+"""Relevance carried as a quotient: ``R = base * C``, where ``base`` is the value or what an activation made of it.
+
+Every rule that hands on ``x * (...)`` may leave the product out; ``C`` is bounded where ``R / z`` is not, and the
+next step divides by a value of the same size as ``base``. The functions write into memory of their own only.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.step import Step
+
+
+def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """``C * z / s(z)``, for relevance ``R = z * C``."""
+    if epsilon < _smallest(z):
+        return factor.masked_fill(z == 0, 0.0)
+    magnitude = z.abs()
+    return magnitude.div_(magnitude + epsilon).mul_(factor)
+
+
+def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`rescale` where ``z`` is nowhere negative."""
+    if epsilon < _smallest(z):
+        return factor.masked_fill(z == 0, 0.0)
+    return (z / (z + epsilon)).mul_(factor)
+
+
+def share(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
+    """``C * base / d``, for relevance ``R = base * C`` and a stabilized denominator."""
+    return (base / denominator).mul_(factor)
+
+
+def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
+    """``s(z)`` for a sum of non-negative terms; where it is zero all its terms are, and any divisor does.
+
+    So it does where ``z`` is negative, for relevance that is zero there.
+    """
+    return F.threshold(z, 0.0, 1.0).add_(epsilon)
+
+
+def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
+    """:func:`stabilize_positive` in the memory of ``z``."""
+    return torch.threshold_(z, 0.0, 1.0).add_(epsilon)
+
+
+def _smallest(z: Tensor) -> float:
+    """The smallest positive number that every device tells from zero."""
+    return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
+
+
+def over_value(step: Step, epsilon: float) -> fx.Node:
+    """Emit ``R / s(z)`` for the value ``z`` of the step's node."""
+    received, z = step.single, step.node
+    if received.base is None:
+        return step.call(operator.truediv, received.factor, step.call(stabilize, z, epsilon))
+    if received.base is z:
+        function = rescale_positive if z in step.facts.non_negative else rescale
+        return step.call(function, received.factor, z, epsilon)
+    if is_rectified(received.base, z):
+        return step.call(rescale_positive, received.factor, received.base, epsilon)
+    return over(step, step.call(stabilize, z, epsilon))
+
+
+def over(step: Step, denominator: fx.Node) -> fx.Node:
+    """Emit ``R / d`` for a stabilized denominator."""
+    received = step.single
+    if received.base is None:
+        return step.call(operator.truediv, received.factor, denominator)
+    return step.call(share, received.factor, received.base, denominator)
+
+
+def is_rectified(base: fx.Node | None, z: fx.Node) -> bool:
+    """Whether ``base`` is ``relu(z)``, and so equals ``z`` wherever it is not zero."""
+    return base is not None and base.target is torch.relu and base.args == (z,)

@@ -1,0 +1,30 @@
+"""Find what is computed from parameters alone, so that it is computed once and not at every call.
+
+The weights of rules (``W+``, ``W + gamma W+``), folded BatchNorm. An explainer keeps their values for as long as the
+parameters stay as they are; the program itself computes them, and so never answers from old ones.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+
+
+@compiler_pass(needs=["relevance"], provides=["constants"])
+def keep_constants(program: Program) -> int:
+    """Record the constants that the rest of the program reads; return how many there are."""
+    constant: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        sources = node.all_input_nodes
+        if node.op == "get_attr" or (
+            node.op == "call_function" and sources and constant.issuperset(sources) and not node.is_impure()
+        ):
+            constant.add(node)
+    program.constants = tuple(
+        node
+        for node in program.graph.nodes
+        if node in constant and node.op == "call_function" and not constant.issuperset(node.users)
+    )
+    return len(program.constants)
