@@ -31,6 +31,7 @@ def compile(
     example_inputs: Tensor | Sequence[Tensor] | None = None,
     extensions: Sequence[Extension] = (),
     optimize: bool | Optimizations = True,
+    checkpoint: bool | int = False,
 ) -> Explainer:
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
 
@@ -42,6 +43,8 @@ def compile(
         example_inputs: An input or a sequence of them. Not needed, unless the model takes ``*args``; with them the
             table shows shapes at once. No shape is baked in.
         extensions: Rules for operations of one's own, made by :func:`fxlrp.rule_for`.
+        checkpoint: For models whose activations do not fit: keep few of them and compute the others again, in so many
+            segments; True takes the square root of the number of operations. Costs one more forward pass.
         optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
 
     Returns:
@@ -62,6 +65,7 @@ def compile(
     """
     preset = resolve(rules)
     optimizations = Optimizations.resolve(optimize)
+    segments = _segments(checkpoint)
     examples = _examples(example_inputs)
     _check_model(model)
 
@@ -78,6 +82,9 @@ def compile(
     run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
     annotated = copy.deepcopy(program.graph)
     run_passes(program, pipeline.EMIT)
+    if segments is not None:
+        program.segments = segments
+        run_passes(program, pipeline.CHECKPOINT)
     run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
     program.graph_module.recompile()
     return Explainer(program.graph_module, annotated, vocabulary, examples or None, program.constants)
@@ -90,6 +97,15 @@ def _shapes(program: Program, examples: tuple[InputSpec, ...]) -> dict[str, tupl
         return infer_shapes(program.graph_module, program.graph, examples)
     except Exception as error:
         raise InputError(f"the model does not take the example inputs: {error}") from error
+
+
+def _segments(checkpoint: Any) -> int | None:
+    """Into how many segments to cut the program: 0 for a good number, None for not at all."""
+    if isinstance(checkpoint, bool):
+        return 0 if checkpoint else None
+    if not isinstance(checkpoint, int) or checkpoint < 1:
+        raise InputError(f"checkpoint must be True, False or a number of segments, not {checkpoint!r}")
+    return checkpoint
 
 
 def _examples(example_inputs: Any) -> tuple[InputSpec, ...]:

@@ -62,6 +62,8 @@ class Program:
         supported: Fact: the nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may hand on relevance as quotients.
         constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
+        segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
+        recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
         properties: What the passes so far have provided.
     """
 
@@ -76,6 +78,8 @@ class Program:
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     constants: tuple[fx.Node, ...] = ()
+    segments: int = 0
+    recomputed: frozenset[fx.Node] = frozenset()
     properties: set[str] = field(default_factory=set)
 
     @property

@@ -31,13 +31,13 @@ def folded_weight(
     groups: int = 1,
 ) -> Tensor:
     """``W' = W * gamma / sigma`` over the output channels, which a transposed convolution has second."""
-    factor = torch.rsqrt(variance + eps)
+    factor = torch.rsqrt(_wide(variance) + eps)
     factor = factor if scale is None else factor * scale
     if not transposed:
-        return weight * factor.reshape(-1, *(1,) * (weight.dim() - 1))
+        return (weight * factor.reshape(-1, *(1,) * (weight.dim() - 1))).to(weight.dtype)
     spatial = (1,) * (weight.dim() - 2)
     grouped = weight.reshape(groups, -1, *weight.shape[1:]) * factor.reshape(groups, 1, -1, *spatial)
-    return grouped.reshape(weight.shape)
+    return grouped.reshape(weight.shape).to(weight.dtype)
 
 
 def folded_bias(
@@ -50,9 +50,14 @@ def folded_bias(
     eps: float,
 ) -> Tensor:
     """``b' = (b - mu) * gamma / sigma + beta``."""
-    folded = (-mean if bias is None else bias - mean) * torch.rsqrt(variance + eps)
+    folded = (-_wide(mean) if bias is None else bias - _wide(mean)) * torch.rsqrt(_wide(variance) + eps)
     folded = folded if scale is None else folded * scale
-    return folded if shift is None else folded + shift
+    return (folded if shift is None else folded + shift).to(mean.dtype)
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """At least in single precision: half precision would round at every operation."""
+    return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 @compiler_pass(needs=["functional", "decomposed", "no identities"], provides=["folded"])

@@ -6,6 +6,7 @@ from fxlrp.optimizations import Optimizations
 from fxlrp.passes.annotate import annotate
 from fxlrp.passes.base import Pass
 from fxlrp.passes.carry_quotients import carry_quotients
+from fxlrp.passes.checkpoint import checkpoint
 from fxlrp.passes.decompose import decompose
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.passes.find_first_layers import find_first_layers
@@ -36,6 +37,7 @@ ANALYZE: tuple[Pass, ...] = (infer_dependence, find_first_layers)
 ANNOTATE: tuple[Pass, ...] = (annotate,)
 SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, carry_quotients)
 EMIT: tuple[Pass, ...] = (emit_relevance, remove_dead_code)
+CHECKPOINT: tuple[Pass, ...] = (checkpoint,)
 OPTIMIZE: tuple[Pass, ...] = (share_across_batch, keep_pool_indices, keep_constants, reuse_memory)
 
 

@@ -25,7 +25,7 @@ def reuse_memory(program: Program) -> int:
     for node, index in order.items():
         if node.target in _UNARY:
             candidates = node.args[:1]
-        elif node.target in _BINARY and index > start:
+        elif node.target in _BINARY and index > start and node not in program.recomputed:
             # What relevance steps add and multiply are tensors of one shape.
             candidates = node.args
         else:

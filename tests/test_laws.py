@@ -881,7 +881,7 @@ def test_deep_copy_of_the_explainer_works() -> None:
 
 STAGES = (
     *(pipeline.CANONICALIZE, pipeline.SIMPLIFY, pipeline.ANALYZE, pipeline.ANNOTATE),
-    *(pipeline.SPECIALIZE, pipeline.EMIT, pipeline.OPTIMIZE),
+    *(pipeline.SPECIALIZE, pipeline.EMIT, pipeline.CHECKPOINT, pipeline.OPTIMIZE),
 )
 NO_PASSES = {"__init__", "base", "pipeline"}
 

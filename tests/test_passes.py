@@ -46,7 +46,7 @@ from oracles import One, Two, assert_relevance, random, randomize
 
 EVERY = (
     *(*pipeline.CANONICALIZE, *pipeline.SIMPLIFY, *pipeline.ANALYZE, *pipeline.ANNOTATE),
-    *(*pipeline.SPECIALIZE, *pipeline.EMIT, *pipeline.OPTIMIZE),
+    *(*pipeline.SPECIALIZE, *pipeline.EMIT, *pipeline.CHECKPOINT, *pipeline.OPTIMIZE),
 )
 
 
@@ -153,6 +153,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
     assert declared().keys() == {
         "annotate",
         "carry_quotients",
+        "checkpoint",
         "decompose",
         "emit_relevance",
         "find_first_layers",
