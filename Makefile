@@ -2,7 +2,7 @@
 #   make demo    train a small network on handwritten digits and explain it: writes digits.png
 #   make test    run the tests
 #   make lint    ruff and mypy
-#   make bench   print how long compiling takes
+#   make bench   measure what explanations cost and write docs/benchmarks.md, in about an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
 # The first interpreter that is of a supported version and can make a virtual environment.
@@ -27,8 +27,12 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/compile_time.py
+bench: $(VENV)/installed-peers
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+$(VENV)/installed-peers: benchmarks/requirements.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install --constraint constraints.txt --requirement benchmarks/requirements.txt
+	@touch $@
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
