@@ -28,14 +28,14 @@ from fxlrp.relevance.step import Contributions, Step
 from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, ZPlus
 
 
-def positive(weight: Tensor, scale: float = 1.0) -> Tensor:
-    """``scale * W+``."""
-    return weight.clamp(min=0) if scale == 1 else weight.clamp(min=0).mul_(scale)
+def positive(weight: Tensor) -> Tensor:
+    """``W+``."""
+    return weight.clamp(min=0)
 
 
-def negative(weight: Tensor, scale: float = 1.0) -> Tensor:
-    """``scale * W-``."""
-    return weight.clamp(max=0) if scale == 1 else weight.clamp(max=0).mul_(scale)
+def negative(weight: Tensor) -> Tensor:
+    """``|W-|``."""
+    return weight.neg().clamp_(min=0)
 
 
 def raise_positive(weight: Tensor, gamma: float) -> Tensor:
@@ -129,16 +129,16 @@ def alpha_beta(step: Step) -> Contributions | None:
     if rule.beta == 0:
         return _raising(maps, rule)
     bias = maps.bias if rule.bias else None
-    weight_neg = maps.constant("weight_neg", negative, maps.weight, -1.0)
-    z_neg = maps.forward("neg", weight_neg, maps.constant("bias_neg", negative, bias, -1.0))
+    weight_pos = maps.constant("weight_pos", positive, maps.weight)
+    weight_neg = maps.constant("weight_neg", negative, maps.weight)
+    z_neg = maps.forward("neg", weight_neg, maps.constant("bias_neg", negative, bias))
     if step.facts.supported and bias is maps.bias:
         z_pos = step.named("pos", operator.add, _output(step), z_neg)
     else:
-        weight_pos = maps.constant("weight_pos", positive, maps.weight)
         z_pos = maps.forward("pos", weight_pos, maps.constant("bias_pos", positive, bias))
     above, below = (over(step, step.call(stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
-    raising = maps.transposed(above, maps.constant("raising", positive, maps.weight, rule.alpha))
-    lowering = maps.transposed(below, maps.constant("lowering", negative, maps.weight, rule.beta))
+    raising = maps.transposed(above, maps.constant("raising", operator.mul, weight_pos, rule.alpha))
+    lowering = maps.transposed(below, maps.constant("lowering", operator.mul, weight_neg, -rule.beta))
     return maps.contribution(step.call(operator.add, raising, lowering))
 
 
