@@ -1,17 +1,19 @@
 """Cheaper steps for linear maps, where the compiler knows more than the rule does.
 
 Where the input is non-negative, the terms with ``x-`` vanish, and with them half of the maps of ZPlus, AlphaBeta and
-Gamma. Where relevance is zero wherever the output is not positive (behind a ReLU), the half of Gamma that serves
-negative outputs vanishes too, and ``z+ = z + |z-|`` needs no map of its own.
-All hand on quotients ``C`` of ``R_x = x * C``. An emitter returns None where the facts do not allow it.
+Gamma. An input of both signs is split into channels ``(x+, x-)``, which meet weights of their own in one map. Where
+relevance is zero wherever the output is not positive (behind a ReLU), the half of Gamma that serves negative outputs
+vanishes, and ``z+ = z + |z-|`` needs no map of its own. All hand on quotients ``C`` of ``R_x = x * C``. An emitter
+returns None where the facts do not allow it.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
+import torch
 from torch import Tensor, fx
 
 from fxlrp.relevance.maps import (
@@ -38,6 +40,16 @@ def negative(weight: Tensor) -> Tensor:
     return weight.neg().clamp_(min=0)
 
 
+def non_positive(weight: Tensor) -> Tensor:
+    """``W-``."""
+    return weight.clamp(max=0)
+
+
+def minus_positive(weight: Tensor) -> Tensor:
+    """``-W+``."""
+    return weight.clamp(min=0).neg_()
+
+
 def raise_positive(weight: Tensor, gamma: float) -> Tensor:
     """``W + gamma * W+``."""
     return weight.clamp(min=0).mul_(gamma).add_(weight)
@@ -58,22 +70,65 @@ def gamma_parts(factor: Tensor, z: Tensor, z_pos: Tensor, gamma: float, epsilon:
     return above.div_(denominator).mul_(factor), below.div_(denominator).mul_(factor)
 
 
+def split_signs(x: Tensor, channels: int) -> Tensor:
+    """``x+`` and ``x-`` as channels of one tensor."""
+    return torch.cat((x.clamp(min=0), x.clamp(max=0)), channels)
+
+
+def of_own_sign(factor: Tensor, x: Tensor, channels: int) -> Tensor:
+    """Of quotients by ``x+`` and ``x-``, as :func:`split_signs` orders them, the one by ``x``."""
+    above, below = factor.chunk(2, channels)
+    return torch.where(x > 0, above, below)
+
+
+_OfWeight: TypeAlias = Callable[..., Tensor]
+
+
 class _Map:
     """Emits the maps of one step: forward and transposed, with weights of its rule."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, signed: bool | None = None) -> None:
         self.step = step
         self.arguments = step.arguments
         self.weight, self.bias, self.x = (self.arguments[name] for name in ("weight", "bias", "input"))
         self.geometry: tuple[Geometry, ...] = geometry_of(step.operation.name, self.arguments)
+        # Whether positive and negative inputs have weights of their own.
+        self.signed = self.x not in step.facts.non_negative if signed is None else signed
+        # Channels are the last dimension of a dense layer's input, else the one before the spatial ones.
+        self._channels = -int(step.operation.name[-2]) - 1 if self.geometry else -1
+        self._split: fx.Node | None = None
 
-    def constant(self, name: str, function: Callable[..., Tensor], value: fx.Node | None, *args: float) -> Any:
-        """A weight or bias of the rule; None for a bias that is not there."""
-        return None if value is None else self.step.named(name, function, value, *args)
+    @property
+    def possible(self) -> bool:
+        """Whether the step's facts allow a cheaper one: relevance may be a quotient, the input splits if it must."""
+        if not self.step.facts.quotients and self.signed:
+            return False
+        kind = self.geometry[0] if self.geometry else None
+        return not self.signed or kind is None or (isinstance(kind, Convolution) and kind.groups == 1)
+
+    @property
+    def operand(self) -> fx.Node:
+        """The input, split by sign if it has both."""
+        if self.signed and self._split is None:
+            self._split = self.step.named("signs", split_signs, self.x, self._channels)
+        return self._split or self.x
+
+    def weights(self, name: str, of_positive: _OfWeight, of_negative: _OfWeight, *args: float) -> fx.Node:
+        """The rule's weights for positive inputs, and beside them those for negative ones if there are any."""
+        above = self.step.named(name, of_positive, self.weight, *args)
+        if not self.signed:
+            return above
+        below = self.step.named(f"{name}_of_negative", of_negative, self.weight, *args)
+        return self.step.named(f"{name}_of_both", torch.cat, (above, below), 1 if self.geometry else -1)
+
+    def biases(self, name: str, function: _OfWeight, bias: fx.Node | None, *args: float) -> fx.Node | None:
+        """The rule's bias, if there is one."""
+        return None if bias is None else self.step.named(name, function, bias, *args)
 
     def forward(self, name: str, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
         """``f(weight, bias; x)``."""
-        args, kwargs = self.step.operation.call({**self.arguments, "weight": weight, "bias": bias})
+        changed = {"input": self.operand, "weight": weight, "bias": bias}
+        args, kwargs = self.step.operation.call({**self.arguments, **changed})
         return self.step.named(name, self.step.operation.function, *args, **kwargs)
 
     def transposed(self, r: fx.Node, weight: fx.Node) -> fx.Node:
@@ -83,10 +138,12 @@ class _Map:
         function = (
             convolution_transposed if isinstance(self.geometry[0], Convolution) else transposed_convolution_transposed
         )
-        return self.step.call(function, r, weight, self.x, *self.geometry)
+        return self.step.call(function, r, weight, self.operand, *self.geometry)
 
     def contribution(self, factor: fx.Node) -> Contributions:
         """The step's result, ``R_x = x * factor``."""
+        if self.signed:
+            factor = self.step.call(of_own_sign, factor, self.x, self._channels)
         return [self.step.times(self.x, factor)]
 
 
@@ -95,7 +152,7 @@ def epsilon(step: Step) -> Contributions | None:
     assert isinstance(step.rule, Epsilon)
     if not step.facts.quotients:
         return None
-    maps = _Map(step)
+    maps = _Map(step, signed=False)
     if step.rule.bias or maps.bias is None:
         r = over_value(step, step.rule.epsilon)
     else:
@@ -108,13 +165,13 @@ def zplus(step: Step) -> Contributions | None:
     """``C = W+^T(R / s(z+))`` with ``z+ = f(W+, b+; x)``."""
     assert isinstance(step.rule, ZPlus)
     maps = _Map(step)
-    return _raising(maps, step.rule) if maps.x in step.facts.non_negative else None
+    return _raising(maps, step.rule) if maps.possible else None
 
 
 def _raising(maps: _Map, rule: ZPlus | AlphaBeta) -> Contributions:
     step, bias = maps.step, maps.bias if rule.bias else None
-    weight = maps.constant("weight_pos", positive, maps.weight)
-    z_pos = maps.forward("pos", weight, maps.constant("bias_pos", positive, bias))
+    weight = maps.weights("weight_pos", positive, non_positive)
+    z_pos = maps.forward("pos", weight, maps.biases("bias_pos", positive, bias))
     r = over(step, step.call(stabilize_positive, z_pos, rule.stabilizer))
     return maps.contribution(maps.transposed(r, weight))
 
@@ -124,21 +181,21 @@ def alpha_beta(step: Step) -> Contributions | None:
     rule = step.rule
     assert isinstance(rule, AlphaBeta)
     maps = _Map(step)
-    if maps.x not in step.facts.non_negative:
+    if not maps.possible:
         return None
     if rule.beta == 0:
         return _raising(maps, rule)
     bias = maps.bias if rule.bias else None
-    weight_pos = maps.constant("weight_pos", positive, maps.weight)
-    weight_neg = maps.constant("weight_neg", negative, maps.weight)
-    z_neg = maps.forward("neg", weight_neg, maps.constant("bias_neg", negative, bias))
+    weight_pos = maps.weights("weight_pos", positive, non_positive)
+    weight_neg = maps.weights("weight_neg", negative, minus_positive)
+    z_neg = maps.forward("neg", weight_neg, maps.biases("bias_neg", negative, bias))
     if step.facts.supported and bias is maps.bias:
         z_pos = step.named("pos", operator.add, _output(step), z_neg)
     else:
-        z_pos = maps.forward("pos", weight_pos, maps.constant("bias_pos", positive, bias))
+        z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, bias))
     above, below = (over(step, step.call(stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
-    raising = maps.transposed(above, maps.constant("raising", operator.mul, weight_pos, rule.alpha))
-    lowering = maps.transposed(below, maps.constant("lowering", operator.mul, weight_neg, -rule.beta))
+    raising = maps.transposed(above, step.named("raising", operator.mul, weight_pos, rule.alpha))
+    lowering = maps.transposed(below, step.named("lowering", operator.mul, weight_neg, -rule.beta))
     return maps.contribution(step.call(operator.add, raising, lowering))
 
 
@@ -147,21 +204,21 @@ def gamma(step: Step) -> Contributions | None:
     rule, received = step.rule, step.single
     assert isinstance(rule, Gamma)
     maps = _Map(step)
-    if maps.x not in step.facts.non_negative or (maps.bias is not None and not rule.bias):
+    if not maps.possible or (maps.bias is not None and not rule.bias):
         return None
     if step.facts.supported:
-        raised = maps.constant("raised", raise_positive, maps.weight, rule.gamma)
-        z = maps.forward("raised", raised, maps.constant("bias_raised", raise_positive, maps.bias, rule.gamma))
+        raised = maps.weights("raised", raise_positive, raise_negative, rule.gamma)
+        z = maps.forward("raised", raised, maps.biases("bias_raised", raise_positive, maps.bias, rule.gamma))
         r = over(step, step.call(stabilize_positive, z, rule.stabilizer))
         return maps.contribution(maps.transposed(r, raised))
     if received.base is not step.node:
         return None
-    weight_pos = maps.constant("weight_pos", positive, maps.weight)
-    z_pos = maps.forward("pos", weight_pos, maps.constant("bias_pos", positive, maps.bias))
+    weight_pos = maps.weights("weight_pos", positive, non_positive)
+    z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, maps.bias))
     parts = step.call(gamma_parts, received.factor, step.node, z_pos, rule.gamma, rule.stabilizer)
     above, below = (step.call(operator.getitem, parts, index) for index in (0, 1))
-    from_above = maps.transposed(above, maps.constant("raised", raise_positive, maps.weight, rule.gamma))
-    from_below = maps.transposed(below, maps.constant("lowered", raise_negative, maps.weight, rule.gamma))
+    from_above = maps.transposed(above, maps.weights("raised", raise_positive, raise_negative, rule.gamma))
+    from_below = maps.transposed(below, maps.weights("lowered", raise_negative, raise_positive, rule.gamma))
     return maps.contribution(step.call(operator.add, from_above, from_below))
 
 
