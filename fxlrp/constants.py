@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import detect_fake_mode
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-# Of each parameter so many elements are compared, so that changes through ``.data`` are noticed, too.
+# Of each parameter so many words are compared one by one.
 _SAMPLED = 16
 
 
@@ -19,28 +21,26 @@ class _Kept:
     """Constants, and what the parameters were when they were computed."""
 
     sources: tuple[Tensor, ...]
-    versions: tuple[int, ...]
-    pointers: tuple[int, ...]
-    elements: tuple[Tensor, ...]
-    sample: Tensor
+    state: tuple[Any, ...]
+    memory: tuple[Tensor, ...]
+    fingerprint: Tensor
     values: tuple[Any, ...]
 
     def are_current(self, sources: tuple[Tensor, ...]) -> bool:
-        """Whether parameters are the same tensors, with the same values as far as that can be seen cheaply."""
+        """Whether the parameters are the same tensors, in the same place, with the same values."""
         return (
             all(map(operator.is_, sources, self.sources))
-            and tuple(source._version for source in sources) == self.versions
-            and tuple(source.data_ptr() for source in sources) == self.pointers
-            and torch.equal(torch.cat(self.elements), self.sample)
+            and _state(sources) == self.state
+            and torch.equal(_fingerprint(self.memory), self.fingerprint)
         )
 
 
 class ProgramWithConstants:
     """Runs a program whose constants are computed at the first call, and again once a parameter has changed.
 
-    What counts as a change: another tensor in the parameter's place, a write that PyTorch counts, other memory behind
-    the same tensor, and other values at some sampled elements, which finds the writes through ``.data`` that PyTorch
-    does not count.
+    What counts as a change: another tensor in the parameter's place, a write that PyTorch counts, other memory or
+    strides behind the same tensor, and another fingerprint of its values, which finds the writes through ``.data``
+    that PyTorch does not count.
     """
 
     def __init__(self, graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
@@ -69,11 +69,21 @@ class ProgramWithConstants:
             if not all(map(_can_be_watched, sources)):
                 return tuple(self._fold())
             # What the parameters are is noted first: a change while the constants are computed is then noticed.
-            elements = tuple(map(_elements, sources))
-            versions, pointers = tuple(s._version for s in sources), tuple(s.data_ptr() for s in sources)
-            kept = _Kept(sources, versions, pointers, elements, torch.cat(elements), tuple(self._fold()))
+            state, memory = _state(sources), tuple(map(_memory, sources))
+            kept = _Kept(sources, state, memory, _fingerprint(memory), tuple(self._fold()))
         self._kept = kept
         return kept.values
+
+
+def can_be_watched() -> bool:
+    """Whether tensors are what they seem: not fake, traced, batched by ``vmap`` or cast by autocast."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch.cuda.is_initialized() and (torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing()):
+        return False
+    return (
+        detect_fake_mode() is None and get_proxy_mode() is None and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def _can_be_watched(source: Tensor) -> bool:
@@ -81,12 +91,29 @@ def _can_be_watched(source: Tensor) -> bool:
     return not source.is_inference() and not source.is_meta and source.layout == torch.strided
 
 
-def _elements(source: Tensor) -> Tensor:
-    """Some elements of a tensor, spread over its memory, as a view that shows whatever they become."""
-    there = source.untyped_storage().nbytes() // source.element_size() - source.storage_offset()
-    span = min(source.numel(), there)
-    count = min(span, _SAMPLED)
-    return source.detach().as_strided((count,), (max(1, span // max(1, count)),))
+def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    return tuple((source._version, source.data_ptr(), source.stride()) for source in sources)
+
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+
+
+def _memory(source: Tensor) -> Tensor:
+    """The memory of a tensor as rows of whole numbers, a view that shows whatever they become."""
+    size, offset = source.element_size(), source.storage_offset()
+    span = min(source.numel(), source.untyped_storage().nbytes() // size - offset)
+    memory = source.detach().as_strided((span,), (1,))
+    whole = span * size % 8 == 0 and offset * size % 8 == 0
+    words = memory.view(torch.int64 if whole or size >= 8 else _WORDS[size])
+    rows = source.shape[0] if source.dim() and source.shape[0] and len(words) % source.shape[0] == 0 else 1
+    return words.view(rows, -1)
+
+
+def _fingerprint(memory: Sequence[Tensor]) -> Tensor:
+    """The sum of each row, which shows the change of a single bit, and samples, which show elements that moved."""
+    sums = [words.sum(1, dtype=torch.int64) for words in memory]
+    samples = [words.view(-1)[:: max(1, words.numel() // _SAMPLED)].to(torch.int64) for words in memory]
+    return torch.cat([*sums, *samples])
 
 
 def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:

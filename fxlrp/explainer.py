@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxlrp.constants import ProgramWithConstants
+from fxlrp.constants import ProgramWithConstants, can_be_watched
 from fxlrp.errors import InputError
 from fxlrp.operation import Vocabulary
 from fxlrp.printing import code, table
@@ -92,11 +92,8 @@ class Explainer(nn.Module):
         return floating if len(floating) > 1 else floating[0]
 
     def _program(self) -> Callable[..., Any]:
-        """The program with its constants kept, except in a graph that is captured and outlives their check."""
-        captured = torch.compiler.is_compiling() or (
-            torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-        )
-        return self.graph_module if captured or self._with_constants is None else self._with_constants
+        """The program with its constants kept, except where nothing would tell that a parameter has changed."""
+        return self.graph_module if self._with_constants is None or not can_be_watched() else self._with_constants
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""

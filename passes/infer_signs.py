@@ -83,7 +83,10 @@ _BY_ARGUMENTS: Mapping[str, Callable[[Mapping[str, Any], set[fx.Node]], bool]] =
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": _clamp,
-    "softplus": lambda arguments, known: _is_number(arguments["beta"]),
+    # Beyond its threshold softplus is the identity.
+    "softplus": lambda arguments, known: (
+        _is_number(arguments["beta"]) and (_is_number(arguments["threshold"]) or _known(arguments["input"], known))
+    ),
     "hardtanh": lambda arguments, known: _is_number(arguments["min_val"]),
     "threshold": lambda arguments, known: (
         _is_number(arguments["value"]) and (_is_number(arguments["threshold"]) or _known(arguments["input"], known))

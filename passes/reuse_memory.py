@@ -44,8 +44,8 @@ _UNARY: Mapping[Any, Callable[..., Any]] = {
     quotients.stabilize_positive: quotients.stabilize_positive_,
 }
 _BINARY: Mapping[Any, Callable[..., Any]] = {
-    operator.add: torch.Tensor.add_,
-    operator.mul: torch.Tensor.mul_,
+    operator.add: quotients.add_into,
+    operator.mul: quotients.multiply_into,
 }
 _IN_PLACE = {**_UNARY, **_BINARY}
 

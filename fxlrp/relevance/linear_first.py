@@ -18,14 +18,15 @@ def flat_of_one_channel(
 ) -> Tensor:
     """``R_x = 1^T(R / s(f(1, 0; 1)))``: all channels have the same, the sum over each window; see Flat."""
     if geometry is None:
-        return (r / stabilize(r.new_full((), x.shape[-1]), stabilizer)).sum(-1, keepdim=True).expand_as(x)
+        summed = r.sum(-1, keepdim=True) if weight.dim() == 2 else r.unsqueeze(-1)
+        return (summed / stabilize(r.new_full((), x.shape[-1]), stabilizer)).repeat_interleave(x.shape[-1], -1)
     groups, channel = geometry.groups, weight.dim() - 1
     one, image = weight.new_ones((groups, 1, *weight.shape[2:])), x.narrow(-channel, 0, groups)
     summed = r.unflatten(-channel, (groups, -1)).sum(-channel)
     windows = forward(torch.ones_like(image if x.dim() < weight.dim() else image[:1]), one, None, geometry)
     r = summed / stabilize(windows * (x.shape[-channel] // groups), stabilizer)
     r = transposed(r, one, image, geometry)
-    return r.repeat_interleave(x.shape[-channel] // groups, -channel) if groups > 1 else r.expand_as(x)
+    return r.repeat_interleave(x.shape[-channel] // groups, -channel)
 
 
 def wsquare_of_one_sample(
@@ -64,7 +65,7 @@ def zbox_of_one_sample(
 
 
 def _one_sample(x: Tensor, weight: Tensor) -> Tensor:
-    """The first sample, with its batch dimension if it has one; of a dense layer's input one vector."""
+    """What has the shape of the first sample, with a batch dimension if there is one; for a dense layer one vector."""
     if weight.dim() <= 2:
-        return x.reshape(-1, x.shape[-1])[0]
+        return x.new_empty(x.shape[-1:])
     return x[:1] if x.dim() == weight.dim() else x

@@ -49,6 +49,16 @@ def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
     return torch.threshold_(z, 0.0, 1.0).add_(epsilon)
 
 
+def add_into(a: Tensor, b: Tensor) -> Tensor:
+    """``a + b`` in the memory of ``a``, if it has the type of the sum."""
+    return a.add_(b) if a.dtype == b.dtype else a + b
+
+
+def multiply_into(a: Tensor, b: Tensor) -> Tensor:
+    """``a * b`` in the memory of ``a``, if it has the type of the product."""
+    return a.mul_(b) if a.dtype == b.dtype else a * b
+
+
 def _smallest(z: Tensor) -> float:
     """The smallest positive number that every device tells from zero."""
     return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps

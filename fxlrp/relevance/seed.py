@@ -35,11 +35,11 @@ def initial_relevance(output: Tensor, target: Target = None, seed: Seed = None) 
     if output.dim() == 0:
         if target is not None:
             raise InputError("the output is a single number; it takes no target")
-        return output
+        return output.clone()
     flat = output.flatten(1) if output.dim() > 1 else output.unsqueeze(1)
     index = _target_index(output, flat, target)
     if index is None:
-        return output
+        return output.clone()
     chosen = torch.zeros_like(flat).scatter(1, index, flat.gather(1, index))
     return chosen.reshape(output.shape)
 
@@ -56,7 +56,8 @@ def _seed_relevance(output: Tensor, seed: Tensor | Callable[[Tensor], Tensor]) -
         )
     if relevance.device != output.device:
         raise InputError(f"the seed is on {relevance.device}, the output on {output.device}")
-    return relevance.to(output.dtype)
+    # Never the seed itself: relevance that nothing is computed from belongs to the caller.
+    return relevance.to(output.dtype, copy=True)
 
 
 def _target_index(output: Tensor, flat: Tensor, target: Target) -> Tensor | None:
