@@ -157,7 +157,7 @@ def epsilon(step: Step) -> Contributions | None:
         r = over_value(step, step.rule.epsilon)
     else:
         z = maps.forward("without_bias", maps.weight, None)
-        r = over(step, step.call(stabilize, z, step.rule.epsilon))
+        r = over(step, step.named("s", stabilize, z, step.rule.epsilon))
     return maps.contribution(maps.transposed(r, maps.weight))
 
 
@@ -172,7 +172,7 @@ def _raising(maps: _Map, rule: ZPlus | AlphaBeta) -> Contributions:
     step, bias = maps.step, maps.bias if rule.bias else None
     weight = maps.weights("weight_pos", positive, non_positive)
     z_pos = maps.forward("pos", weight, maps.biases("bias_pos", positive, bias))
-    r = over(step, step.call(stabilize_positive, z_pos, rule.stabilizer))
+    r = over(step, step.named("s", stabilize_positive, z_pos, rule.stabilizer))
     return maps.contribution(maps.transposed(r, weight))
 
 
@@ -193,7 +193,7 @@ def alpha_beta(step: Step) -> Contributions | None:
         z_pos = step.named("pos", operator.add, _output(step), z_neg)
     else:
         z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, bias))
-    above, below = (over(step, step.call(stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
+    above, below = (over(step, step.named("s", stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
     raising = maps.transposed(above, step.named("raising", operator.mul, weight_pos, rule.alpha))
     lowering = maps.transposed(below, step.named("lowering", operator.mul, weight_neg, -rule.beta))
     return maps.contribution(step.call(operator.add, raising, lowering))
@@ -209,14 +209,14 @@ def gamma(step: Step) -> Contributions | None:
     if step.facts.supported:
         raised = maps.weights("raised", raise_positive, raise_negative, rule.gamma)
         z = maps.forward("raised", raised, maps.biases("bias_raised", raise_positive, maps.bias, rule.gamma))
-        r = over(step, step.call(stabilize_positive, z, rule.stabilizer))
+        r = over(step, step.named("s", stabilize_positive, z, rule.stabilizer))
         return maps.contribution(maps.transposed(r, raised))
     if received.base is not step.node:
         return None
     weight_pos = maps.weights("weight_pos", positive, non_positive)
     z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, maps.bias))
-    parts = step.call(gamma_parts, received.factor, step.node, z_pos, rule.gamma, rule.stabilizer)
-    above, below = (step.call(operator.getitem, parts, index) for index in (0, 1))
+    parts = step.named("shares", gamma_parts, received.factor, step.node, z_pos, rule.gamma, rule.stabilizer)
+    above, below = (step.named("share", operator.getitem, parts, index) for index in (0, 1))
     from_above = maps.transposed(above, maps.weights("raised", raise_positive, raise_negative, rule.gamma))
     from_below = maps.transposed(below, maps.weights("lowered", raise_negative, raise_positive, rule.gamma))
     return maps.contribution(step.call(operator.add, from_above, from_below))

@@ -68,21 +68,21 @@ def over_value(step: Step, epsilon: float) -> fx.Node:
     """Emit ``R / s(z)`` for the value ``z`` of the step's node."""
     received, z = step.single, step.node
     if received.base is None:
-        return step.call(operator.truediv, received.factor, step.call(stabilize, z, epsilon))
+        return step.named("share", operator.truediv, received.factor, step.named("s", stabilize, z, epsilon))
     if received.base is z:
         function = rescale_positive if z in step.facts.non_negative else rescale
-        return step.call(function, received.factor, z, epsilon)
+        return step.named("share", function, received.factor, z, epsilon)
     if is_rectified(received.base, z):
-        return step.call(rescale_positive, received.factor, received.base, epsilon)
-    return over(step, step.call(stabilize, z, epsilon))
+        return step.named("share", rescale_positive, received.factor, received.base, epsilon)
+    return over(step, step.named("s", stabilize, z, epsilon))
 
 
 def over(step: Step, denominator: fx.Node) -> fx.Node:
     """Emit ``R / d`` for a stabilized denominator."""
     received = step.single
     if received.base is None:
-        return step.call(operator.truediv, received.factor, denominator)
-    return step.call(share, received.factor, received.base, denominator)
+        return step.named("share", operator.truediv, received.factor, denominator)
+    return step.named("share", share, received.factor, received.base, denominator)
 
 
 def is_rectified(base: fx.Node | None, z: fx.Node) -> bool:
