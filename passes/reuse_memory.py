@@ -12,7 +12,7 @@ from torch import fx
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.relevance import average, linear, maps, max_pool, normalization, quotients
+from fxlrp.relevance import average, linear, linear_specialized, maps, max_pool, normalization, quotients
 from fxlrp.relevance.seed import initial_relevance
 
 
@@ -82,6 +82,7 @@ _ALLOCATING = frozenset(
         *(quotients.rescale, quotients.rescale_positive, quotients.share),
         *(maps.dense_transposed, maps.convolution_transposed, maps.transposed_convolution_transposed),
         *(linear.linear_epsilon, linear.linear_zplus, linear.linear_alpha_beta, linear.linear_gamma),
+        *(linear_specialized.weigh, linear_specialized.of_own_sign),
         *(max_pool.max_pool_winner, max_pool.to_winners, normalization.batch_norm_transposed),
         *(average.avg_pool_transposed, average.adaptive_avg_pool_transposed),
     )

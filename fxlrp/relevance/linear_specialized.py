@@ -60,6 +60,11 @@ def raise_negative(weight: Tensor, gamma: float) -> Tensor:
     return weight.clamp(max=0).mul_(gamma).add_(weight)
 
 
+def weigh(raising: Tensor, lowering: Tensor, alpha: float, beta: float) -> Tensor:
+    """``alpha * raising - beta * lowering``."""
+    return (alpha * raising).sub_(lowering, alpha=beta)
+
+
 def gamma_parts(factor: Tensor, z: Tensor, z_pos: Tensor, gamma: float, epsilon: float) -> tuple[Tensor, Tensor]:
     """The relevance ``z * C`` of positive and of negative outputs, each over ``|z| + gamma |z+-| + epsilon``.
 
@@ -194,9 +199,8 @@ def alpha_beta(step: Step) -> Contributions | None:
     else:
         z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, bias))
     above, below = (over(step, step.named("s", stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
-    raising = maps.transposed(above, step.named("raising", operator.mul, weight_pos, rule.alpha))
-    lowering = maps.transposed(below, step.named("lowering", operator.mul, weight_neg, -rule.beta))
-    return maps.contribution(step.call(operator.add, raising, lowering))
+    raising, lowering = maps.transposed(above, weight_pos), maps.transposed(below, weight_neg)
+    return maps.contribution(step.call(weigh, raising, lowering, rule.alpha, rule.beta))
 
 
 def gamma(step: Step) -> Contributions | None:
