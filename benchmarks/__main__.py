@@ -75,7 +75,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def run(name: str, cases: Sequence[Case], settings: Settings, folder: Path) -> None:
     """Measure cases in a process of their own; if it ends early, the cases that it left get that as a result."""
     output = folder / f"{name}.jsonl"
-    output.unlink(missing_ok=True)
+    before = _cases_in(output)
     job = json.dumps({"settings": asdict(settings), "cases": [asdict(case) for case in cases]})
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {
@@ -86,10 +86,14 @@ def run(name: str, cases: Sequence[Case], settings: Settings, folder: Path) -> N
         command = [sys.executable, "-m", "benchmarks.worker", job, str(output)]
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if status:
-        done = sum('"case"' in line for line in output.read_text().splitlines()) if output.exists() else 0
+        done = _cases_in(output) - before
         died = {"died": f"its process ended with status {status}"}
         with output.open("a") as file:
             file.writelines(json.dumps({"case": asdict(case), **died}) + "\n" for case in cases[done:])
+
+
+def _cases_in(output: Path) -> int:
+    return sum('"case"' in line for line in output.read_text().splitlines()) if output.exists() else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -78,6 +78,11 @@ class Record:
                 yield f"{title}: {name} differs by {difference:.0e}, and rounding makes no more than {noise:.0e}"
 
 
+def _key(case: Case) -> tuple[Any, ...]:
+    """What tells cases apart, whoever takes part."""
+    return case.series, case.model, case.preset, case.batch, case.size
+
+
 @dataclass(frozen=True)
 class Results:
     """Every record of a run, and where it ran."""
@@ -90,7 +95,9 @@ class Results:
         """The result files in a folder, in the order of ``models``."""
         lines = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
         places = [line["where"] for line in lines if "where" in line]
-        records = [Record.of(line) for line in lines if "case" in line]
+        # Of a case that was measured again, the last counts.
+        latest = {_key(record.case): record for record in (Record.of(line) for line in lines if "case" in line)}
+        records = list(latest.values())
         if not places or not records:
             raise SystemExit("there are no results")
         if any(place != places[0] for place in places):
