@@ -12,9 +12,6 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-# Of each parameter so many words are compared one by one.
-_SAMPLED = 16
-
 
 @dataclass(frozen=True)
 class _Kept:
@@ -22,8 +19,8 @@ class _Kept:
 
     sources: tuple[Tensor, ...]
     state: tuple[Any, ...]
-    memory: tuple[Tensor, ...]
-    fingerprint: Tensor
+    words: tuple[Tensor, ...]
+    copies: tuple[Tensor, ...]
     values: tuple[Any, ...]
 
     def are_current(self, sources: tuple[Tensor, ...]) -> bool:
@@ -31,7 +28,7 @@ class _Kept:
         return (
             all(map(operator.is_, sources, self.sources))
             and _state(sources) == self.state
-            and torch.equal(_fingerprint(self.memory), self.fingerprint)
+            and all(map(torch.equal, self.words, self.copies))
         )
 
 
@@ -39,8 +36,8 @@ class ProgramWithConstants:
     """Runs a program whose constants are computed at the first call, and again once a parameter has changed.
 
     What counts as a change: another tensor in the parameter's place, a write that PyTorch counts, other memory or
-    strides behind the same tensor, and another fingerprint of its values, which finds the writes through ``.data``
-    that PyTorch does not count.
+    strides behind the same tensor, and other values than those of a copy, which finds the writes through ``.data``
+    that PyTorch does not count. Reading the parameters costs a fraction of what computing the constants does.
     """
 
     def __init__(self, graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
@@ -69,8 +66,8 @@ class ProgramWithConstants:
             if not all(map(_can_be_watched, sources)):
                 return tuple(self._fold())
             # What the parameters are is noted first: a change while the constants are computed is then noticed.
-            state, memory = _state(sources), tuple(map(_memory, sources))
-            kept = _Kept(sources, state, memory, _fingerprint(memory), tuple(self._fold()))
+            state, words = _state(sources), tuple(map(_words, sources))
+            kept = _Kept(sources, state, words, tuple(each.clone() for each in words), tuple(self._fold()))
         self._kept = kept
         return kept.values
 
@@ -95,25 +92,12 @@ def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
     return tuple((source._version, source.data_ptr(), source.stride()) for source in sources)
 
 
-_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
-
-
-def _memory(source: Tensor) -> Tensor:
-    """The memory of a tensor as rows of whole numbers, a view that shows whatever they become."""
-    size, offset = source.element_size(), source.storage_offset()
-    span = min(source.numel(), source.untyped_storage().nbytes() // size - offset)
-    memory = source.detach().as_strided((span,), (1,))
-    whole = span * size % 8 == 0 and offset * size % 8 == 0
-    words = memory.view(torch.int64 if whole or size >= 8 else _WORDS[size])
-    rows = source.shape[0] if source.dim() and source.shape[0] and len(words) % source.shape[0] == 0 else 1
-    return words.view(rows, -1)
-
-
-def _fingerprint(memory: Sequence[Tensor]) -> Tensor:
-    """The sum of each row, which shows the change of a single bit, and samples, which show elements that moved."""
-    sums = [words.sum(1, dtype=torch.int64) for words in memory]
-    samples = [words.view(-1)[:: max(1, words.numel() // _SAMPLED)].to(torch.int64) for words in memory]
-    return torch.cat([*sums, *samples])
+def _words(source: Tensor) -> Tensor:
+    """A view of a tensor that is quick to compare: as few numbers as hold its memory."""
+    size = source.element_size()
+    whole = source.numel() > 0 and source.numel() * size % 8 == 0 and source.storage_offset() * size % 8 == 0
+    source = source.detach()
+    return source.view(-1).view(torch.int64) if whole and source.is_contiguous() else source
 
 
 def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:

@@ -703,6 +703,54 @@ def test_reuse_memory_spares_what_is_read_later() -> None:
     assert_same(One(function).eval(), "epsilon", X, configurations=list(CONFIGURATIONS), seed=torch.ones_like)
 
 
+@pytest.mark.parametrize(
+    ("view", "back"),
+    [
+        (lambda a: a.t(), lambda v: v.t()),
+        (lambda a: a.transpose(0, 1), lambda v: v.transpose(0, 1)),
+        (lambda a: a.permute(1, 0), lambda v: v.permute(1, 0)),
+        (lambda a: a.movedim(0, 1), lambda v: v.movedim(0, 1)),
+        (lambda a: a[:, 2:], lambda v: F.pad(v, (0, 2))),
+        (lambda a: a.unsqueeze(0), lambda v: v.squeeze(0)),
+        (lambda a: a.chunk(2, 1)[0], lambda v: torch.cat([v, v], 1)),
+        (lambda a: a.reshape(-1), lambda v: v.reshape(-1, 6)),
+        (lambda a: a.unbind(0)[1], lambda v: v.unsqueeze(0)),
+        (lambda a: a.expand(2, -1, -1), lambda v: v.sum(0)),
+    ],
+    ids="t transpose permute movedim getitem unsqueeze chunk reshape unbind expand".split(),
+)
+def test_reuse_memory_spares_what_a_view_shows(view: Callable[..., Tensor], back: Callable[..., Tensor]) -> None:
+    """A view that was taken before its value could be overwritten, and is read behind that."""
+
+    def function(x: Tensor) -> Tensor:
+        a = F.linear(x, WEIGHT)
+        seen = view(a)
+        return F.linear(F.relu(a), OTHER) + F.linear(back(seen), WEIGHT)
+
+    for rule in (rules.ZPlus(), rules.Flat(), rules.Epsilon()):
+        for name in ("all", "reuse_memory alone"):
+            assert_same(One(function).eval(), [("linear", rule)], X, configurations=[name], seed=torch.ones_like)
+
+
+class TwoReadersOfAConstant(nn.Module):
+    """A computed weight is used as it is, and what an activation makes of it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(random(6, 6, seed=8)), nn.Parameter(random(6, 6, seed=9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.left + self.right
+        x = F.relu(F.linear(x, weight))
+        return F.linear(x, torch.relu(weight))
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_constants_with_two_readers(configuration: str) -> None:
+    for rule in (rules.ZPlus(), rules.Epsilon(), rules.Gamma()):
+        assert_same(TwoReadersOfAConstant().eval(), [("linear", rule)], X, configurations=[configuration])
+
+
 class Record(fx.Interpreter):
     """Runs a graph and keeps the value of every node."""
 
