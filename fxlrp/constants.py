@@ -89,7 +89,7 @@ def _can_be_watched(source: Tensor) -> bool:
 
 
 def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    return tuple((source._version, source.data_ptr(), source.stride()) for source in sources)
+    return tuple((source._version, source.data_ptr(), source.shape, source.stride()) for source in sources)
 
 
 def _words(source: Tensor) -> Tensor:

@@ -733,7 +733,7 @@ def test_reuse_memory_spares_what_a_view_shows(view: Callable[..., Tensor], back
 
 
 class TwoReadersOfAConstant(nn.Module):
-    """A computed weight is used as it is, and what an activation makes of it, too."""
+    """A computed weight is used as it is, by a gate that no relevance reaches, and what an activation makes of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -741,8 +741,8 @@ class TwoReadersOfAConstant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.left + self.right
-        x = F.relu(F.linear(x, weight))
-        return F.linear(x, torch.relu(weight))
+        gate = torch.sigmoid(F.linear(x, weight))
+        return F.linear(F.relu(x) * gate, torch.relu(weight))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
@@ -1013,6 +1013,11 @@ def transposed_data(model: Any) -> None:
     model.conv.weight.data = model.conv.weight.data.transpose(0, 1)
 
 
+def shortened_data(model: Any) -> None:
+    """A part of the same memory, which begins where the whole does."""
+    model.left.data, model.right.data = model.left.data[:, :1], model.right.data[:1]
+
+
 def swapped_data(model: Any) -> None:
     left, right = model.left.data, model.right.data
     model.left.data, model.right.data = right.T.contiguous(), left.T.contiguous()
@@ -1084,7 +1089,16 @@ def swapped_tensors(model: Any) -> None:
 CHANGES = (
     *(step, fused_step, load, load_and_assign, in_place, one_element, in_place_in_inference_mode, through_a_view),
     *(through_data, through_data_of_a_buffer, through_data_of_one_filter, through_data_of_one_element, through_numpy),
-    *(assigned_data, transposed_data, swapped_data, replaced_parameter, untied, tied_anew, replaced_module),
+    *(
+        assigned_data,
+        transposed_data,
+        shortened_data,
+        swapped_data,
+        replaced_parameter,
+        untied,
+        tied_anew,
+        replaced_module,
+    ),
     *(replaced_buffer, running_statistics, a_pass_in_training_mode, single_precision_and_back),
     *(made_in_inference_mode, data_made_in_inference_mode, vector_to_parameters, swapped_tensors),
 )
@@ -1112,7 +1126,7 @@ def test_a_change_of_the_weights_is_followed(change: Callable[[Any], None], pres
         for explain in (asked, unasked, asked):
             assert_relevance(explain(x), expected, 1e-12)
         before = expected
-        if change in (untied, tied_anew, through_data_of_one_filter):
+        if change in (untied, tied_anew, through_data_of_one_filter, shortened_data):
             break
 
 
