@@ -32,6 +32,9 @@ class Family(enum.Enum):
     NORMALIZATION = "normalization"
     SHAPE = "shape"
     SOFTMAX = "softmax"
+    MASK = "mask"
+    EMBEDDING = "embedding"
+    RECURRENT = "recurrent"
     CHECK = "check"
     CUSTOM = "custom"
     COMPOSITE = "composite"
@@ -172,6 +175,7 @@ _PARAMETER_SYNONYMS = {
     "split_size": "split_size_or_sections",
     "split_sizes": "split_size_or_sections",
     "train": "training",
+    "tensors": "operands",
 }
 
 
@@ -183,7 +187,7 @@ class Spelling:
     inplace: bool
 
 
-_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn)
+_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, torch.ops.aten)
 
 
 def _spellings(operation: Operation) -> Iterator[tuple[Any, Spelling]]:

@@ -10,6 +10,7 @@ from torch import fx
 from fxlrp.operation import Vocabulary
 from fxlrp.rules.presets import Preset
 from fxlrp.rules.specs import Rule
+from fxlrp.shapes import InputSpec
 
 ANNOTATION = "fxlrp"
 
@@ -37,6 +38,27 @@ def annotation(node: fx.Node) -> Annotation | None:
     return found if isinstance(found, Annotation) else None
 
 
+@dataclass(frozen=True)
+class Relevance:
+    """The relevance of a value, as it is or as a quotient by another value: ``relevance = base * factor``.
+
+    Args:
+        factor: The relevance itself, or what ``base`` is to be multiplied with.
+        base: The value, or what an activation made of it; None if ``factor`` is the relevance.
+    """
+
+    factor: fx.Node
+    base: fx.Node | None = None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The relevance that a step received, for each of the node's results, and what it handed on to each operand."""
+
+    received: tuple[Relevance, ...]
+    handed_on: tuple[Relevance, ...]
+
+
 def receivers(node: fx.Node, vocabulary: Vocabulary) -> tuple[fx.Node, ...]:
     """The nodes to which ``node`` hands relevance, with repetitions; none if no relevance reaches it."""
     annotated, operation = annotation(node), vocabulary.operation(node)
@@ -54,14 +76,15 @@ class Program:
         graph_module: The graph, first forward only, in the end with the relevance program behind it.
         vocabulary: The canonical operations, with the user's own.
         preset: The rules in force.
-        constant_inputs: The positions of inputs that are no floating-point tensors: they carry no relevance.
-        shapes: Fact: the shapes of values by node name, where example inputs told them.
+        values: Fact: what values look like, by node name, where example inputs told it.
+        tokens: Fact: the integer values that are inputs of embeddings, and the inputs that they come from.
         dependent: Fact: the nodes whose value depends on an input through tensors.
         first_layer: Fact: the linear maps that read a model input directly.
         non_negative: Fact: the nodes whose value is never negative.
         supported: Fact: the nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may hand on relevance as quotients.
         constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
+        flows: Fact: what each step received and handed on.
         segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
         recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
         properties: What the passes so far have provided.
@@ -70,14 +93,15 @@ class Program:
     graph_module: fx.GraphModule
     vocabulary: Vocabulary
     preset: Preset
-    constant_inputs: frozenset[int] = frozenset()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    values: Mapping[str, InputSpec] = field(default_factory=dict)
+    tokens: frozenset[fx.Node] = frozenset()
     dependent: frozenset[fx.Node] = frozenset()
     first_layer: frozenset[fx.Node] = frozenset()
     non_negative: frozenset[fx.Node] = frozenset()
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     constants: tuple[fx.Node, ...] = ()
+    flows: dict[fx.Node, Flow] = field(default_factory=dict)
     segments: int = 0
     recomputed: frozenset[fx.Node] = frozenset()
     properties: set[str] = field(default_factory=set)

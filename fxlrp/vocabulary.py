@@ -15,7 +15,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fxlrp.errors import InputError
+from fxlrp.functions import (
+    attention_mask,
+    attention_scale,
+    both_masks,
+    causal_mask,
+    expect_dims,
+    initial_state,
+    mask_scores,
+    padding_mask,
+    repeat_heads,
+    set_item,
+)
 from fxlrp.operation import REQUIRED, Family, Operation, Vocabulary
 
 _UNARY = {"input": REQUIRED, "inplace": False}
@@ -63,7 +74,15 @@ def _arithmetic() -> Iterator[Operation]:
         frozen={"rounding_mode": None},
     )
     yield Operation("neg", Family.ACTIVATION, operator.neg, {"input": REQUIRED}, also=("negative",))
-    yield Operation("matmul", Family.MATMUL, torch.matmul, binary, both, also=("bmm", "mm"))
+    yield Operation("matmul", Family.MATMUL, torch.matmul, binary, both, also=("bmm", "mm", "mv", "dot"))
+    yield Operation(
+        "einsum",
+        Family.MATMUL,
+        torch.einsum,
+        {"equation": REQUIRED, "operands": REQUIRED},
+        ("operands",),
+        variadic="operands",
+    )
 
 
 def _composites() -> Iterator[Operation]:
@@ -79,6 +98,42 @@ def _composites() -> Iterator[Operation]:
     yield composite("glu", F.glu, {"dim": -1})
     # The method takes its arguments in another order than the function.
     yield composite("where_method", torch.Tensor.where, {"condition": REQUIRED, "other": REQUIRED})
+    yield composite("addmm", torch.addmm, {"mat1": REQUIRED, "mat2": REQUIRED, "beta": 1, "alpha": 1})
+    yield composite("baddbmm", torch.baddbmm, {"batch1": REQUIRED, "batch2": REQUIRED, "beta": 1, "alpha": 1})
+    yield composite("addcmul", torch.addcmul, {"tensor1": REQUIRED, "tensor2": REQUIRED, "value": 1})
+    for name in ("max", "min"):
+        yield composite(name, getattr(torch, name), {"dim": None, "keepdim": False, "other": None})
+    yield Operation(
+        "normalize_vectors",
+        Family.COMPOSITE,
+        F.normalize,
+        {"input": REQUIRED, "p": 2.0, "dim": 1, "eps": 1e-12, "out": None},
+        frozen={"out": None},
+    )
+    yield Operation(
+        "cosine_similarity",
+        Family.COMPOSITE,
+        F.cosine_similarity,
+        {"x1": REQUIRED, "x2": REQUIRED, "dim": 1, "eps": 1e-8},
+        ("x1", "x2"),
+    )
+    yield Operation(
+        "scaled_dot_product_attention",
+        Family.COMPOSITE,
+        F.scaled_dot_product_attention,
+        dict(
+            query=REQUIRED,
+            key=REQUIRED,
+            value=REQUIRED,
+            attn_mask=None,
+            dropout_p=0.0,
+            is_causal=False,
+            scale=None,
+            enable_gqa=False,
+        ),
+        operands=("query", "key", "value"),
+        frozen={"dropout_p": 0.0},
+    )
 
 
 def _activations() -> Iterator[Operation]:
@@ -113,8 +168,58 @@ def _activations() -> Iterator[Operation]:
         frozen={"training": False},
     )
 
-    softmax = {"input": REQUIRED, "dim": REQUIRED, "dtype": None, "_stacklevel": 3}
-    yield Operation("softmax", Family.SOFTMAX, F.softmax, softmax, frozen={"dtype": None})
+    for name in "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal square abs sin cos tan atan erf".split():
+        yield Operation(name, Family.ACTIVATION, getattr(torch, name), {"input": REQUIRED})
+    yield Operation("pow", Family.ACTIVATION, operator.pow, {"input": REQUIRED, "exponent": REQUIRED})
+
+
+def _embedding() -> Iterator[Operation]:
+    yield Operation(
+        "embedding",
+        Family.EMBEDDING,
+        F.embedding,
+        dict(
+            input=REQUIRED,
+            weight=REQUIRED,
+            padding_idx=None,
+            max_norm=None,
+            norm_type=2.0,
+            scale_grad_by_freq=False,
+            sparse=False,
+        ),
+        frozen={"max_norm": None},
+    )
+
+
+def _recurrent() -> Iterator[Operation]:
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        yield Operation(
+            name,
+            Family.RECURRENT,
+            getattr(torch, name),
+            dict(
+                input=REQUIRED,
+                hx=REQUIRED,
+                params=REQUIRED,
+                has_biases=REQUIRED,
+                num_layers=REQUIRED,
+                dropout=REQUIRED,
+                train=REQUIRED,
+                bidirectional=REQUIRED,
+                batch_first=REQUIRED,
+            ),
+            ("input", "hx"),
+            frozen={"train": False},
+            many=True,
+        )
+
+
+def _softmax() -> Iterator[Operation]:
+    parameters = {"input": REQUIRED, "dim": REQUIRED, "dtype": None, "_stacklevel": 3}
+    for name in ("softmax", "log_softmax"):
+        yield Operation(name, Family.SOFTMAX, getattr(F, name), parameters)
+    of_aten = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
+    yield Operation("safe_softmax", Family.SOFTMAX, torch._safe_softmax, of_aten)
 
 
 def _pooling() -> Iterator[Operation]:
@@ -160,8 +265,22 @@ def _pooling() -> Iterator[Operation]:
         )
     yield Operation("amax", Family.MAX_POOL, torch.amax, {"input": REQUIRED, "dim": (), "keepdim": False})
     reduction: dict[str, Any] = {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None}
-    yield Operation("mean", Family.AVERAGE, torch.mean, reduction, frozen={"dtype": None})
-    yield Operation("sum", Family.AVERAGE, torch.sum, reduction, frozen={"dtype": None})
+    yield Operation("mean", Family.AVERAGE, torch.mean, reduction)
+    yield Operation("sum", Family.AVERAGE, torch.sum, reduction)
+    yield Operation(
+        "vector_norm",
+        Family.AVERAGE,
+        torch.linalg.vector_norm,
+        {"input": REQUIRED, "ord": 2, "dim": None, "keepdim": False, "dtype": None},
+        also=("linalg_vector_norm",),
+    )
+    yield Operation("cumsum", Family.AVERAGE, torch.cumsum, {"input": REQUIRED, "dim": REQUIRED, "dtype": None})
+    yield Operation(
+        "fold",
+        Family.AVERAGE,
+        F.fold,
+        dict(input=REQUIRED, output_size=REQUIRED, kernel_size=REQUIRED, dilation=1, padding=0, stride=1),
+    )
     yield Operation(
         "interpolate",
         Family.AVERAGE,
@@ -243,7 +362,7 @@ def _shape() -> Iterator[Operation]:
         return Operation(name, Family.SHAPE, function, {"input": REQUIRED, **parameters}, **options)
 
     method = torch.Tensor
-    yield shape("reshape", method.reshape, {"shape": REQUIRED}, also=("view",), variadic="shape")
+    yield shape("reshape", method.reshape, {"shape": REQUIRED}, also=("view", "_unsafe_view"), variadic="shape")
     for name in ("reshape_as", "view_as"):
         yield shape(name, getattr(method, name), {"other": REQUIRED}, weights=("other",))
     yield shape("flatten", torch.flatten, {"start_dim": 0, "end_dim": -1}, also=("ravel",))
@@ -286,6 +405,17 @@ def _shape() -> Iterator[Operation]:
     for name in ("float", "double", "half", "bfloat16"):
         yield shape(name, getattr(method, name), {"memory_format": torch.preserve_format})
     yield shape("masked_fill", torch.masked_fill, {"mask": REQUIRED, "value": REQUIRED}, weights=("mask",), view=False)
+    yield shape(
+        "unfold",
+        F.unfold,
+        dict(kernel_size=REQUIRED, dilation=1, padding=0, stride=1),
+        view=False,
+    )
+    yield shape("repeat_heads", repeat_heads, {"like": REQUIRED}, weights=("like",), view=False)
+    yield shape("windows", method.unfold, {"dimension": REQUIRED, "size": REQUIRED, "step": REQUIRED})
+    yield shape("diagonal", torch.diagonal, {"offset": 0, "dim1": 0, "dim2": 1})
+    yield shape("topk", torch.topk, {"k": REQUIRED, "dim": -1, "largest": True, "sorted": True}, many=True, view=False)
+    yield shape("sort", torch.sort, {"dim": -1, "descending": False, "stable": False}, many=True, view=False)
     yield shape("chunk", torch.chunk, {"chunks": REQUIRED, "dim": 0}, many=True)
     yield shape(
         "split", torch.split, {"split_size_or_sections": REQUIRED, "dim": 0}, also=("split_with_sizes",), many=True
@@ -299,6 +429,16 @@ def _shape() -> Iterator[Operation]:
         ("input", "other"),
         weights=("condition",),
     )
+    yield Operation(
+        "mask_scores",
+        Family.MASK,
+        mask_scores,
+        {"input": REQUIRED, "mask": REQUIRED},
+        ("input", "mask"),
+    )
+    for name in ("maximum", "minimum"):
+        binary = {"input": REQUIRED, "other": REQUIRED}
+        yield Operation(name, Family.SHAPE, getattr(torch, name), binary, ("input", "other"))
     tensors = {"tensors": REQUIRED, "dim": 0}
     yield Operation("cat", Family.SHAPE, torch.cat, tensors, ("tensors",), also=("concat", "concatenate"))
     yield Operation("stack", Family.SHAPE, torch.stack, tensors, ("tensors",))
@@ -363,11 +503,17 @@ def _no_relevance() -> Iterator[Operation]:
     """Results that no relevance reaches: shapes, comparisons, indices."""
     yield Operation("getattr", Family.NO_RELEVANCE, builtins.getattr, {"input": REQUIRED, "name": REQUIRED})
     names = "eq ne lt le gt ge and_ or_ xor invert not_ is_ is_not contains"
+    also = {
+        "and_": ("and", "bitwise_and"),
+        "or_": ("or", "bitwise_or"),
+        "xor": ("bitwise_xor",),
+        "invert": ("bitwise_not",),
+    }
     parameters: dict[str, Any]
     for name in names.split():
         function = getattr(operator, name)
         parameters = {"input": REQUIRED} if name in ("invert", "not_") else {"input": REQUIRED, "other": REQUIRED}
-        yield Operation(name, Family.NO_RELEVANCE, function, parameters)
+        yield Operation(name, Family.NO_RELEVANCE, function, parameters, also=also.get(name, ()))
     shaped: dict[str, Any] = {"input": REQUIRED, "dim": None}
     for name in ("size", "argmax", "argmin"):
         parameters = {**shaped, "keepdim": False} if name != "size" else shaped
@@ -380,27 +526,18 @@ def _no_relevance() -> Iterator[Operation]:
     yield Operation(
         "full_like", Family.NO_RELEVANCE, torch.full_like, {"input": REQUIRED, "fill_value": REQUIRED, **like}
     )
+    states = {"input": REQUIRED, "count": REQUIRED, "features": REQUIRED, "batch_dim": REQUIRED}
+    yield Operation("initial_state", Family.NO_RELEVANCE, initial_state, states)
+    yield Operation("attention_mask", Family.NO_RELEVANCE, attention_mask, {"input": REQUIRED, "heads": REQUIRED})
+    yield Operation("padding_mask", Family.NO_RELEVANCE, padding_mask, {"input": REQUIRED})
+    yield Operation("both_masks", Family.NO_RELEVANCE, both_masks, {"input": REQUIRED, "second": REQUIRED})
+    yield Operation("attention_scale", Family.NO_RELEVANCE, attention_scale, {"input": REQUIRED})
+    yield Operation("causal_mask", Family.NO_RELEVANCE, causal_mask, {"input": REQUIRED, "key": REQUIRED})
+    ordered = {"input": REQUIRED, "dim": -1, "descending": False}
+    yield Operation("argsort", Family.NO_RELEVANCE, torch.argsort, ordered)
     for name in ("new_zeros", "new_ones", "new_empty"):
         parameters = {"input": REQUIRED, "size": REQUIRED, "dtype": None, "device": None}
         yield Operation(name, Family.NO_RELEVANCE, getattr(torch.Tensor, name), parameters, variadic="size")
-
-
-def expect_dims(input: torch.Tensor, dims: int, why: str) -> torch.Tensor:
-    """``input`` itself, which must have ``dims`` dimensions for the rest of the program to be right.
-
-    Raises:
-        InputError: It has another number of dimensions.
-    """
-    if input.dim() != dims:
-        raise InputError(f"{why}, but got an input of shape {tuple(input.shape)}")
-    return input
-
-
-def set_item(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
-    """``input`` with ``input[index] = value``, without changing ``input``."""
-    out = input.clone()
-    out[index] = value
-    return out
 
 
 CANONICAL = Vocabulary(
@@ -409,6 +546,9 @@ CANONICAL = Vocabulary(
         *_composites(),
         *_arithmetic(),
         *_activations(),
+        *_softmax(),
+        *_embedding(),
+        *_recurrent(),
         *_pooling(),
         *_normalization(),
         *_shape(),

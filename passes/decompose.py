@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import fx
 
-from fxlrp.operation import Family
+from fxlrp.errors import CaptureError
+from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.provenance import provenance
+from fxlrp.provenance import describe, provenance
+
+Made: TypeAlias = "fx.Node | tuple[fx.Node, ...]"
 
 
 class _Builder:
@@ -46,11 +51,90 @@ def _glu(build: _Builder, input: Any, dim: int) -> fx.Node:
     return build("mul", build("getitem", halves, 0), build("sigmoid", build("getitem", halves, 1)))
 
 
+def _addmm(build: _Builder, input: Any, mat1: Any, mat2: Any, beta: Any, alpha: Any) -> fx.Node:
+    if beta == 1 and alpha == 1 and isinstance(mat2, fx.Node) and mat2.op == "get_attr":
+        # A dense layer whose weight is stored the other way round.
+        return build("linear", mat1, build("transpose", mat2, -2, -1), input)
+    product = build("matmul", mat1, mat2)
+    return build("add", _scaled(build, input, beta), _scaled(build, product, alpha))
+
+
+def _baddbmm(build: _Builder, input: Any, batch1: Any, batch2: Any, beta: Any, alpha: Any) -> fx.Node:
+    product = build("matmul", batch1, batch2)
+    return build("add", _scaled(build, input, beta), _scaled(build, product, alpha))
+
+
+def _addcmul(build: _Builder, input: Any, tensor1: Any, tensor2: Any, value: Any) -> fx.Node:
+    return build("add", input, _scaled(build, build("mul", tensor1, tensor2), value))
+
+
+def _max(build: _Builder, input: Any, dim: Any, keepdim: bool, other: Any) -> Made:
+    return _extremum(build, "maximum", input, dim, keepdim, other)
+
+
+def _min(build: _Builder, input: Any, dim: Any, keepdim: bool, other: Any) -> Made:
+    return _extremum(build, "minimum", input, dim, keepdim, other)
+
+
+def _extremum(build: _Builder, name: str, input: Any, dim: Any, keepdim: bool, other: Any) -> Made:
+    other = dim if isinstance(dim, fx.Node) else other
+    if other is not None:
+        return build(name, input, other)
+    negative = name == "minimum"
+    sought = build("neg", input) if negative else input
+    largest = build("amax", sought) if dim is None else build("amax", sought, dim=dim, keepdim=keepdim)
+    value = build("neg", largest) if negative else largest
+    return value if dim is None else (value, build("argmax", sought, dim=dim, keepdim=keepdim))
+
+
+def _normalize_vectors(build: _Builder, input: Any, p: float, dim: Any, eps: float, out: None) -> fx.Node:
+    norm = build("vector_norm", input, ord=p, dim=dim, keepdim=True)
+    return build("div", input, build("clamp_min", norm, eps))
+
+
+def _cosine_similarity(build: _Builder, x1: Any, x2: Any, dim: int, eps: float) -> fx.Node:
+    directions = [
+        build("div", each, build("clamp_min", build("vector_norm", each, dim=dim, keepdim=True), eps))
+        for each in (x1, x2)
+    ]
+    return build("sum", build("mul", *directions), dim=dim)
+
+
+def _attention(
+    build: _Builder,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> fx.Node:
+    """``softmax(scale * Q K^T + mask) V``."""
+    if enable_gqa:
+        key, value = build("repeat_heads", key, query), build("repeat_heads", value, query)
+    factor = build("attention_scale", query) if scale is None else scale
+    scores = build("matmul", build("mul", query, factor), build("transpose", key, -2, -1))
+    mask = build("causal_mask", query, key) if is_causal else attn_mask
+    if mask is None:
+        return build("matmul", build("softmax", scores, -1), value)
+    return build("matmul", build("safe_softmax", build("mask_scores", scores, mask), -1), value)
+
+
 def _where_method(build: _Builder, input: Any, condition: Any, other: Any) -> fx.Node:
     return build("where", condition, input, other)
 
 
-DECOMPOSITIONS: Mapping[str, Callable[..., fx.Node]] = {
+DECOMPOSITIONS: Mapping[str, Callable[..., Made]] = {
+    "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "addcmul": _addcmul,
+    "max": _max,
+    "min": _min,
+    "normalize_vectors": _normalize_vectors,
+    "cosine_similarity": _cosine_similarity,
+    "scaled_dot_product_attention": _attention,
     "rsub": _rsub,
     "add_scaled": _add_scaled,
     "sub_scaled": _sub_scaled,
@@ -61,16 +145,59 @@ DECOMPOSITIONS: Mapping[str, Callable[..., fx.Node]] = {
 
 @compiler_pass(needs=["canonical"], provides=["decomposed"])
 def decompose(program: Program) -> int:
-    """Replace every composite operation; return how many there were."""
+    """Replace every composite operation, and every type that a reduction computes in; return how many there were."""
     count = 0
     for node in list(program.graph.nodes):
         operation = program.vocabulary.operation(node)
-        if operation is None or operation.family is not Family.COMPOSITE:
+        if operation is None:
             continue
-        with program.graph.inserting_before(node):
-            made = DECOMPOSITIONS[operation.name](_Builder(program, node), **operation.arguments(node))
+        if operation.family is Family.COMPOSITE:
+            with program.graph.inserting_before(node):
+                made = DECOMPOSITIONS[operation.name](_Builder(program, node), **operation.arguments(node))
+            _replace(program, node, made)
+            count += 1
+        elif operation.name == "div" and not isinstance(node.args[0], fx.Node):
+            _divide_number(program, node)
+            count += 1
+        elif operation.family in _COMPUTE_IN_A_TYPE:
+            count += _convert_first(program, node, operation)
+    return count
+
+
+def _replace(program: Program, node: fx.Node, made: Made) -> None:
+    if isinstance(made, fx.Node):
         # The node itself becomes the last of them, and keeps its name.
         node.target, node.args, node.kwargs = made.target, made.args, made.kwargs
         program.graph.erase_node(made)
-        count += 1
-    return count
+        return
+    for user in list(node.users):
+        index = user.args[1] if user.target is operator.getitem and user.args[0] is node else None
+        if not isinstance(index, int):
+            raise CaptureError(f"all results of a call are used at once; pick them one by one: {describe(node)}")
+        user.replace_all_uses_with(made[index])
+        program.graph.erase_node(user)
+    program.graph.erase_node(node)
+
+
+def _divide_number(program: Program, node: fx.Node) -> None:
+    """Rewrite ``2 / x`` as ``2 * (1 / x)``: there is no numerator that could take the relevance."""
+    number, divisor = node.args
+    with program.graph.inserting_before(node):
+        build = _Builder(program, node)
+        made = build("mul", build("reciprocal", divisor), number)
+    _replace(program, node, made)
+
+
+_COMPUTE_IN_A_TYPE = (Family.SOFTMAX, Family.AVERAGE)
+
+
+def _convert_first(program: Program, node: fx.Node, operation: Operation) -> int:
+    """Rewrite ``softmax(x, dtype=t)`` as ``softmax(x.to(t))``; sums of integers stay as they are."""
+    arguments = operation.arguments(node)
+    dtype = arguments.get("dtype")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        return 0
+    with program.graph.inserting_before(node):
+        converted = _Builder(program, node)("to", arguments["input"], dtype)
+    node.args, node.kwargs = operation.call({**arguments, "input": converted, "dtype": None})
+    return 1

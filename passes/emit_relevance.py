@@ -18,11 +18,11 @@ from torch import fx
 from fxlrp.errors import InternalError
 from fxlrp.operation import Operation
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Annotation, Program, annotation, receivers
+from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
 from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.seed import initial_relevance
-from fxlrp.relevance.step import Contributions, Facts, Relevance, Step
+from fxlrp.relevance.step import Contributions, Facts, Step
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
@@ -81,9 +81,13 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: _
     if contributions is None:
         contributions = how.emit(step)
     _check(node, annotated, operands, contributions)
-    for operand, contribution in zip(operands, contributions, strict=True):
-        if contribution is not None:
-            relevance = Relevance(contribution) if isinstance(contribution, fx.Node) else contribution
+    credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
+    program.flows[node] = Flow(
+        received=(received,) if isinstance(received, Relevance) else tuple(received.values()),
+        handed_on=tuple(relevance for relevance in credited if relevance is not None),
+    )
+    for operand, relevance in zip(operands, credited, strict=True):
+        if relevance is not None:
             ledger.credit(operand, relevance, by=node)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxlrp.functions import expect_dims
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.provenance import provenance
-from fxlrp.vocabulary import expect_dims
 
 
 def folded_weight(
@@ -86,10 +86,10 @@ def _foldable(program: Program, before: fx.Node, linear: Operation, variance: An
     if linear.name != "linear":
         return True
     # A dense layer makes the last dimension, BatchNorm runs over the second: these are one for vectors only.
-    shape = program.shapes.get(before.name)
+    value = program.values.get(before.name)
     sizes = [_parameter(program, node) for node in (linear.arguments(before)["weight"], variance)]
     known_to_differ = None not in sizes and sizes[0] != sizes[1]
-    return not known_to_differ and (shape is None or len(shape) == 2)
+    return not known_to_differ and (value is None or len(value.shape) == 2)
 
 
 def _parameter(program: Program, node: Any) -> int | None:

@@ -9,9 +9,10 @@ import operator
 
 from torch import Tensor
 
+from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import part, stabilize, unbroadcast
 from fxlrp.relevance.quotients import over_value
-from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, Relevance, RuleTable, Step
+from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, Equal, Magnitude, Only
 
 

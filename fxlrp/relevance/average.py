@@ -1,4 +1,4 @@
-"""Relevance of averages: pooling, means, sums over dimensions, interpolation.
+"""Relevance of averages: pooling, means, sums over dimensions, running sums, interpolation.
 
 All are linear without weights: ``R_x = x * A^T(R / s(z))``. The transposed maps are ATen's own backward kernels.
 """
@@ -69,6 +69,18 @@ def mean_transposed(r: Tensor, x: Tensor, *, dim: Any = None, keepdim: bool = Fa
     for d in _reduced(x, dim):
         count *= x.shape[d]
     return sum_transposed(r / count, x, dim=dim, keepdim=keepdim)
+
+
+def cumsum_transposed(r: Tensor, x: Tensor, *, dim: int) -> Tensor:
+    """``A^T(r)`` of a running sum: the running sum from the end."""
+    return r.flip(dim).cumsum(dim).flip(dim)
+
+
+def fold_transposed(
+    r: Tensor, x: Tensor, *, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Tensor:
+    """``A^T(r)`` of adding up windows that overlap: cutting the sum into windows."""
+    return torch.nn.functional.unfold(r, kernel_size, dilation, padding, stride)
 
 
 _NEAREST = {
@@ -148,8 +160,25 @@ def interpolate_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **
     return x * interpolate_transposed(r / stabilize(out, epsilon), x, **options)
 
 
-# The step's function, its transposed map, and which of the forward call's arguments that needs.
-_STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[str, ...]]] = {
+def cumsum_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: int) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of a running sum."""
+    return x * cumsum_transposed(r / stabilize(out, epsilon), x, dim=dim)
+
+
+def fold_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **windows: Any) -> Tensor:
+    """``R_x = x * A^T(R / s(z))`` of adding up windows that overlap."""
+    return x * fold_transposed(r / stabilize(out, epsilon), x, **windows)
+
+
+def vector_norm_epsilon(
+    x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, ord: float = 2, dim: Any = None, keepdim: bool = False
+) -> Tensor:
+    """``R_x = |x|^p R / s(sum |x|^p)`` of the norm ``(sum |x|^p)^(1/p)``: in proportion to what is summed."""
+    return x.abs() ** ord * sum_transposed(r / stabilize(out**ord, epsilon), x, dim=dim, keepdim=keepdim)
+
+
+# The step's function, its transposed map if it is linear, and which of the forward call's arguments it needs.
+_STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor] | None, tuple[str, ...]]] = {
     **{
         f"avg_pool{n}d": (
             avg_pool_epsilon,
@@ -161,6 +190,9 @@ _STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[s
     **{f"adaptive_avg_pool{n}d": (adaptive_avg_pool_epsilon, adaptive_avg_pool_transposed, ()) for n in (1, 2, 3)},
     "mean": (mean_epsilon, mean_transposed, ("dim", "keepdim")),
     "sum": (sum_epsilon, sum_transposed, ("dim", "keepdim")),
+    "cumsum": (cumsum_epsilon, cumsum_transposed, ("dim",)),
+    "fold": (fold_epsilon, fold_transposed, ("kernel_size", "dilation", "padding", "stride")),
+    "vector_norm": (vector_norm_epsilon, None, ("ord", "dim", "keepdim")),
     "interpolate": (
         interpolate_epsilon,
         interpolate_transposed,
@@ -179,9 +211,9 @@ def _emit_epsilon(step: Step) -> Contributions:
 def _specialize_epsilon(step: Step) -> Contributions | None:
     """``C = A^T(R / s(z))``."""
     assert isinstance(step.rule, Epsilon)
-    if not step.facts.quotients:
-        return None
     _, transposed, names = _STEPS[step.operation.name]
+    if not step.facts.quotients or transposed is None:
+        return None
     (x,) = step.operands
     shared = over_value(step, step.rule.epsilon)
     return [step.times(x, step.call(transposed, shared, x, **options_of(step.operation, step.arguments, names)))]

@@ -28,7 +28,12 @@ def unbroadcast(relevance: Tensor, like: Tensor) -> Tensor:
     """Sum ``relevance`` back to the shape of an operand that was broadcast to it, and undo a promotion of its type."""
     if relevance.shape != like.shape:
         relevance = relevance.sum_to_size(like.shape)
-    return relevance.to(like.dtype)
+    return as_type_of(relevance, like)
+
+
+def as_type_of(relevance: Tensor, like: Tensor) -> Tensor:
+    """``relevance`` in the type of an operand; that of tokens, which are integers, stays as it is."""
+    return relevance.to(like.dtype) if like.is_floating_point() else relevance
 
 
 def part(operand: Tensor, relevance: Tensor, *, share: float) -> Tensor:

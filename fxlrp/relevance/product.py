@@ -14,15 +14,19 @@ from fxlrp.relevance.numerics import part
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import SignalTakeAll, Uniform
 
-# How much an activation makes of its result a gate: a bounded one more than a self-gated one.
+# A statistic of the values themselves, as the 1/sigma of a normalization, is always a constant (Ali et al., 2022).
+_STATISTIC = 3
+# How much an operation makes of its result a gate: a statistic more than a bounded activation, that more than a
+# self-gated one.
 _GATING = {
-    **dict.fromkeys(("sigmoid", "hardsigmoid", "softmax"), 2),
+    **dict.fromkeys(("rsqrt", "reciprocal", "sqrt", "vector_norm"), _STATISTIC),
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "softmax", "safe_softmax", "exp"), 2),
     **dict.fromkeys(("tanh", "hardtanh", "silu", "hardswish", "gelu", "softplus"), 1),
 }
 _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
 
 
-def _gate_rank(value: Any, choice: Choice) -> int:
+def gate_rank(value: Any, choice: Choice) -> int:
     """How much of a gate a factor is, seen through shape operations and arithmetic with constants."""
     while isinstance(value, fx.Node):
         operation = choice.vocabulary.operation(value)
@@ -30,11 +34,19 @@ def _gate_rank(value: Any, choice: Choice) -> int:
             return 0
         if operation.name in _GATING:
             return _GATING[operation.name]
+        if operation.name == "pow" and _is_negative(operation.arguments(value)["exponent"]):
+            return _STATISTIC
         sources = [operand for operand in operation.operands_of(value) if operand in choice.program_dependent]
+        if operation.name == "div" and not sources:
+            return _STATISTIC
         if operation.family not in _TRANSPARENT or len(sources) != 1:
             return 0
         value = sources[0]
     return 0
+
+
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, int | float) and value < 0
 
 
 def _signal(choice: Choice) -> Receivers:
@@ -42,11 +54,19 @@ def _signal(choice: Choice) -> Receivers:
         return Receivers(choice.dependent, "the denominator is a weight")
     if len(choice.dependent) < 2:
         return Receivers(choice.dependent, "the other factor does not depend on the input")
-    ranks = [_gate_rank(operand, choice) for operand in choice.operands]
+    ranks = [gate_rank(operand, choice) for operand in choice.operands]
     if ranks[0] == ranks[1]:
         return Receivers(choice.dependent, "neither factor is more of a gate: half each")
     gate = ranks.index(max(ranks))
     return Receivers((1 - gate,), f"operand {gate} is the gate")
+
+
+def _equals(choice: Choice) -> Receivers:
+    """Every factor but a statistic."""
+    statistics = [gate_rank(operand, choice) == _STATISTIC for operand in choice.operands]
+    if len(choice.dependent) == 2 and len(choice.operands) == 2 and statistics[0] != statistics[1]:
+        return Receivers((statistics.index(False),), f"operand {statistics.index(True)} is a statistic")
+    return Receivers(choice.dependent)
 
 
 def _emit_product(step: Step) -> Contributions:
@@ -56,5 +76,5 @@ def _emit_product(step: Step) -> Contributions:
 
 RULES: RuleTable = {
     SignalTakeAll: Implementation(_emit_product, _signal),
-    Uniform: Implementation(_emit_product),
+    Uniform: Implementation(_emit_product, _equals),
 }

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from fxlrp.relevance.numerics import unbroadcast
-from fxlrp.relevance.step import Contribution, Contributions, Emitter, Implementation, Relevance, RuleTable, Step
+from fxlrp.functions import set_item
+from fxlrp.program import Relevance
+from fxlrp.relevance.numerics import as_type_of, unbroadcast
+from fxlrp.relevance.step import Contribution, Contributions, Emitter, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Pass
-from fxlrp.vocabulary import set_item
 
 
 def reshape_relevance(x: Tensor, r: Tensor) -> Tensor:
@@ -58,7 +59,12 @@ def repeat_interleave_relevance(x: Tensor, r: Tensor, repeats: int | Tensor, dim
     if dim is None:
         return repeat_interleave_relevance(x.reshape(-1), r, repeats, 0).reshape(x.shape)
     source = torch.arange(x.shape[dim], device=x.device).repeat_interleave(repeats)
-    return torch.zeros_like(x).index_add(dim, source, r)
+    return _zeros(x, r).index_add(dim, source, r)
+
+
+def _zeros(x: Tensor, r: Tensor) -> Tensor:
+    """Zeros in the shape of a value, in the type of its relevance: tokens are integers, their relevance is not."""
+    return torch.zeros_like(x, dtype=r.dtype)
 
 
 def flip_relevance(r: Tensor, dims: Sequence[int]) -> Tensor:
@@ -74,23 +80,23 @@ def roll_relevance(r: Tensor, shifts: Any, dims: Any = None) -> Tensor:
 
 def select_relevance(x: Tensor, r: Tensor, dim: int, index: int) -> Tensor:
     """To the selected slice; the others get none."""
-    return torch.select_scatter(torch.zeros_like(x), r, dim, index)
+    return torch.select_scatter(_zeros(x, r), r, dim, index)
 
 
 def narrow_relevance(x: Tensor, r: Tensor, dim: int, start: int, length: int) -> Tensor:
     """To the narrowed range; the rest gets none."""
     start = start + x.shape[dim] if start < 0 else start
-    return torch.slice_scatter(torch.zeros_like(x), r, dim, start, start + length)
+    return torch.slice_scatter(_zeros(x, r), r, dim, start, start + length)
 
 
 def index_select_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
     """To the selected indices; one that was selected twice gets the sum."""
-    return torch.zeros_like(x).index_add(dim, index, r)
+    return _zeros(x, r).index_add(dim, index, r)
 
 
 def gather_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
     """To the gathered elements; one that was gathered twice gets the sum."""
-    return torch.zeros_like(x).scatter_add(dim, index, r)
+    return _zeros(x, r).scatter_add(dim, index, r)
 
 
 def index_relevance(x: Tensor, r: Tensor, index: Any) -> Tensor:
@@ -98,9 +104,9 @@ def index_relevance(x: Tensor, r: Tensor, index: Any) -> Tensor:
     indices = index if isinstance(index, tuple) else (index,)
     if any(isinstance(item, Tensor | list) for item in indices):
         positions = torch.arange(x.numel(), device=x.device).reshape(x.shape)[index]
-        flat = torch.zeros_like(x).reshape(-1).index_add(0, positions.reshape(-1), r.reshape(-1))
+        flat = _zeros(x, r).reshape(-1).index_add(0, positions.reshape(-1), r.reshape(-1))
         return flat.reshape(x.shape)
-    return set_item(torch.zeros_like(x), index, r)
+    return set_item(_zeros(x, r), index, r)
 
 
 def pad_relevance(x: Tensor, r: Tensor, pad: Sequence[int], mode: str = "constant") -> Tensor:
@@ -139,6 +145,44 @@ def channel_shuffle_relevance(r: Tensor, groups: int) -> Tensor:
     return r.reshape(shape[0], shape[1] // groups, groups, -1).transpose(1, 2).reshape(shape)
 
 
+def repeat_heads_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """Heads that were repeated to serve several queries add up."""
+    heads: Tensor = r.unflatten(-3, (x.size(-3), -1))
+    return heads.sum(-3)
+
+
+def unfold_relevance(
+    x: Tensor, r: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Tensor:
+    """Back from the columns that unfold makes of an image; where windows overlap, copies add up."""
+    return F.fold(r, (x.size(-2), x.size(-1)), kernel_size, dilation, padding, stride)
+
+
+def windows_relevance(x: Tensor, r: Tensor, dim: int, size: int, step: int) -> Tensor:
+    """Back from the windows along a dimension that ``Tensor.unfold`` makes; where they overlap, copies add up."""
+    dim = dim % x.dim()
+    starts = torch.arange(0, x.shape[dim] - size + 1, step, device=x.device)
+    positions = (starts.unsqueeze(1) + torch.arange(size, device=x.device)).flatten()
+    return _zeros(x, r).index_add(dim, positions, r.movedim(-1, dim + 1).flatten(dim, dim + 1))
+
+
+def diagonal_relevance(x: Tensor, r: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """To the diagonal; the rest gets none."""
+    return torch.diagonal_scatter(_zeros(x, r), r, offset, dim1, dim2)
+
+
+def sorted_relevance(x: Tensor, result: tuple[Tensor, Tensor], relevances: Mapping[int, Tensor], dim: int) -> Tensor:
+    """Back to the order before topk or sort; what topk leaves out gets none."""
+    r = relevances[0]
+    return _zeros(x, r).scatter_add(dim, result[1], r)
+
+
+def extremum_relevance(operand: Tensor, other: Any, r: Tensor, *, largest: bool) -> Tensor:
+    """To the larger (or the smaller) of two values; equal ones share."""
+    wins = operand > other if largest else operand < other
+    return unbroadcast(torch.where(wins, r, torch.where(operand == other, 0.5 * r, 0.0)), operand)
+
+
 def to_relevance(x: Tensor, r: Tensor) -> Tensor:
     """Back to the dtype and device before a conversion."""
     return r.to(x)
@@ -157,7 +201,7 @@ def where_relevance(operand: Any, r: Tensor, chosen: Tensor) -> Tensor:
 def cat_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
     """To each of the concatenated tensors its part."""
     parts = torch.split(r, [tensor.shape[dim] for tensor in tensors], dim)
-    return tuple(part.to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
+    return tuple(as_type_of(part, tensor) for part, tensor in zip(parts, tensors, strict=True))
 
 
 def stack_relevance(r: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
@@ -198,7 +242,8 @@ def unbind_relevance(x: Tensor, relevances: Mapping[int, Tensor], dim: int = 0) 
 
 def _parts(values: Sequence[Tensor], relevances: Mapping[int, Tensor]) -> list[Tensor]:
     known = {index % len(values): r for index, r in relevances.items()}
-    return [known[index] if index in known else torch.zeros_like(value) for index, value in enumerate(values)]
+    like = next(iter(known.values()))
+    return [known[index] if index in known else _zeros(value, like) for index, value in enumerate(values)]
 
 
 def _to_input(function: Callable[..., Tensor], *names: str, needs_input: bool = True) -> Emitter:
@@ -237,6 +282,22 @@ def _emit_where(step: Step) -> Contributions:
         receives = position in step.receivers
         contributions.append(step.call(where_relevance, operand, step.relevance, chosen) if receives else None)
     return contributions
+
+
+def _emit_sorted(step: Step) -> Contributions:
+    arguments = step.arguments
+    return [step.call(sorted_relevance, arguments["input"], step.node, step.parts, arguments["dim"])]
+
+
+def _emit_extremum(step: Step) -> Contributions:
+    a, b = step.operands
+    largest = step.operation.name == "maximum"
+    return [
+        step.call(extremum_relevance, own, other, step.relevance, largest=largest)
+        if position in step.receivers
+        else None
+        for position, (own, other) in enumerate(((a, b), (b, a)))
+    ]
 
 
 def _emit_setitem(step: Step) -> Contributions:
@@ -291,6 +352,12 @@ _EMITTERS: Mapping[str, Emitter] = {
     "pad": _emit_pad,
     "pixel_shuffle": _moved(pixel_shuffle_relevance, "upscale_factor"),
     "pixel_unshuffle": _moved(pixel_unshuffle_relevance, "downscale_factor"),
+    "repeat_heads": _to_input(repeat_heads_relevance),
+    "unfold": _to_input(unfold_relevance, "kernel_size", "dilation", "padding", "stride"),
+    "windows": _to_input(windows_relevance, "dimension", "size", "step"),
+    "diagonal": _to_input(diagonal_relevance, "offset", "dim1", "dim2"),
+    **dict.fromkeys(("topk", "sort"), _emit_sorted),
+    **dict.fromkeys(("maximum", "minimum"), _emit_extremum),
     "channel_shuffle": _moved(channel_shuffle_relevance, "groups"),
     **dict.fromkeys(("to", "float", "double", "half", "bfloat16"), _to_input(to_relevance)),
     "masked_fill": _to_input(masked_fill_relevance, "mask"),

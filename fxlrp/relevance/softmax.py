@@ -1,11 +1,12 @@
-"""Relevance of softmax."""
+"""Relevance of softmax: by its first-order Taylor expansion, or none at all."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
-from fxlrp.rules.specs import Taylor
+from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
+from fxlrp.rules.specs import Constant, Taylor
 
 
 def softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int) -> Tensor:
@@ -14,9 +15,29 @@ def softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int) -> Tensor:
     return relevance.masked_fill(x.isinf(), 0.0)
 
 
+def log_softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int, epsilon: float) -> Tensor:
+    """``R_x = x * (c - exp(y) * sum(c))`` with ``c = R / s(y)``, along ``dim``: ``x * J^T c`` as for softmax."""
+    r = r / stabilize(out, epsilon)
+    relevance = x * (r - out.exp() * r.sum(dim, keepdim=True))
+    return relevance.masked_fill(x.isinf(), 0.0)
+
+
 def _emit_taylor(step: Step) -> Contributions:
+    assert isinstance(step.rule, Taylor)
     (x,) = step.operands
-    return [step.call(softmax_taylor, x, step.node, step.relevance, dim=step.arguments["dim"])]
+    dim = step.arguments["dim"]
+    if step.operation.name == "log_softmax":
+        epsilon = step.rule.stabilizer
+        return [step.call(log_softmax_taylor, x, step.node, step.relevance, dim=dim, epsilon=epsilon)]
+    return [step.call(softmax_taylor, x, step.node, step.relevance, dim=dim)]
 
 
-RULES: RuleTable = {Taylor: Implementation(_emit_taylor)}
+def _none(choice: Choice) -> Receivers:
+    return Receivers((), "attention weights are constants")
+
+
+def _emit_nothing(step: Step) -> Contributions:
+    return [None]
+
+
+RULES: RuleTable = {Taylor: Implementation(_emit_taylor), Constant: Implementation(_emit_nothing, _none)}

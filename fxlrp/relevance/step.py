@@ -10,21 +10,9 @@ from typing import Any, TypeAlias
 from torch import fx
 
 from fxlrp.operation import Operation, Vocabulary
+from fxlrp.program import Relevance
 from fxlrp.provenance import provenance
 from fxlrp.rules.specs import Rule
-
-
-@dataclass(frozen=True)
-class Relevance:
-    """The relevance of a value, as it is or as a quotient by another value: ``relevance = base * factor``.
-
-    Args:
-        factor: The relevance itself, or what ``base`` is to be multiplied with.
-        base: The value, or what an activation made of it; None if ``factor`` is the relevance.
-    """
-
-    factor: fx.Node
-    base: fx.Node | None = None
 
 
 @dataclass(frozen=True)

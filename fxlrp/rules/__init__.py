@@ -3,6 +3,7 @@
 from fxlrp.rules.selectors import FirstLayer
 from fxlrp.rules.specs import (
     AlphaBeta,
+    Constant,
     Custom,
     Epsilon,
     Equal,
@@ -23,6 +24,7 @@ from fxlrp.rules.specs import (
 
 __all__ = [
     "AlphaBeta",
+    "Constant",
     "Custom",
     "Epsilon",
     "Equal",

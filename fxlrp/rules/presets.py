@@ -17,6 +17,7 @@ from fxlrp.operation import Family
 from fxlrp.rules.selectors import FirstLayer, Selector
 from fxlrp.rules.specs import (
     AlphaBeta,
+    Constant,
     Epsilon,
     Flat,
     Gamma,
@@ -24,6 +25,7 @@ from fxlrp.rules.specs import (
     Rule,
     SignalTakeAll,
     Taylor,
+    Uniform,
     WinnerTakesAll,
     ZBox,
     ZPlus,
@@ -103,7 +105,10 @@ def _default_rules(epsilon: float) -> Mapping[Family, Rule]:
         Family.AVERAGE: Epsilon(epsilon),
         Family.NORMALIZATION: Epsilon(epsilon),
         Family.SHAPE: Pass(),
-        Family.SOFTMAX: Taylor(),
+        Family.SOFTMAX: Taylor(epsilon),
+        Family.MASK: Epsilon(epsilon),
+        Family.EMBEDDING: Pass(),
+        Family.RECURRENT: SignalTakeAll(),
         Family.CHECK: Pass(),
     }
 
@@ -190,8 +195,38 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
 
 
 @_declared
+def attnlrp(epsilon: float = 1e-6) -> Preset:
+    """AttnLRP for transformers (Achtibat et al., 2024).
+
+    LRP-epsilon for linear maps and sums, half each for the factors of a product, a softmax by its Taylor expansion,
+    the statistics of normalizations constant.
+
+    Args:
+        epsilon: Of the epsilon rule.
+    """
+    uniform = Pair("mul", Uniform(), "preset attnlrp")
+    return Preset("attnlrp", (uniform,), epsilon)
+
+
+@_declared
+def cplrp(epsilon: float = 1e-6) -> Preset:
+    """CP-LRP for transformers: attention weights, gates and statistics are constants (Ali et al., 2022).
+
+    Args:
+        epsilon: Of the epsilon rule.
+    """
+    origin = "preset cplrp"
+    attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
+    products = [Pair(name, SignalTakeAll(), origin) for name in ("matmul", "einsum")]
+    return Preset("cplrp", (*attention, *products), epsilon)
+
+
+@_declared
 def default() -> Preset:
-    """The preset of ``rules=None``: as :func:`epsilon_plus`, which needs to know nothing about the input."""
+    """The preset of ``rules=None``: as :func:`epsilon_plus`, which needs to know nothing about the input.
+
+    Attention follows AttnLRP; gates are weights.
+    """
     return _preset("default", epsilon=1e-6, convolution=ZPlus())
 
 
@@ -204,6 +239,8 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
         epsilon_gamma_box,
         epsilon_alpha2_beta1,
         epsilon_alpha2_beta1_flat,
+        attnlrp,
+        cplrp,
         default,
     )
 }

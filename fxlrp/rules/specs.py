@@ -298,14 +298,17 @@ class Only(Rule):
 class SignalTakeAll(Rule):
     """A product that gives all its relevance to the signal; the gate is a weight (Arras et al., 2019).
 
-    The gate is the factor that comes out of a saturating activation (sigmoid, softmax, then tanh and the like).
-    Where neither factor is more of a gate than the other, each takes half, as with :class:`Uniform`.
+    The gate is the factor that is a statistic of the values (the ``1/sigma`` of a normalization), else the one that
+    comes out of a saturating activation (sigmoid, softmax, then tanh and the like). Where neither factor is more of a
+    gate than the other, each takes half, as with :class:`Uniform`. In a matrix product the signal takes its relevance
+    by LRP-epsilon: of attention weights and values the values take all (Ali et al., 2022). In recurrent layers the
+    gates are weights, and a state shares its relevance by LRP-epsilon.
     """
 
 
 @dataclass(frozen=True)
 class Uniform(Rule):
-    """A product that gives half its relevance to each factor (Achtibat et al., 2024)."""
+    """A product that gives half its relevance to each factor, but none to a statistic (Achtibat et al., 2024)."""
 
 
 @dataclass(frozen=True)
@@ -314,11 +317,20 @@ class WinnerTakesAll(Rule):
 
 
 @dataclass(frozen=True)
-class Taylor(Rule):
+class Taylor(_Stabilized):
     """A softmax by its first-order Taylor expansion: ``R_x = x * (R - y * sum(R))`` (Achtibat et al., 2024).
 
-    It does not conserve: the constant term of the expansion absorbs the rest.
+    It does not conserve: the constant term of the expansion absorbs the rest. ``log_softmax`` alike, by
+    ``R_x = x * J^T(R / s(y))``, which for softmax is the formula above.
+
+    Args:
+        stabilizer: Keeps the denominator of ``log_softmax`` away from zero.
     """
+
+
+@dataclass(frozen=True)
+class Constant(Rule):
+    """The result of a softmax counts as a constant: its input receives no relevance (Ali et al., 2022)."""
 
 
 @dataclass(frozen=True)

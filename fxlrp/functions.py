@@ -1,0 +1,83 @@
+"""What canonical graphs call and torch does not offer: pure functions over torch operations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.errors import InputError
+
+
+def expect_dims(input: Tensor, dims: int, why: str) -> Tensor:
+    """``input`` itself, which must have ``dims`` dimensions for the rest of the program to be right.
+
+    Raises:
+        InputError: It has another number of dimensions.
+    """
+    if input.dim() != dims:
+        raise InputError(f"{why}, but got an input of shape {tuple(input.shape)}")
+    return input
+
+
+def set_item(input: Tensor, index: Any, value: Any) -> Tensor:
+    """``input`` with ``input[index] = value``, without changing ``input``."""
+    out = input.clone()
+    out[index] = value
+    return out
+
+
+def attention_scale(query: Tensor) -> float:
+    """``1 / sqrt(d)`` for queries of ``d`` features."""
+    return 1 / math.sqrt(query.size(-1))
+
+
+def causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """True where a query, ``(..., L, d)``, may look at a key, ``(..., S, d)``: ``(L, S)``."""
+    return torch.ones(query.size(-2), key.size(-2), dtype=torch.bool, device=query.device).tril()
+
+
+def mask_scores(input: Tensor, mask: Tensor) -> Tensor:
+    """Attention scores where a boolean ``mask`` is True and minus infinity elsewhere; plus a mask of numbers."""
+    return input.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else input + mask
+
+
+def attention_mask(mask: Tensor, heads: int) -> Tensor:
+    """The ``attn_mask`` of ``nn.MultiheadAttention``, True where not to look, for every head: True where to look."""
+    if mask.dim() == 3:
+        mask = mask.unflatten(0, (-1, heads))
+    return ~mask if mask.dtype == torch.bool else mask
+
+
+def padding_mask(mask: Tensor) -> Tensor:
+    """The ``key_padding_mask`` of ``nn.MultiheadAttention``, ``(batch, keys)``, for every head and query."""
+    mask = mask[:, None, None, :]
+    return ~mask if mask.dtype == torch.bool else mask
+
+
+def both_masks(first: Tensor, second: Tensor) -> Tensor:
+    """One mask that masks what either does."""
+    if first.dtype == second.dtype == torch.bool:
+        return first & second
+    return sum_of_numbers(first, second)
+
+
+def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of masks, boolean ones as zero and minus infinity."""
+    numbers = [
+        torch.zeros_like(mask, dtype=other.dtype).masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else mask
+        for mask, other in ((first, second), (second, first))
+    ]
+    return numbers[0] + numbers[1]
+
+
+def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
+    """The heads of ``input``, ``(..., heads, length, d)``, each repeated to serve as many as ``like`` has."""
+    return input.repeat_interleave(like.size(-3) // input.size(-3), -3)
+
+
+def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> Tensor:
+    """The state that ``count`` recurrent layers start with: zeros, ``(count, batch, features)``."""
+    return input.new_zeros(count, input.size(batch_dim), features)

@@ -1,0 +1,28 @@
+"""Relevance of attention scores behind a mask."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fxlrp.relevance.numerics import stabilize, unbroadcast
+from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.rules.specs import Epsilon
+
+
+def mask_scores_epsilon(operand: Tensor, mask: Tensor, out: Tensor, r: Tensor, *, epsilon: float) -> Tensor:
+    """To the scores that a boolean mask lets through; a mask of numbers takes its share as in a sum."""
+    if not mask.is_floating_point():
+        return unbroadcast(r.masked_fill(~mask, 0.0), operand)
+    # What is masked, at minus infinity, has no relevance, and 0 * inf is none either.
+    return unbroadcast((operand * (r / stabilize(out, epsilon))).masked_fill(out.isinf(), 0.0), operand)
+
+
+def _emit_epsilon(step: Step) -> Contributions:
+    assert isinstance(step.rule, Epsilon)
+    mask, epsilon = step.arguments["mask"], step.rule.epsilon
+    return step.to_receivers(
+        lambda operand: step.call(mask_scores_epsilon, operand, mask, step.node, step.relevance, epsilon=epsilon)
+    )
+
+
+RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon)}
