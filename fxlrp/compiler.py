@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fxlrp.capture import capture
-from fxlrp.errors import CaptureError, InputError
+from fxlrp.capture import FRONT_ENDS, Captured, FrontEnd, Output
+from fxlrp.capture import capture as capture_graph
+from fxlrp.capture.choice import ExamplesNeeded, first_that_follows
+from fxlrp.errors import CaptureError, GraphError, InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, extend
-from fxlrp.operation import Family
+from fxlrp.inputs import Inputs
+from fxlrp.lazy import LazyExplainer
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
 from fxlrp.program import Program
 from fxlrp.rules.presets import Rules, resolve
-from fxlrp.shapes import InputSpec, infer_shapes
+from fxlrp.shapes import InputSpec, infer_values
 from fxlrp.vocabulary import CANONICAL
 
 
@@ -28,7 +31,10 @@ def compile(
     model: nn.Module,
     rules: Rules = None,
     *,
-    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    output: Output = None,
+    capture: Literal["auto", "symbolic", "export"] = "auto",
+    dynamic_shapes: Mapping[str, Any] | None = None,
     extensions: Sequence[Extension] = (),
     optimize: bool | Optimizations = True,
     checkpoint: bool | int = False,
@@ -36,16 +42,23 @@ def compile(
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
 
     Args:
-        model: A module in eval mode that returns a single tensor, ``(batch, ...)``. It is not changed.
+        model: A module in eval mode whose output is a tensor, ``(batch, ...)``, or holds one. It is not changed.
         rules: A preset's name, a preset, or a list of ``(selector, rule)`` pairs laid over the default preset, where
             the first match wins. A selector is a module class, a glob on the module path, the name of a canonical
             operation, or a predicate on the node. None takes the default preset.
-        example_inputs: An input or a sequence of them. Not needed, unless the model takes ``*args``; with them the
-            table shows shapes at once. No shape is baked in.
+        example_inputs: An input, a sequence of them, or a mapping from the names of the model's arguments to inputs
+            and to constants such as ``use_cache=False``. Not needed for what symbolic tracing can follow.
+        output: Which output to explain, for a model that returns several: an index, a key, an attribute's name, or a
+            sequence of them.
+        capture: The front end: "symbolic" tracing needs no example inputs and bakes no size in; "export" runs
+            ``torch.export``, which follows more. "auto" takes the first that can follow the model; where that is
+            export and there are no example inputs, capture waits for the first call.
+        dynamic_shapes: Which sizes of the inputs ``torch.export`` leaves open, in its own form. By default the batch
+            and, for inputs of up to three dimensions, the lengths.
         extensions: Rules for operations of one's own, made by :func:`fxlrp.rule_for`.
+        optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
         checkpoint: For models whose activations do not fit: keep few of them and compute the others again, in so many
             segments; True takes the square root of the number of operations. Costs one more forward pass.
-        optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
 
     Returns:
         An :class:`~fxlrp.explainer.Explainer` for every batch size and, where the model allows, every input size.
@@ -66,37 +79,60 @@ def compile(
     preset = resolve(rules)
     optimizations = Optimizations.resolve(optimize)
     segments = _segments(checkpoint)
-    examples = _examples(example_inputs)
+    front_ends = _front_ends(capture)
     _check_model(model)
-
     vocabulary, preset = extend(CANONICAL, preset, extensions)
 
-    graph_module = capture(model, vocabulary.functions(Family.CUSTOM), len(examples) or None)
-    constant = frozenset(index for index, spec in enumerate(examples) if not spec.is_floating)
-    program = Program(graph_module, vocabulary, preset, constant)
+    def explainer(inputs: Inputs) -> Explainer:
+        def annotated(front_end: FrontEnd) -> tuple[Program, Captured]:
+            captured = capture_graph(
+                model, inputs, vocabulary, front_end=front_end, output=output, dynamic_shapes=dynamic_shapes
+            )
+            return _annotate(Program(captured.graph_module, vocabulary, preset), inputs), captured
+
+        program, captured = first_that_follows(front_ends, annotated, inputs)
+        run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
+        forward = copy.deepcopy(program.graph)
+        run_passes(program, pipeline.EMIT)
+        if segments is not None:
+            program.segments = segments
+            run_passes(program, pipeline.CHECKPOINT)
+        run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
+        program.graph_module.recompile()
+        return Explainer(program, forward, inputs, captured.sizes)
+
+    try:
+        return explainer(Inputs.of(model, example_inputs))
+    except ExamplesNeeded as needed:
+        return LazyExplainer(lambda args, kwargs: explainer(Inputs.of_call(model, args, kwargs)), needed.reason)
+
+
+def _annotate(program: Program, inputs: Inputs) -> Program:
+    """Bring a captured graph to the canonical vocabulary, and give every node its rule."""
     run_passes(program, pipeline.CANONICALIZE)
-    program.shapes = _shapes(program, examples)
+    program.values = _values(program, inputs)
     run_passes(program, pipeline.SIMPLIFY)
     run_passes(program, pipeline.ANALYZE)
     run_passes(program, pipeline.ANNOTATE)
-    run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
-    annotated = copy.deepcopy(program.graph)
-    run_passes(program, pipeline.EMIT)
-    if segments is not None:
-        program.segments = segments
-        run_passes(program, pipeline.CHECKPOINT)
-    run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
-    program.graph_module.recompile()
-    return Explainer(program.graph_module, annotated, vocabulary, examples or None, program.constants)
+    return program
 
 
-def _shapes(program: Program, examples: tuple[InputSpec, ...]) -> dict[str, tuple[int, ...]]:
-    if not examples:
+def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
+    if capture == "auto":
+        return FRONT_ENDS
+    chosen = tuple(front_end for front_end in FRONT_ENDS if front_end == capture)
+    if not chosen:
+        raise CaptureError(f"there is no front end {capture!r}; there are: auto, {', '.join(FRONT_ENDS)}")
+    return chosen
+
+
+def _values(program: Program, inputs: Inputs) -> Mapping[str, InputSpec]:
+    if not inputs.specs:
         return {}
     try:
-        return infer_shapes(program.graph_module, program.graph, examples)
+        return infer_values(program.graph_module, program.graph, inputs.specs)
     except Exception as error:
-        raise InputError(f"the model does not take the example inputs: {error}") from error
+        raise GraphError(f"the model does not take the example inputs: {error}") from error
 
 
 def _segments(checkpoint: Any) -> int | None:
@@ -106,16 +142,6 @@ def _segments(checkpoint: Any) -> int | None:
     if not isinstance(checkpoint, int) or checkpoint < 1:
         raise InputError(f"checkpoint must be True, False or a number of segments, not {checkpoint!r}")
     return checkpoint
-
-
-def _examples(example_inputs: Any) -> tuple[InputSpec, ...]:
-    if example_inputs is None:
-        return ()
-    examples = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    for example in examples:
-        if not isinstance(example, Tensor):
-            raise InputError(f"example inputs must be tensors, not {type(example).__name__}")
-    return tuple(InputSpec.of(example) for example in examples)
 
 
 def _check_model(model: nn.Module) -> None:

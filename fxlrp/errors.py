@@ -1,4 +1,4 @@
-"""The errors that fxlrp raises: four that the user can mend, one that is ours."""
+"""The errors that fxlrp raises: those that the user can mend, and one that is ours."""
 
 
 class FxlrpError(Exception):
@@ -9,8 +9,15 @@ class CaptureError(FxlrpError, RuntimeError):
     """The model's forward graph cannot be captured faithfully; the message says where and how to mend it."""
 
 
+class SymbolicTraceError(CaptureError):
+    """Symbolic tracing cannot follow the model; ``torch.export`` may."""
+
+
 class UnsupportedOpError(FxlrpError, NotImplementedError):
     """Relevance would flow through operations that have no rule; the message lists all of them."""
+
+    opaque = False
+    """Whether some of them are modules or Python functions, into which ``torch.export`` can look."""
 
 
 class RuleError(FxlrpError, ValueError):
@@ -19,6 +26,10 @@ class RuleError(FxlrpError, ValueError):
 
 class InputError(FxlrpError, ValueError):
     """A model, input, target or seed that an explanation cannot be computed from."""
+
+
+class GraphError(InputError):
+    """The captured graph does not run on the example inputs: they do not fit, or tracing went wrong."""
 
 
 class InternalError(FxlrpError, AssertionError):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxlrp.balance import Balance, measure
+from fxlrp.capture import FrontEnd, Sizes
 from fxlrp.constants import ProgramWithConstants, can_be_watched
 from fxlrp.errors import InputError
-from fxlrp.operation import Vocabulary
+from fxlrp.inputs import Inputs
 from fxlrp.printing import code, table
-from fxlrp.program import annotation, receivers
+from fxlrp.program import Program, annotation, receivers
 from fxlrp.relevance.seed import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
@@ -24,51 +26,50 @@ class Explainer(nn.Module):
     Made by :func:`fxlrp.compile`.
     """
 
-    def __init__(
-        self,
-        graph_module: fx.GraphModule,
-        annotated: fx.Graph,
-        vocabulary: Vocabulary,
-        examples: tuple[InputSpec, ...] | None = None,
-        constants: Sequence[fx.Node] = (),
-    ) -> None:
+    def __init__(self, program: Program, annotated: fx.Graph, inputs: Inputs, sizes: Sizes | None = None) -> None:
         """Wrap a generated program.
 
         Args:
-            graph_module: The program.
+            program: The program.
             annotated: The annotated graph that it was made from.
-            vocabulary: The operations in it.
-            examples: Inputs that it has seen.
-            constants: The nodes of the program whose values are kept between calls.
+            inputs: The model's inputs.
+            sizes: The sizes of inputs for which the program is right, if not all.
         """
         super().__init__()
         self.training = False
-        self.graph_module = graph_module
+        self.graph_module = program.graph_module
         self._annotated = annotated
-        self._vocabulary = vocabulary
+        self._vocabulary = program.vocabulary
+        self._inputs, self._sizes = inputs, sizes
         nodes = self.nodes
-        inputs = [node for node in nodes if node.op == "placeholder"]
-        self._input_names = tuple(node.name for node in inputs)
-        reached = {source for node in nodes for source in receivers(node, vocabulary)}
-        self._relevant = tuple(node in reached for node in inputs)
+        reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
+        self._relevant = tuple(node in reached for node in nodes if node.op == "placeholder")
+        tokens = {node.name for node in program.tokens}
+        self._tokens = tuple(node.name in tokens for node in nodes if node.op == "placeholder")
         self._constants = tuple(
-            name for name, spec in zip(self._input_names, examples or (), strict=False) if not spec.is_floating
+            name for name, spec in zip(inputs.names, inputs.specs, strict=False) if not spec.is_floating
         )
-        self._seen = examples
-        self._with_constants = ProgramWithConstants(graph_module, constants) if constants else None
+        self._seen = inputs.specs or None
+        self._with_constants = (
+            ProgramWithConstants(program.graph_module, program.constants) if program.constants else None
+        )
 
-    def forward(self, *inputs: Tensor, target: Target = None, seed: Seed = None) -> Tensor | tuple[Tensor, ...]:
-        """The relevance of every floating-point input for the explained output.
+    def forward(
+        self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The relevance of every floating-point input, and of every token, for the explained output.
 
         Args:
             inputs: The model's inputs, ``(batch, ...)`` each.
+            named: Inputs by the names of the model's arguments.
             target: Which output to explain: an int, a LongTensor of one index for each sample, or a tuple of
                 indices for an output with several dimensions; None explains each sample's largest output.
             seed: The initial relevance itself, shaped like the output, or a function of the output. Without it
                 the initial relevance is the explained output's value, so that the inputs' relevance sums to it.
 
         Returns:
-            A tensor shaped like the input, or a tuple of them for a model with several inputs.
+            A tensor shaped like the input, or a tuple of them for a model with several inputs. Integers that select
+            rows of an embedding have one relevance for each token; masks and other integers have none.
 
         Raises:
             InputError: An input, the target or the seed does not fit.
@@ -80,40 +81,66 @@ class Explainer(nn.Module):
             >>> explain(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
-        self._check(inputs)
+        values = self._inputs.arrange(inputs, named)
+        self._check(values)
         if not torch.compiler.is_compiling():
-            self._seen = tuple(InputSpec.of(value) for value in inputs)
+            self._seen = tuple(InputSpec.of(value) for value in values)
         program = self._program()
         with torch.no_grad():
-            relevance: Tensor | tuple[Tensor, ...] = program(*inputs, target, seed)
+            relevance: Tensor | tuple[Tensor, ...] = program(*values, target, seed)
         if isinstance(relevance, Tensor):
             return relevance
-        floating = tuple(r for r, x in zip(relevance, inputs, strict=True) if x.is_floating_point())
-        return floating if len(floating) > 1 else floating[0]
+        shown = zip(relevance, values, self._tokens, strict=True)
+        explained = tuple(r for r, x, is_token in shown if is_token or x.is_floating_point())
+        return explained if len(explained) > 1 else explained[0]
 
     def _program(self) -> Callable[..., Any]:
         """The program with its constants kept, except where nothing would tell that a parameter has changed."""
         return self.graph_module if self._with_constants is None or not can_be_watched() else self._with_constants
 
+    def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
+        """At which nodes the explanation creates or absorbs relevance; the arguments are those of an explanation.
+
+        A bias, a stabilizer and the Taylor rule of softmax absorb relevance by design; what else shows is a rule that
+        does not conserve.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> balance = fxlrp.compile(model, rules="epsilon").balance(torch.ones(2, 4), target=1)
+            >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
+            []
+        """
+        values = self._inputs.arrange(inputs, named)
+        self._check(values)
+        return measure(self.graph_module, self._annotated, self._vocabulary, values, (target, seed))
+
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
         return self
 
-    def _check(self, inputs: tuple[Any, ...]) -> None:
-        if len(inputs) != len(self._input_names):
-            raise InputError(
-                f"expected {len(self._input_names)} inputs ({', '.join(self._input_names)}), got {len(inputs)}"
-            )
+    def _check(self, values: tuple[Any, ...]) -> None:
         parameter = next(self.graph_module.parameters(), None)
-        for name, value, relevant in zip(self._input_names, inputs, self._relevant, strict=True):
+        for name, value, relevant, is_token in zip(
+            self._inputs.names, values, self._relevant, self._tokens, strict=True
+        ):
             if not isinstance(value, Tensor):
                 raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
-            if value.is_complex() or (relevant and not value.is_floating_point()):
+            if is_token and (value.is_floating_point() or value.is_complex()):
+                raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding")
+            if value.is_complex() or (relevant and not is_token and not value.is_floating_point()):
                 raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
             if name in self._constants and value.is_floating_point():
                 raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
             if parameter is not None and value.device != parameter.device:
                 raise InputError(f"the input {name!r} is on {value.device}, the model on {parameter.device}")
+        if self._sizes is not None:
+            self._sizes.check(values)
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """Which front end has captured the model."""
+        return "symbolic" if self._sizes is None else "export"
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
+
+from fxlrp import errors
 
 # The root that capture traces is a holder of the user's model under this name, so that every
 # ``get_attr`` of the product reads the live model.
 MODEL = "model"
+
+_NOT_THE_USERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, errors.__file__))
+
+
+def is_users_file(name: str) -> bool:
+    """Whether a source file is neither torch's nor fxlrp's."""
+    return not name.startswith(_NOT_THE_USERS)
 
 
 def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:

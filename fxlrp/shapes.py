@@ -1,4 +1,4 @@
-"""The shapes of a graph's values for given inputs, without computing any of them."""
+"""The shapes and types of a graph's values for given inputs, without computing any of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an input looks like, without its values."""
+    """What a tensor looks like, without its values."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -26,7 +26,7 @@ class InputSpec:
 
     @property
     def is_floating(self) -> bool:
-        """Whether relevance can reach such an input."""
+        """Whether it holds numbers that relevance can reach, not indices or truth values."""
         return self.dtype.is_floating_point
 
     @staticmethod
@@ -35,28 +35,33 @@ class InputSpec:
         return InputSpec(tuple(int(size) for size in value.shape), value.dtype, value.device)
 
 
-class _ShapeReader(fx.Interpreter):
-    """Runs a graph on fake tensors and keeps the shapes."""
+class _Reader(fx.Interpreter):
+    """Runs a graph on fake tensors and keeps what they look like."""
 
     def __init__(self, graph_module: fx.GraphModule, graph: fx.Graph) -> None:
         super().__init__(graph_module, graph=graph)
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.values: dict[str, InputSpec] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor):
-            self.shapes[n.name] = tuple(value.shape)
+            self.values[n.name] = InputSpec(tuple(value.shape), value.dtype, value.device)
         return value
+
+
+def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
+    """What every tensor of a forward graph looks like, by name; ``graph_module`` holds its parameters."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
+        reader = _Reader(graph_module, graph)
+        # Sizes that depend on values, as of x[mask], and what follows from them stay unknown.
+        with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
+            reader.run(*fake, enable_io_processing=False)
+    return reader.values
 
 
 def infer_shapes(
     graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a forward graph by name, for ``inputs``; ``graph_module`` holds its parameters."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
-        reader = _ShapeReader(graph_module, graph)
-        # Sizes that depend on values, as of x[mask], and what follows from them stay unknown.
-        with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
-            reader.run(*fake, enable_io_processing=False)
-    return reader.shapes
+    """The shape of every tensor of a forward graph, by name."""
+    return {name: value.shape for name, value in infer_values(graph_module, graph, inputs).items()}

@@ -7,6 +7,7 @@ collects everything that has none into one error.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import FunctionType
 
 from torch import fx
 
@@ -58,6 +59,7 @@ class _Walk:
     program: Program
     count: int = 0
     unsupported: list[str] = field(default_factory=list)
+    opaque: bool = False
     selected: dict[int, list[Operation]] = field(default_factory=dict)
     fitted: set[int] = field(default_factory=set)
 
@@ -66,6 +68,7 @@ class _Walk:
         problem = self._problem(node, operation)
         if operation is None or problem:
             self.unsupported.append(describe(node, operation.name if operation else None) + problem)
+            self.opaque |= operation is None and _is_opaque(node)
             return None
         rule, how, origin, reason = self._choose(node, operation)
         operands = operation.operands_of(node)
@@ -120,7 +123,9 @@ class _Walk:
 
     def check(self) -> None:
         if self.unsupported:
-            raise UnsupportedOpError(_unsupported_message(self.unsupported))
+            error = UnsupportedOpError(_unsupported_message(self.unsupported))
+            error.opaque = self.opaque
+            raise error
         for index, pair in enumerate(self.program.preset.pairs):
             if pair.by_user and index not in self.fitted:
                 raise RuleError(self._unmatched(pair, self.selected.get(index, [])))
@@ -134,6 +139,12 @@ class _Walk:
             f"{what} selects {len(selected)} nodes, but its rule fits none of them; "
             f"rules for {operation.name}: {', '.join(fitting_rules(operation))}"
         )
+
+
+def _is_opaque(node: fx.Node) -> bool:
+    """Whether a call is of a module or of a Python function, which symbolic tracing has not looked into."""
+    ours = str(getattr(node.target, "__module__", "")).partition(".")[0] == "fxlrp"
+    return node.op == "call_module" or (isinstance(node.target, FunctionType) and not ours)
 
 
 def _unsupported_message(problems: list[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxlrp.errors import CaptureError
+from fxlrp.errors import SymbolicTraceError
 from fxlrp.operation import Vocabulary
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
@@ -36,12 +36,12 @@ def functionalize(program: Program) -> int:
             owner[node] = node if source is None or source in sizes else owner[source]
             continue
         if owner[changed].op == "get_attr":
-            raise CaptureError(f"the model changes a parameter or buffer in place: {describe(node)}")
+            raise SymbolicTraceError(f"the model changes a parameter or buffer in place: {describe(node)}")
         aliases = [other for other in owner if owner[other] is owner[changed] and other is not changed]
         for alias in aliases:
             later = sorted((user for user in alias.users if position[user] > position[node]), key=position.__getitem__)
             if later and not _writes_back(later[0], alias, changed, node):
-                raise CaptureError(
+                raise SymbolicTraceError(
                     f"an in-place change of a view also changes {alias.name!r}, which is used later by "
                     f"{later[0].name!r}: {describe(node)}. Write it without the in-place operation"
                 )
@@ -88,7 +88,7 @@ def _changed_value(node: fx.Node, vocabulary: Vocabulary) -> fx.Node | None:
     if node.op not in ("call_function", "call_method"):
         return None
     if node.kwargs.get("out") is not None:
-        raise CaptureError(f"a call that writes into out= cannot be followed: {describe(node)}")
+        raise SymbolicTraceError(f"a call that writes into out= cannot be followed: {describe(node)}")
     return _first(node) if _is_inplace(node, vocabulary) else None
 
 
@@ -120,7 +120,7 @@ def _spell_out_of_place(node: fx.Node) -> None:
         if function is not None:
             node.op, node.target = "call_function", function
             return
-    raise CaptureError(f"an in-place operation that has no other form cannot be followed: {describe(node)}")
+    raise SymbolicTraceError(f"an in-place operation that has no other form cannot be followed: {describe(node)}")
 
 
 def _inplace_argument(node: fx.Node, parameters: Any) -> bool:

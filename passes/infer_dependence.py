@@ -17,17 +17,54 @@ from fxlrp.program import Program
 def infer_dependence(program: Program) -> int:
     """Follow the inputs forward, up to operations that carry no relevance; return how many nodes depend on them.
 
+    Integers are indices, sizes and truth values: relevance ends there, but for the tokens that an embedding reads.
+
     Raises:
         CaptureError: The output is not a single tensor that depends on an input.
     """
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    dependent = {node for index, node in enumerate(inputs) if index not in program.constant_inputs}
+    tokens = _tokens(program)
+    dependent: set[fx.Node] = set(tokens)
     for node in program.graph.nodes:
-        if any(source in dependent for source in _sources(node, program.vocabulary.operation(node))):
+        if node in tokens or not _may_be_floating(program, node):
+            continue
+        operation = program.vocabulary.operation(node)
+        if operation is not None and operation.family is Family.EMBEDDING:
+            depends = operation.arguments(node)["input"] in tokens
+        else:
+            sources = _sources(node, operation)
+            depends = node.op == "placeholder" or any(each in dependent and each not in tokens for each in sources)
+        if depends:
             dependent.add(node)
     _check_output(program, dependent)
-    program.dependent = frozenset(dependent)
+    program.dependent, program.tokens = frozenset(dependent), frozenset(tokens)
     return len(dependent)
+
+
+def _may_be_floating(program: Program, node: fx.Node) -> bool:
+    """Whether a value is made of real numbers, as far as is known."""
+    value = program.values.get(node.name)
+    return value is None or value.is_floating
+
+
+def _tokens(program: Program) -> set[fx.Node]:
+    """Inputs that an embedding reads, and what only moves their elements on the way there."""
+    reads: set[fx.Node] = set()
+    for node in reversed(program.graph.nodes):
+        operation = program.vocabulary.operation(node)
+        if operation is None:
+            continue
+        if operation.family is Family.EMBEDDING:
+            reads.add(operation.arguments(node)["input"])
+        elif node in reads and operation.family is Family.SHAPE:
+            reads.update(operand for operand in operation.operands_of(node) if isinstance(operand, fx.Node))
+    inputs = {node for node in reads if node.op == "placeholder"}
+    tokens = {node for node in inputs if node.name not in program.values or not program.values[node.name].is_floating}
+    for node in program.graph.nodes:
+        operation = program.vocabulary.operation(node)
+        moves = operation is not None and node in reads and operation.family is Family.SHAPE
+        if operation is not None and moves and any(operand in tokens for operand in operation.operands_of(node)):
+            tokens.add(node)
+    return tokens
 
 
 def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
@@ -45,11 +82,6 @@ def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
 
 def _check_output(program: Program, dependent: set[fx.Node]) -> None:
     result: Any = program.graph.output_node().args[0]
-    if not isinstance(result, fx.Node):
-        raise CaptureError(
-            f"the model returns a {type(result).__name__.removeprefix('immutable_')}; only a model that returns a "
-            f"single tensor can be explained: wrap it in a module that returns the tensor to explain"
-        )
     operation = program.vocabulary.operation(result)
     if operation is not None and operation.many:
         raise CaptureError(f"the model returns the several tensors of {operation.name}; it must return a single one")

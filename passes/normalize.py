@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.errors import CaptureError
+from fxlrp.errors import CaptureError, SymbolicTraceError
 from fxlrp.operation import Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
@@ -37,7 +37,7 @@ def _canonicalize(program: Program, node: fx.Node) -> int:
     try:
         bound = operation.bind(node.args, node.kwargs)
     except TypeError as error:
-        raise CaptureError(f"a call in a form that is not supported, {error}: {describe(node)}") from error
+        raise SymbolicTraceError(f"a call in a form that is not supported, {error}: {describe(node)}") from error
     if operation.name == "to" and any(_is_integer(value) for value in (*bound["args"], *bound["kwargs"].values())):
         # No relevance passes a rounding: an operation that is not canonical, and has no rule.
         node.op, node.target = "call_function", _to_integer
@@ -89,7 +89,7 @@ def _open_attribute(node: fx.Node) -> int:
     if name in SHAPE_ATTRIBUTES:
         return 0
     if name not in _ATTRIBUTE_METHODS:
-        raise CaptureError(f"the attribute {name!r} of a tensor cannot be followed: {describe(node)}")
+        raise SymbolicTraceError(f"the attribute {name!r} of a tensor cannot be followed: {describe(node)}")
     function, rest = _ATTRIBUTE_METHODS[str(name)]
     node.target, node.args = function, (value, *rest)
     return 1

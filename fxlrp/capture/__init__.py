@@ -1,5 +1,45 @@
 """Front ends: from a model to its forward graph."""
 
-from fxlrp.capture.symbolic import capture
+from __future__ import annotations
 
-__all__ = ["capture"]
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from torch import fx, nn
+
+from fxlrp.capture import export, symbolic
+from fxlrp.capture.outputs import Output
+from fxlrp.capture.sizes import Sizes
+from fxlrp.inputs import Inputs
+from fxlrp.operation import Family, Vocabulary
+
+__all__ = ["FRONT_ENDS", "Captured", "FrontEnd", "Output", "Sizes", "capture"]
+
+FrontEnd: TypeAlias = Literal["symbolic", "export"]
+FRONT_ENDS: tuple[FrontEnd, ...] = ("symbolic", "export")
+
+
+class Captured(NamedTuple):
+    """A forward graph, and for which sizes of the inputs it is right; None where it has none baked in."""
+
+    graph_module: fx.GraphModule
+    sizes: Sizes | None
+
+
+def capture(
+    model: nn.Module,
+    inputs: Inputs,
+    vocabulary: Vocabulary,
+    *,
+    front_end: FrontEnd = "symbolic",
+    output: Output = None,
+    dynamic_shapes: Mapping[str, Any] | None = None,
+) -> Captured:
+    """The forward graph of ``model`` by one of the front ends.
+
+    Raises:
+        CaptureError: The front end cannot follow the model.
+    """
+    if front_end == "export":
+        return Captured(*export.capture(model, inputs, vocabulary, output, dynamic_shapes))
+    return Captured(symbolic.capture(model, inputs, vocabulary.functions(Family.CUSTOM), output), None)

@@ -10,14 +10,16 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxlrp.capture.stand_ins import recorded
-from fxlrp.errors import CaptureError
-from fxlrp.vocabulary import expect_dims
+from fxlrp.errors import CaptureError, SymbolicTraceError
+from fxlrp.functions import attention_mask, both_masks, expect_dims, initial_state, mask_scores, padding_mask
 
 _expect_dims = recorded(expect_dims)
+_initial_state = recorded(initial_state)
 
 
 def _batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
@@ -53,6 +55,105 @@ def _conv_transpose(self: nn.modules.conv._ConvTransposeNd, input: Tensor, outpu
     return convolution(input, self.weight, self.bias, *geometry)
 
 
+def _recurrent(self: nn.RNNBase, input: Tensor, hx: Any = None) -> Any:
+    """What ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` compute for a batch of sequences of one length."""
+    directions = 2 if self.bidirectional else 1
+    input = _expect_dims(input, 3, f"{type(self).__name__} is followed for inputs with a batch dimension")
+    is_lstm = isinstance(self, nn.LSTM)
+    if hx is None:
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size) if is_lstm else (self.hidden_size,)
+        zeros = [
+            _initial_state(input, self.num_layers * directions, size, 0 if self.batch_first else 1) for size in sizes
+        ]
+        hx = zeros if is_lstm else zeros[0]
+    kind = self.mode.lower()
+    weights = [getattr(self, name) for names in self._all_weights for name in names]
+    # The arguments are a constant dropout of zero, and no training.
+    how = (self.bias, self.num_layers, 0.0, False, self.bidirectional, self.batch_first)
+    result = recorded(getattr(torch, kind))(input, list(hx) if is_lstm else hx, weights, *how)
+    return (result[0], (result[1], result[2])) if is_lstm else (result[0], result[1])
+
+
+def _lstm_cell(self: nn.LSTMCell, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:
+    h, c = hx if hx is not None else (_cell_state(self, input), _cell_state(self, input))
+    gates = F.linear(input, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
+    i, f, g, o = (gates.chunk(4, -1)[index] for index in range(4))
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru_cell(self: nn.GRUCell, input: Tensor, hx: Any = None) -> Tensor:
+    h = _cell_state(self, input) if hx is None else hx
+    from_input = F.linear(input, self.weight_ih, self.bias_ih).chunk(3, -1)
+    from_state = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, -1)
+    reset, z = (torch.sigmoid(from_input[index] + from_state[index]) for index in range(2))
+    new = torch.tanh(from_input[2] + reset * from_state[2])
+    return (1 - z) * new + z * h
+
+
+def _rnn_cell(self: nn.RNNCell, input: Tensor, hx: Any = None) -> Tensor:
+    h = _cell_state(self, input) if hx is None else hx
+    before = F.linear(input, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
+    return torch.relu(before) if self.nonlinearity == "relu" else torch.tanh(before)
+
+
+def _cell_state(cell: nn.RNNCellBase, input: Tensor) -> Tensor:
+    state: Tensor = _initial_state(input, 1, cell.hidden_size, 0)[0]
+    return state
+
+
+def _attention(
+    self: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """What ``nn.MultiheadAttention`` computes for a batch."""
+    if self.bias_k is not None or self.add_zero_attn:
+        raise SymbolicTraceError("MultiheadAttention with bias_k or add_zero_attn cannot be followed")
+    heads, features = self.num_heads, self.head_dim
+    weights: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+    if self._qkv_same_embed_dim:
+        weights = self.in_proj_weight.chunk(3)
+    biases: Any = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+    why = "MultiheadAttention is followed for inputs with a batch dimension"
+    inputs = [_expect_dims(query, 3, why)]
+    # One value that is used three times stays one.
+    inputs += [inputs[0] if each is query else each for each in (key, value)]
+    split = []
+    for position, each in enumerate(inputs):
+        each = F.linear(each, weights[position], biases[position])
+        each = each if self.batch_first else each.transpose(0, 1)
+        split.append(each.unflatten(-1, (heads, features)).transpose(1, 2))
+    q, k, v = split
+    mask = _merged_mask(attn_mask, key_padding_mask, heads)
+    scores = (q * features**-0.5) @ k.transpose(-2, -1)
+    if mask is None:
+        attention = torch.softmax(scores, -1)
+    else:
+        attention = recorded(torch._safe_softmax)(recorded(mask_scores)(scores, mask), -1)
+    out = (attention @ v).transpose(1, 2).flatten(2)
+    out = self.out_proj(out if self.batch_first else out.transpose(0, 1))
+    if not need_weights:
+        return out, None
+    return out, attention.mean(1) if average_attn_weights else attention
+
+
+def _merged_mask(attn_mask: Any, key_padding_mask: Any, heads: int) -> Any:
+    """One mask that broadcasts to ``(batch, heads, queries, keys)``."""
+    if attn_mask is not None:
+        attn_mask = recorded(attention_mask)(attn_mask, heads)
+    if key_padding_mask is None:
+        return attn_mask
+    padding = recorded(padding_mask)(key_padding_mask)
+    return padding if attn_mask is None else recorded(both_masks)(attn_mask, padding)
+
+
 _OPENINGS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     nn.modules.batchnorm._BatchNorm.forward: _batch_norm,
     nn.SyncBatchNorm.forward: _batch_norm,
@@ -60,6 +161,13 @@ _OPENINGS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     nn.ConvTranspose1d.forward: _conv_transpose,
     nn.ConvTranspose2d.forward: _conv_transpose,
     nn.ConvTranspose3d.forward: _conv_transpose,
+    nn.LSTM.forward: _recurrent,
+    nn.GRU.forward: _recurrent,
+    nn.RNN.forward: _recurrent,
+    nn.LSTMCell.forward: _lstm_cell,
+    nn.GRUCell.forward: _gru_cell,
+    nn.RNNCell.forward: _rnn_cell,
+    nn.MultiheadAttention.forward: _attention,
 }
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import linecache
 import operator
-import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,32 +16,25 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
-from fxlrp import errors
+from fxlrp.capture.live import CONSTANTS, on_live_model
 from fxlrp.capture.openings import open_modules
+from fxlrp.capture.outputs import Output, select_output
 from fxlrp.capture.stand_ins import stand_ins
-from fxlrp.errors import CaptureError
-
-CONSTANTS = "constants"
-
-# Tracing cannot follow these; they stay whole, and have no rule in this version.
-_LEAVES: tuple[type[nn.Module], ...] = (
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
-)
-
-_NOT_THE_USERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, errors.__file__))
+from fxlrp.errors import CaptureError, SymbolicTraceError
+from fxlrp.inputs import Inputs
+from fxlrp.provenance import is_users_file
 
 
 class _Holder(nn.Module):
     """Holds the model under a name, so that its own call, hooks included, is traced like that of any module."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.model = model
+        self._inputs = inputs
 
     def forward(self, *args: Any) -> Any:
-        return self.model(*args)
+        return self._inputs.call(self.model, args)
 
 
 class _Proxy(fx.Proxy):
@@ -140,7 +130,7 @@ class _Tracer(fx.Tracer):
         return parameter_proxy_cache[path]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LEAVES)
+        return False
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -181,7 +171,7 @@ def _user_line(frame: FrameType | None) -> str | None:
         code = frame.f_code
         if code is _Holder.forward.__code__:
             return None
-        if not code.co_filename.startswith(_NOT_THE_USERS):
+        if is_users_file(code.co_filename):
             line = linecache.getline(code.co_filename, frame.f_lineno).strip()
             return f'File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}\n    {line}'
         frame = frame.f_back
@@ -189,40 +179,40 @@ def _user_line(frame: FrameType | None) -> str | None:
 
 
 def capture(
-    model: nn.Module, functions: Sequence[Callable[..., Any]] = (), inputs: int | None = None
+    model: nn.Module,
+    inputs: Inputs | None = None,
+    functions: Sequence[Callable[..., Any]] = (),
+    output: Output = None,
 ) -> fx.GraphModule:
     """Trace ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
 
     Args:
         model: In eval mode.
+        inputs: Its inputs; None takes every argument without a default.
         functions: Functions that the model calls and that stay whole, for rules of their own.
-        inputs: How many inputs the explanations will have; None takes every argument without a default.
+        output: Which of the model's outputs is explained.
 
     Raises:
         CaptureError: Tracing cannot follow the model; the message names the line.
     """
+    inputs = inputs or Inputs.of(model)
     # A model may store what it computes on itself; tracing a copy that shares the tensors keeps proxies out of it.
     shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
     try:
-        holder = _Holder(copy.deepcopy(model, shared)).eval()
+        holder = _Holder(copy.deepcopy(model, shared), inputs).eval()
         open_modules(holder)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
-    tracer = _Tracer(holder, _input_names(model, inputs), functions)
+    tracer = _Tracer(holder, inputs.names, functions)
     try:
         with _ONE_TRACE, stand_ins(functions, holder):
             graph = tracer.trace(holder)
     except Exception as error:
-        raise CaptureError(_cannot_follow(model, error)) from error
-    live = _Holder(model)
-    live.add_module(CONSTANTS, tracer.constants)
-    try:
-        graph_module = fx.GraphModule(live, graph, class_name=type(model).__name__)
-    except SyntaxError as error:
-        raise CaptureError(f"a path of {type(model).__name__} is no Python name: {error}") from error
-    # GraphModule copies references to the parameters it finds; the model itself follows replaced ones too.
-    graph_module.model = model
-    return graph_module
+        if isinstance(error, CaptureError) and not isinstance(error, SymbolicTraceError):
+            raise type(error)(f"{error}{_place(error)}") from error
+        raise SymbolicTraceError(_cannot_follow(model, error)) from error
+    graph.output_node().args = (select_output(graph.output_node().args[0], output),)
+    return on_live_model(model, graph, tracer.constants)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -230,34 +220,15 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]
 
 
-def _input_names(model: nn.Module, count: int | None) -> list[str]:
-    names: list[str] = []
-    for parameter in inspect.signature(model.forward).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            if count is None:
-                raise CaptureError(
-                    f"{type(model).__name__}.forward takes *{parameter.name}: give example_inputs to say how many"
-                )
-            names.extend(f"{parameter.name}_{index}" for index in range(len(names), count))
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            wanted = parameter.default is parameter.empty if count is None else len(names) < count
-            if wanted:
-                names.append(parameter.name)
-        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            raise CaptureError(f"{type(model).__name__}.forward needs the keyword argument {parameter.name!r}")
-    if not names or (count is not None and len(names) != count):
-        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count or 'at least one'}")
-    return names
+def _place(error: Exception) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users_file(f.filename)]
+    return f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def _cannot_follow(model: nn.Module, error: Exception) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THE_USERS)]
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    if isinstance(error, CaptureError):
-        return f"{error}{where}"
+    what = str(error) if isinstance(error, SymbolicTraceError) else f"{type(error).__name__}: {error}"
     return (
-        f"symbolic tracing cannot follow {type(model).__name__}{where} ({type(error).__name__}: {error}). It cannot "
-        f"follow control flow that depends on values or sizes: choose with torch.where instead, or keep the function "
-        f"whole with a rule of its own (docs/adding-a-rule.md). torch.export, the front end that can follow "
-        f"control flow on sizes, is not part of this version"
+        f"symbolic tracing cannot follow {type(model).__name__}{_place(error)} ({what}). It cannot follow control flow "
+        f"that depends on values or sizes: capture with torch.export instead, by example_inputs or at the first call; "
+        f"or choose with torch.where, or keep the function whole with a rule of its own (docs/adding-a-rule.md)"
     )

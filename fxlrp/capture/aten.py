@@ -1,0 +1,204 @@
+"""ATen calls, as ``torch.export`` records them, spelled as torch offers them.
+
+Most operations have the same name and the same arguments in both, and need no row here: the vocabulary knows them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+from torch._ops import OpOverload
+
+from fxlrp.functions import set_item
+from fxlrp.operation import Vocabulary
+
+
+class Call(NamedTuple):
+    """A function and its arguments."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+Arguments = Mapping[str, Any]
+
+
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return Call(function, args, kwargs)
+
+
+_END = torch.iinfo(torch.int64).max
+
+
+def _slices(given: Arguments) -> tuple[Any, ...] | None:
+    """The index that ``slice`` means; None if it takes everything."""
+    dim, step = given.get("dim", 0), given.get("step", 1)
+    start, end = given.get("start"), given.get("end")
+    start = None if isinstance(start, int) and start == 0 else start
+    end = None if isinstance(end, int) and end == _END else end
+    if start is None and end is None and step == 1:
+        return None
+    return _at(dim, slice(start, end, None if step == 1 else step))
+
+
+def _at(dim: int, index: Any) -> tuple[Any, ...]:
+    whole = slice(None)
+    return (*(whole,) * dim, index) if dim >= 0 else (..., index, *(whole,) * (-dim - 1))
+
+
+def _slice(given: Arguments) -> Call:
+    index = _slices(given)
+    return (
+        _call(torch.Tensor.contiguous, given["self"])
+        if index is None
+        else _call(operator.getitem, given["self"], index)
+    )
+
+
+def _slice_scatter(given: Arguments) -> Call:
+    index = _slices(given)
+    return _call(set_item, given["self"], ... if index is None else index, given["src"])
+
+
+def _indices(indices: Any) -> tuple[Any, ...]:
+    return tuple(slice(None) if index is None else index for index in indices)
+
+
+def _index_put(given: Arguments) -> Call | None:
+    if given.get("accumulate", False):
+        return None
+    return _call(set_item, given["self"], _indices(given["indices"]), given["values"])
+
+
+_NOT_OF_VALUES = frozenset(
+    "layout pin_memory non_blocking memory_format implicit cudnn_enable cudnn_enabled sparse_grad path".split()
+)
+
+
+def _to_copy(given: Arguments) -> Call:
+    options = {name: value for name, value in given.items() if name in ("dtype", "device") and value is not None}
+    return _call(torch.Tensor.to, given["self"], **options) if options else _call(torch.clone, given["self"])
+
+
+def _elu(given: Arguments) -> Call | None:
+    alpha, scale = given.get("alpha", 1), given.get("scale", 1)
+    if given.get("input_scale", 1) != 1:
+        return None
+    if scale == 1:
+        return _call(F.elu, given["self"], alpha)
+    is_selu = abs(alpha - 1.6732632423543772) < 1e-9 and abs(scale - 1.0507009873554805) < 1e-9
+    return _call(F.selu, given["self"]) if is_selu else None
+
+
+def _batch_norm(given: Arguments) -> Call:
+    statistics = (given["running_mean"], given["running_var"])
+    return _call(F.batch_norm, given["input"], *statistics, given["weight"], given["bias"], eps=given["eps"])
+
+
+def _upsample(mode: str, *, antialias: bool = False) -> Callable[[Arguments], Call]:
+    def spelled(given: Arguments) -> Call:
+        size = given.get("output_size")
+        scales = given.get("scale_factors")
+        scale = tuple(scales) if scales is not None and size is None else None
+        options: dict[str, Any] = {"align_corners": given["align_corners"]} if "align_corners" in given else {}
+        if antialias:
+            options["antialias"] = True
+        input = given["input"] if "input" in given else given["self"]
+        return _call(F.interpolate, input, size=size, scale_factor=scale, mode=mode, **options)
+
+    return spelled
+
+
+def _softmax(function: Callable[..., Any]) -> Callable[[Arguments], Call]:
+    def spelled(given: Arguments) -> Call:
+        return _call(function, given["self"], given["dim"], dtype=given.get("dtype"))
+
+    return spelled
+
+
+_UPSAMPLED = {"linear1d": "linear", "bilinear2d": "bilinear", "trilinear3d": "trilinear", "bicubic2d": "bicubic"}
+
+_FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
+    "slice": _slice,
+    "slice_scatter": _slice_scatter,
+    "select_scatter": lambda given: _call(set_item, given["self"], _at(given["dim"], given["index"]), given["src"]),
+    "index": lambda given: _call(operator.getitem, given["self"], _indices(given["indices"])),
+    "index_put": _index_put,
+    "copy": lambda given: _call(torch.Tensor.expand_as, given["src"], given["self"]),
+    "fill": lambda given: _call(torch.full_like, given["self"], given["value"]),
+    "zero": lambda given: _call(torch.zeros_like, given["self"]),
+    "_to_copy": _to_copy,
+    "alias": lambda given: _call(torch.Tensor.contiguous, given["self"]),
+    "lift_fresh_copy": lambda given: _call(torch.clone, given["self"]),
+    "elu": _elu,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "embedding": lambda given: _call(F.embedding, given["indices"], given["weight"]),
+    "im2col": lambda given: _call(
+        F.unfold, given["self"], *(tuple(given[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
+    ),
+    "col2im": lambda given: _call(
+        F.fold,
+        given["self"],
+        *(tuple(given[name]) for name in ("output_size", "kernel_size", "dilation", "padding", "stride")),
+    ),
+    "softmax": _softmax(F.softmax),
+    "_safe_softmax": _softmax(torch._safe_softmax),
+    "log_softmax": _softmax(F.log_softmax),
+    "sym_size": lambda given: _call(torch.Tensor.size, given["self"], given["dim"]),
+    **{f"upsample_{name}": _upsample(mode) for name, mode in _UPSAMPLED.items()},
+    **{f"upsample_nearest{n}d": _upsample("nearest") for n in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{n}d": _upsample("nearest-exact") for n in (1, 2, 3)},
+    "_upsample_bilinear2d_aa": _upsample("bilinear", antialias=True),
+    "_upsample_bicubic2d_aa": _upsample("bicubic", antialias=True),
+}
+
+# Their several results are one in torch, the first.
+FIRST_OF_SEVERAL = frozenset(("_native_batch_norm_legit_no_training",))
+
+# They assert what was true in capture, and compute nothing.
+ASSERTIONS = frozenset(
+    (
+        "_assert_tensor_metadata",
+        "_assert_scalar",
+        "_assert_async",
+        "sym_constrain_range",
+        "sym_constrain_range_for_size",
+    )
+)
+
+
+def name_of(target: Any) -> str:
+    """The name of an ATen operation without its overload; empty for anything else."""
+    return str(target._schema.name).removeprefix("aten::") if isinstance(target, OpOverload) else ""
+
+
+def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
+    """The call of ``node`` as torch offers it; as it is if the vocabulary does not know the operation."""
+    as_it_is = Call(node.target, node.args, dict(node.kwargs))  # type: ignore[arg-type]
+    if not isinstance(node.target, OpOverload) or node.target.namespace != "aten":
+        return as_it_is
+    given = {
+        **{argument.name: value for argument, value in zip(node.target._schema.arguments, node.args, strict=False)},
+        **node.kwargs,
+    }
+    form = _FORMS.get(name_of(node.target))
+    if form is not None:
+        return form(given) or as_it_is
+    spelling = vocabulary.spelling(node.target.overloadpacket)
+    if spelling is None:
+        return as_it_is
+    operation = spelling.operation
+    if operation.free:
+        options = {name: value for name, value in node.kwargs.items() if name not in _NOT_OF_VALUES}
+        return Call(operation.function, node.args, options)
+    kept = {name: value for name, value in given.items() if name not in _NOT_OF_VALUES}
+    try:
+        return Call(operation.function, *operation.call(operation.bind((), kept)))
+    except TypeError:
+        return as_it_is

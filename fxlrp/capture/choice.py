@@ -1,0 +1,60 @@
+"""Which front end captures a model: the first that can follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from fxlrp.capture import FrontEnd
+from fxlrp.errors import CaptureError, FxlrpError, GraphError, SymbolicTraceError, UnsupportedOpError
+from fxlrp.inputs import Inputs
+
+T = TypeVar("T")
+
+
+class ExamplesNeeded(Exception):
+    """The model can be followed by ``torch.export`` only, which needs example inputs."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep why symbolic tracing does not do."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontEnd], T], inputs: Inputs) -> T:
+    """The result of ``attempt`` for the first front end that can follow the model.
+
+    Raises:
+        ExamplesNeeded: It is ``torch.export``, and there are no example inputs.
+        FxlrpError: No front end can; what the first says, with the second's reason.
+    """
+    if front_ends == ("export",):
+        _need_examples(inputs, "capture='export' was chosen")
+        return attempt("export")
+    try:
+        return attempt("symbolic")
+    except (CaptureError, UnsupportedOpError, GraphError) as error:
+        if "export" not in front_ends or not _could_be_opened(error):
+            raise
+        first = error
+    _need_examples(inputs, str(first))
+    try:
+        return attempt("export")
+    except UnsupportedOpError:
+        raise
+    except FxlrpError as error:
+        if isinstance(first, GraphError):
+            raise first from error
+        raise CaptureError(f"{first}\nNor can the other front end: {error}") from error
+
+
+def _could_be_opened(error: FxlrpError) -> bool:
+    """Whether ``torch.export``, which sees the calls inside functions and modules, may do better."""
+    return isinstance(error, SymbolicTraceError | GraphError) or (
+        isinstance(error, UnsupportedOpError) and error.opaque
+    )
+
+
+def _need_examples(inputs: Inputs, reason: str) -> None:
+    if not inputs.examples:
+        raise ExamplesNeeded(reason)

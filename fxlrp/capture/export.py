@@ -1,0 +1,243 @@
+"""The front end for what symbolic tracing cannot follow: ``torch.export``.
+
+It runs the model once on example inputs and records ATen calls, so it follows control flow on sizes, and what stays
+whole in symbolic tracing. The batch is dynamic, and so is the length of a sequence; other sizes are those of the
+examples, unless ``dynamic_shapes`` says otherwise.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind
+
+from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
+from fxlrp.capture.live import CONSTANTS, on_live_model
+from fxlrp.capture.outputs import Output, select_output
+from fxlrp.capture.sizes import Sizes
+from fxlrp.errors import CaptureError
+from fxlrp.inputs import Inputs
+from fxlrp.operation import Vocabulary
+from fxlrp.provenance import MODEL, is_users_file
+
+DynamicShapes = Mapping[str, Any] | None
+
+
+def capture(
+    model: nn.Module,
+    inputs: Inputs,
+    vocabulary: Vocabulary,
+    output: Output = None,
+    dynamic_shapes: DynamicShapes = None,
+) -> tuple[fx.GraphModule, Sizes]:
+    """Export ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
+
+    Args:
+        model: In eval mode.
+        inputs: Its inputs, with examples.
+        vocabulary: Knows which ATen operations are canonical.
+        output: Which of the model's outputs is explained.
+        dynamic_shapes: As for ``torch.export.export``, by argument name.
+
+    Returns:
+        The graph, and the sizes of inputs for which it is right.
+
+    Raises:
+        CaptureError: ``torch.export`` cannot follow the model either.
+    """
+    values = _with_batch(inputs)
+    if dynamic_shapes is not None:
+        tried = [dict(dynamic_shapes)]
+    else:
+        tried = [_dynamic(inputs, values, lengths) for lengths in (True, False)]
+    for shapes in tried:
+        try:
+            exported = _export(model, inputs, values, shapes)
+            break
+        except Exception as error:
+            if shapes is tried[-1]:
+                raise CaptureError(_cannot_follow(model, error)) from error
+    converter = _Converter(model, inputs, exported, vocabulary, output)
+    graph, constants = converter.convert()
+    users = {name: node.meta["val"] for name, node in converter.users.items()}
+    return on_live_model(model, graph, constants), Sizes.of(exported, inputs, users)
+
+
+def _with_batch(inputs: Inputs) -> dict[str, Tensor]:
+    """The examples with at least two samples: torch.export takes a size of one for a constant."""
+    values = {name: inputs.examples[name].detach() for name in inputs.names}
+    batched = [value for value in values.values() if value.dim()]
+    if not batched or batched[0].shape[0] != 1:
+        return values
+    return {
+        name: torch.cat([value, value]) if value.dim() and value.shape[0] == 1 else value
+        for name, value in values.items()
+    }
+
+
+def _dynamic(inputs: Inputs, values: Mapping[str, Tensor], lengths: bool) -> dict[str, Any]:
+    """Which sizes are dynamic: the batch, and the lengths of sequences."""
+    batch = next((value.shape[0] for value in values.values() if value.dim()), None)
+    by_name: dict[str, Any] = {}
+    for name, value in values.items():
+        dims = {0} if value.dim() and value.shape[0] == batch else set()
+        if lengths and value.dim() <= 3:
+            # Tokens, masks, embeddings and waves; images with every size dynamic take torch.export minutes.
+            dims |= set(range(1, value.dim()))
+        by_name[name] = {dim: Dim.AUTO for dim in dims if value.shape[dim] > 1} or None
+    if inputs.variadic is None:
+        return {**by_name, **dict.fromkeys(inputs.constants)}
+    several = [name for name in inputs.positional if name.startswith(f"{inputs.variadic}_")]
+    shapes = {name: shape for name, shape in by_name.items() if name not in several}
+    return {**shapes, inputs.variadic: tuple(by_name[name] for name in several), **dict.fromkeys(inputs.constants)}
+
+
+def _export(
+    model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor], dynamic_shapes: dict[str, Any]
+) -> ExportedProgram:
+    args = tuple(values[name] for name in inputs.positional)
+    kwargs = {**{name: values[name] for name in inputs.keyword}, **inputs.constants}
+    with torch.no_grad():
+        exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        # Nothing is decomposed; what this does is to make in-place operations functional.
+        functional: ExportedProgram = exported.run_decompositions({})
+    return functional
+
+
+class _Converter:
+    """Rewrites an exported graph, which calls ATen and takes parameters as inputs, as tracing would have it."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, exported: ExportedProgram, vocabulary: Vocabulary, selected: Output
+    ) -> None:
+        self._model, self._inputs, self._exported, self._vocabulary = model, inputs, exported, vocabulary
+        self._selected = selected
+        self.users = self._placeholders_of_users()
+        self._graph = fx.Graph()
+        self._constants = nn.Module()
+        self._values: dict[fx.Node, Any] = {}
+        self._device: fx.Node | None = None
+        self._classes = {path: type(module) for path, module in model.named_modules()}
+
+    def convert(self) -> tuple[fx.Graph, nn.Module]:
+        """The graph, and the tensors in it that are no parameters."""
+        for name in self._inputs.names:
+            self._values[self.users[name]] = self._graph.placeholder(name)
+        for node, spec in self._placeholders():
+            if spec.kind is not InputKind.USER_INPUT:
+                self._values[node] = self._graph.get_attr(self._attribute(spec))
+        for node in self._exported.graph.nodes:
+            if node.op == "call_function":
+                self._convert(node)
+            elif node.op == "get_attr":
+                raise CaptureError(f"torch.export made a subgraph of control flow on values: {node.target}")
+        self._output()
+        return self._graph, self._constants
+
+    def _placeholders(self) -> list[tuple[fx.Node, InputSpec]]:
+        nodes = [node for node in self._exported.graph.nodes if node.op == "placeholder"]
+        return list(zip(nodes, self._exported.graph_signature.input_specs, strict=True))
+
+    def _placeholders_of_users(self) -> dict[str, fx.Node]:
+        nodes = [node for node, spec in self._placeholders() if spec.kind is InputKind.USER_INPUT]
+        structure = self._exported.call_spec.in_spec
+        assert structure is not None
+        args, kwargs = pytree.tree_unflatten(nodes, structure)
+        by_name = {**dict(zip(self._inputs.positional, args, strict=True)), **kwargs}
+        return {name: by_name[name] for name in self._inputs.names}
+
+    def _attribute(self, spec: InputSpec) -> str:
+        """The path, below the root, of a lifted parameter, buffer or constant."""
+        path = str(spec.target)
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            return f"{MODEL}.{path}"
+        value = self._exported.constants.get(path)
+        if spec.kind is not InputKind.CONSTANT_TENSOR or not isinstance(value, Tensor):
+            raise CaptureError(f"{type(self._model).__name__} has an input that is no tensor: {path}")
+        name = f"constant_{len(list(self._constants.buffers()))}"
+        self._constants.register_buffer(name, value.detach())
+        return f"{CONSTANTS}.{name}"
+
+    def _convert(self, node: fx.Node) -> None:
+        name = name_of(node.target)
+        if name in ASSERTIONS or (not name and str(node.target).startswith("<function sym_constrain")):
+            return
+        source = node.args[0] if node.target is operator.getitem else None
+        if isinstance(source, fx.Node) and name_of(source.target) in FIRST_OF_SEVERAL:
+            # Of the several results nobody but autograd reads the others.
+            self._values[node] = self._values[source]
+            return
+        function, args, kwargs = spell(node, self._vocabulary)
+        args, kwargs = fx.map_arg((args, kwargs), self._values.__getitem__)
+        args, kwargs = self._on_device_of_inputs(args, kwargs)
+        made = self._graph.create_node("call_function", function, args, kwargs, name=node.name)
+        made.meta["nn_module_stack"] = self._module_stack(node)
+        made.stack_trace = users_line(node.stack_trace)
+        self._values[node] = made
+
+    def _on_device_of_inputs(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """What was made on the device of the examples is made on that of the inputs."""
+        first = self._inputs.examples[self._inputs.names[0]].device
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.device) or value != first:
+                return value
+            if self._device is None:
+                last = [node for node in self._graph.nodes if node.op in ("placeholder", "get_attr")][-1]
+                with self._graph.inserting_after(last):
+                    x = next(node for node in self._graph.nodes if node.op == "placeholder")
+                    self._device = self._graph.call_function(getattr, (x, "device"))
+            return self._device
+
+        return pytree.tree_map(moved, args), {name: moved(value) for name, value in kwargs.items()}
+
+    def _module_stack(self, node: fx.Node) -> dict[str, tuple[str, type]]:
+        """The module stack in the form in which symbolic tracing records it."""
+        stack = {}
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            # A module's second call is marked with a number.
+            path = re.sub(r"@\d+", "", str(path).removeprefix("L['self']").lstrip("."))
+            if path in self._classes:
+                stack[path] = (f"{MODEL}.{path}".rstrip("."), self._classes[path])
+        return stack
+
+    def _output(self) -> None:
+        specs = self._exported.graph_signature.output_specs
+        returned = self._exported.graph.output_node().args[0]
+        assert isinstance(returned, tuple)
+        results = []
+        for value, spec in zip(returned, specs, strict=True):
+            if spec.kind is OutputKind.USER_OUTPUT:
+                results.append(self._values[value] if isinstance(value, fx.Node) else value)
+            elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+                raise CaptureError(f"the model changes its parameter or buffer {spec.target!r} in forward")
+        structure = self._exported.call_spec.out_spec
+        assert structure is not None
+        self._graph.output(select_output(pytree.tree_unflatten(results, structure), self._selected))
+
+
+def users_line(stack_trace: str | None) -> str | None:
+    """The innermost frame of a formatted stack that is the user's, formatted alike."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in (.+)\n\s*(.*)', stack_trace or "")
+    for file, line, function, code in reversed(frames):
+        if is_users_file(file):
+            return f'File "{file}", line {line}, in {function}\n    {code}'
+    return None
+
+
+def _cannot_follow(model: nn.Module, error: Exception) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    first = str(error).strip().splitlines()
+    return (
+        f"torch.export cannot follow {type(model).__name__}{where} ({type(error).__name__}: "
+        f"{first[0] if first else ''}). It follows no control flow that depends on values"
+    )

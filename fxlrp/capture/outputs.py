@@ -1,0 +1,60 @@
+"""Which of a model's outputs is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import fx
+
+from fxlrp.errors import CaptureError, InputError
+
+Output: TypeAlias = "int | str | Sequence[int | str] | None"
+
+
+def select_output(returned: Any, output: Output) -> fx.Node:
+    """The node of the output to explain.
+
+    Args:
+        returned: What the model returns, with nodes in the place of tensors.
+        output: An index, a key or an attribute's name, or a sequence of them for an output in an output; None for a
+            model that returns a single tensor.
+
+    Raises:
+        InputError: There is no such output.
+        CaptureError: The model returns several, and none is selected.
+    """
+    path = () if output is None else (output,) if isinstance(output, int | str) else tuple(output)
+    for step in path:
+        returned = _pick(returned, step)
+    if isinstance(returned, fx.Node):
+        return returned
+    if not path:
+        raise CaptureError(
+            f"the model returns {_named(returned)}, and a single tensor can be explained: say which with "
+            f"fxlrp.compile(..., output=...), {_choices(returned)}"
+        )
+    raise InputError(f"output={output!r} selects {_named(returned)}, which is no tensor; {_choices(returned)}")
+
+
+def _pick(returned: Any, step: int | str) -> Any:
+    if isinstance(returned, fx.Node):
+        raise InputError(f"output={step!r} would pick from a single tensor")
+    if isinstance(step, str) and not isinstance(returned, Mapping) and hasattr(returned, step):
+        return getattr(returned, step)
+    try:
+        return returned[step]
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"the model returns {_named(returned)}, without {step!r}; {_choices(returned)}") from error
+
+
+def _named(returned: Any) -> str:
+    return f"a {type(returned).__name__.removeprefix('immutable_')}"
+
+
+def _choices(returned: Any) -> str:
+    if isinstance(returned, Mapping):
+        return f"one of the keys {', '.join(map(repr, returned))}"
+    if isinstance(returned, list | tuple):
+        return f"an index below {len(returned)}"
+    return "an index, a key or an attribute's name"

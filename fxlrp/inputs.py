@@ -1,0 +1,143 @@
+"""The inputs of a model: their names, and how the model is called with them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxlrp.errors import CaptureError, InputError
+from fxlrp.shapes import InputSpec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tensors that explanations take, by the names of the model's arguments.
+
+    Args:
+        positional: The names of those that the model is called with by position.
+        keyword: The names of those that it is called with by name.
+        constants: Further arguments, which are no tensors and are the same in every call.
+        variadic: The name of the model's ``*args``, if some of the positional ones are its elements.
+        examples: Example values by name, where they are known.
+    """
+
+    positional: tuple[str, ...]
+    keyword: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    variadic: str | None = None
+    examples: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of the program's inputs."""
+        return (*self.positional, *self.keyword)
+
+    @property
+    def specs(self) -> tuple[InputSpec, ...]:
+        """What the examples look like; empty without examples."""
+        return tuple(InputSpec.of(self.examples[name]) for name in self.names) if self.examples else ()
+
+    def call(self, model: Callable[..., Any], values: Sequence[Any]) -> Any:
+        """Call ``model`` with ``values`` in the order of :attr:`names`."""
+        args, rest = values[: len(self.positional)], values[len(self.positional) :]
+        return model(*args, **dict(zip(self.keyword, rest, strict=True)), **self.constants)
+
+    def arrange(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values of a call in the order of :attr:`names`.
+
+        Raises:
+            InputError: One is missing, unknown or given twice.
+        """
+        names = self.names
+        given = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name in self.constants and value is self.constants[name]:
+                continue
+            if name not in names:
+                raise InputError(f"there is no input {name!r}; the inputs are: {', '.join(names)}")
+            if name in given:
+                raise InputError(f"the input {name!r} is given twice")
+            given[name] = value
+        if len(args) > len(names) or len(given) < len(names):
+            raise InputError(f"expected {len(names)} inputs ({', '.join(names)}), got {max(len(args), len(given))}")
+        return tuple(given[name] for name in names)
+
+    @staticmethod
+    def of(model: nn.Module, examples: Any = None) -> Inputs:
+        """The inputs that ``examples`` give values for; without examples every argument that has no default.
+
+        Args:
+            model: The model.
+            examples: A tensor, a sequence of tensors, or a mapping of argument names to values. What is no tensor in
+                a mapping is a constant.
+
+        Raises:
+            CaptureError: The model's arguments have no names, or are others.
+            InputError: An example is no tensor.
+        """
+        if isinstance(examples, Mapping):
+            return _by_name(model, examples)
+        if examples is None:
+            return Inputs(_names(model, None)[0])
+        values = (examples,) if isinstance(examples, Tensor) else tuple(examples)
+        for value in values:
+            if not isinstance(value, Tensor):
+                raise InputError(f"example inputs must be tensors, not {type(value).__name__}")
+        names, variadic = _names(model, len(values))
+        return Inputs(names, variadic=variadic, examples=dict(zip(names, values, strict=True)))
+
+    @staticmethod
+    def of_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs:
+        """The inputs of a call with ``args`` and ``kwargs``, which become the examples."""
+        if not kwargs:
+            return Inputs.of(model, args)
+        names, _ = _names(model, len(args)) if args else ((), None)
+        return Inputs.of(model, {**dict(zip(names, args, strict=True)), **kwargs})
+
+
+def _by_name(model: nn.Module, examples: Mapping[str, Any]) -> Inputs:
+    parameters = inspect.signature(model.forward).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in examples:
+        if name not in parameters and not anything:
+            raise InputError(
+                f"{type(model).__name__}.forward has no argument {name!r}; it has: {', '.join(parameters)}"
+            )
+    tensors = {name: value for name, value in examples.items() if isinstance(value, Tensor)}
+    constants = {name: value for name, value in examples.items() if not isinstance(value, Tensor)}
+    for name, value in constants.items():
+        if not isinstance(value, bool | int | float | str | None):
+            raise InputError(f"the example input {name!r} must be a tensor or a constant, not a {type(value).__name__}")
+    if not tensors:
+        raise InputError("the example inputs hold no tensor")
+    # In the order of the model's arguments, which is also that of an explanation called by position.
+    order = {name: position for position, name in enumerate(parameters)}
+    names = tuple(sorted(tensors, key=lambda name: order.get(name, len(order))))
+    return Inputs((), names, constants, examples=tensors)
+
+
+def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | None]:
+    """The names of so many positional arguments, and that of the ``*args`` among them."""
+    names: list[str] = []
+    variadic = None
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            if count is None:
+                raise CaptureError(
+                    f"{type(model).__name__}.forward takes *{parameter.name}: give example_inputs to say how many"
+                )
+            variadic = parameter.name
+            names.extend(f"{parameter.name}_{index}" for index in range(len(names), count))
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            wanted = parameter.default is parameter.empty if count is None else len(names) < count
+            if wanted:
+                names.append(parameter.name)
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise CaptureError(f"{type(model).__name__}.forward needs the keyword argument {parameter.name!r}")
+    if not names or (count is not None and len(names) != count):
+        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count or 'at least one'}")
+    return tuple(names), variadic
