@@ -1,0 +1,1 @@
+"""Which models fxlrp explains: ``python -m fxlrp.survey``."""

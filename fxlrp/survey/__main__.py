@@ -1,0 +1,77 @@
+"""``python -m fxlrp.survey``: try every model, and write the table of ``docs/supported-models.md``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fxlrp.survey import report
+from fxlrp.survey.measure import Result, measure
+from fxlrp.survey.models import LIBRARIES, names
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the survey."""
+    parser = argparse.ArgumentParser(prog="python -m fxlrp.survey", description=__doc__)
+    add_arguments(parser)
+    run(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the survey's arguments."""
+    parser.add_argument("models", nargs="*", help="such as torchvision:resnet18 or timm; default: all")
+    parser.add_argument("--workers", type=int, default=1, help="models at once")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for a model")
+    parser.add_argument("--results", type=Path, default=Path("build/survey.jsonl"), help="the file of raw results")
+    parser.add_argument("--keep", action="store_true", help="try only what does not work by an earlier result")
+    parser.add_argument("--docs", type=Path, help="write the table into this page")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Try the models, print a line for each, and write the table."""
+    if options.one:
+        print(json.dumps(measure(options.one).as_dict()))
+        return
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    known = report.read(options.results) if options.keep else {}
+    if not options.keep:
+        options.results.unlink(missing_ok=True)
+    wanted = [name for name in _wanted(options.models) if name not in known or not known[name].works]
+    with ThreadPoolExecutor(options.workers) as pool, options.results.open("a") as file:
+        for result in pool.map(lambda name: _in_a_process(name, options.timeout), wanted):
+            file.write(json.dumps(result.as_dict()) + "\n")
+            file.flush()
+            print(report.line(result), flush=True)
+    results = report.read(options.results)
+    print(report.summary(results.values()))
+    if options.docs:
+        report.write(options.docs, results.values())
+
+
+def _wanted(chosen: list[str]) -> list[str]:
+    chosen = chosen or list(LIBRARIES)
+    return [name for each in chosen for name in ([each] if ":" in each else names([each]))]
+
+
+def _in_a_process(name: str, timeout: float) -> Result:
+    """A process for each model: what one model breaks or leaves behind is no other's."""
+    command = [sys.executable, "-m", "fxlrp.survey", "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return Result(name, problem=f"took more than {timeout:g} s")
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return Result(name, problem=last[0])
+    return Result(**json.loads(lines[-1]))
+
+
+if __name__ == "__main__":
+    main()

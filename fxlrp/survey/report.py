@@ -1,0 +1,72 @@
+"""The survey's results as a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tabulate import tabulate
+
+from fxlrp.survey.measure import Result
+
+HEADERS = ("model", "captured by", "compiled in (s)", "steps", "error", "softmax", "constants", "problem")
+_BEGIN, _END = "<!-- survey: begin -->", "<!-- survey: end -->"
+
+
+def read(path: Path) -> dict[str, Result]:
+    """The newest result of each model in a file."""
+    if not path.exists():
+        return {}
+    found = (Result(**json.loads(line)) for line in path.read_text().splitlines())
+    return {result.name: result for result in found}
+
+
+def line(result: Result) -> str:
+    """A result in a line."""
+    error = "" if result.error is None else f"{result.error:.1e}"
+    state = "works" if result.works else "FAILS"
+    return (
+        f"{state} {result.name} {result.front_end} {result.seconds:.1f} s {error} {_shortened(result.problem)}".rstrip()
+    )
+
+
+def summary(results: Iterable[Result]) -> str:
+    """How many models of each library work."""
+    by_library: dict[str, list[bool]] = {}
+    for result in results:
+        by_library.setdefault(result.name.partition(":")[0], []).append(result.works)
+    return ", ".join(f"{library}: {sum(works)} of {len(works)}" for library, works in by_library.items())
+
+
+def write(path: Path, results: Iterable[Result]) -> None:
+    """Put the tables into the page, between its marks."""
+    results = list(results)
+    sections = [f"{_BEGIN}\n\n{summary(results)}.\n"]
+    for library in dict.fromkeys(result.name.partition(":")[0] for result in results):
+        rows = [_row(result) for result in results if result.name.startswith(f"{library}:")]
+        table = tabulate(rows, headers=HEADERS, tablefmt="github", disable_numparse=True)
+        sections.append(f"## {library}\n\n{table}\n")
+    page = path.read_text()
+    before, rest = page.split(_BEGIN)
+    after = rest.split(_END)[1]
+    path.write_text(before + "\n".join(sections) + "\n" + _END + after)
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    error = "" if result.error is None else f"{result.error:.0e}"
+    return (
+        result.name.partition(":")[2],
+        result.front_end,
+        f"{result.seconds:.1f}" if result.front_end else "",
+        str(result.steps) if result.front_end else "",
+        error,
+        f"{result.softmax:.2g}" if result.softmax else "",
+        f"{result.constants:.2g}" if result.constants else "",
+        _shortened(result.problem).replace("|", "\\|"),
+    )
+
+
+def _shortened(problem: str) -> str:
+    first = next(iter(problem.splitlines()), "")
+    return first if len(first) < 160 else f"{first[:157]}..."
