@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import fxlrp
 import zoo
 from fxlrp import presets
-from fxlrp.capture import capture
+from fxlrp.capture.symbolic import capture
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.provenance import module_path, module_stack, source_line
 from oracles import One, Two, assert_relevance, random, randomize
@@ -768,7 +768,7 @@ def test_control_flow_that_depends_on_values(model: type[nn.Module], marker: str
         Unchanged(made),
         pytest.raises(CaptureError, match=f"{model.__name__} at {re.escape(here(marker))}: ") as caught,
     ):
-        fxlrp.compile(made)
+        fxlrp.compile(made, capture="symbolic")
     assert "torch.export" in str(caught.value)
     assert not proxies_in(made)
 
@@ -776,7 +776,7 @@ def test_control_flow_that_depends_on_values(model: type[nn.Module], marker: str
 def test_control_flow_deep_inside_names_the_innermost_line() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Branches())).eval()
     with Unchanged(model), pytest.raises(CaptureError, match=re.escape(here("branch"))):
-        fxlrp.compile(model)
+        fxlrp.compile(model, capture="symbolic")
     # and torch is as it was: a model that can be followed still can
     assert_is_gradient(lrp0(model[0].double()), model[0], random(2, 4))
 
@@ -844,29 +844,6 @@ def test_batch_norm_without_statistics_names_module_and_line() -> None:
     assert "norm" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [nn.MultiheadAttention(4, 2), nn.LSTM(4, 4), nn.GRU(4, 4), nn.RNNCell(4, 4)],
-    ids=lambda m: type(m).__name__,
-)
-def test_modules_that_stay_whole_are_named(layer: nn.Module) -> None:
-    class Uses(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x: Tensor) -> Tensor:
-            arguments = (x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else (x,)
-            result = self.layer(*arguments)  # here: whole
-            return result if isinstance(self.layer, nn.RNNCellBase) else result[0]
-
-    model = Uses().eval()
-    with Unchanged(model), pytest.raises(fxlrp.errors.UnsupportedOpError) as caught:
-        fxlrp.compile(model)
-    message = str(caught.value)
-    assert type(layer).__name__ in message and "'layer'" in message and here("whole") in message
-
-
 def test_numpy_and_python_numbers_in_forward() -> None:
     """What leaves tensors cannot be followed: the error names the line."""
 
@@ -875,7 +852,7 @@ def test_numpy_and_python_numbers_in_forward() -> None:
             return x * torch.from_numpy(x.detach().numpy()).mean()  # here: numpy
 
     with pytest.raises(CaptureError, match=re.escape(here("numpy"))):
-        fxlrp.compile(ToNumpy().eval())
+        fxlrp.compile(ToNumpy().eval(), capture="symbolic")
 
 
 def test_capture_is_a_plain_forward_graph() -> None:

@@ -26,14 +26,14 @@ from torch.utils._pytree import tree_leaves
 import fxlrp
 import zoo
 from fxlrp import Optimizations, rules
-from fxlrp.capture import capture
+from fxlrp.capture.symbolic import capture
 from fxlrp.errors import InputError
 from fxlrp.operation import Family
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
 from fxlrp.program import Program, receivers
 from fxlrp.rules.presets import resolve
-from fxlrp.shapes import InputSpec, infer_shapes
+from fxlrp.shapes import InputSpec, infer_values
 from fxlrp.vocabulary import CANONICAL
 from oracles import One, Two, assert_relevance, random
 
@@ -449,7 +449,7 @@ def specialized(model: nn.Module, preset: Any = None, *inputs: Tensor) -> Progra
     program = Program(capture(model), CANONICAL, resolve(preset))
     run_passes(program, pipeline.CANONICALIZE)
     if inputs:
-        program.shapes = infer_shapes(program.graph_module, program.graph, [InputSpec.of(x) for x in inputs])
+        program.values = infer_values(program.graph_module, program.graph, [InputSpec.of(x) for x in inputs])
     run_passes(program, (*pipeline.SIMPLIFY, *pipeline.ANALYZE, *pipeline.ANNOTATE, *pipeline.SPECIALIZE))
     return program
 

@@ -104,7 +104,8 @@ def test_epsilon_gamma_box() -> None:
 
 
 def test_every_preset_is_named_and_tested() -> None:
-    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box"}
+    # those for transformers are tested with attention
+    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp"}
     for name, function in PRESETS.items():
         assert getattr(presets, name) is function
 
@@ -568,7 +569,7 @@ def test_a_predicate_that_fails_says_so_itself() -> None:
 def test_errors_of_rules_come_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     from fxlrp import compiler
 
-    monkeypatch.setattr(compiler, "capture", lambda *_: pytest.fail("captured"))
+    monkeypatch.setattr(compiler, "capture_graph", lambda *_: pytest.fail("captured"))
     for bad in ("no such preset", rules.Gamma(), [("add", "equal")], "epsilon_gamma_box"):
         with pytest.raises(RuleError):
             fxlrp.compile(model(), bad)  # type: ignore[arg-type]
