@@ -44,8 +44,9 @@ class Explainer(nn.Module):
         nodes = self.nodes
         reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
         self._relevant = tuple(node in reached for node in nodes if node.op == "placeholder")
-        tokens = {node.name for node in program.tokens}
-        self._tokens = tuple(node.name in tokens for node in nodes if node.op == "placeholder")
+        placeholders = [node.name for node in nodes if node.op == "placeholder"]
+        self._tokens = _among(placeholders, program.tokens)
+        self._masks = _among(placeholders, program.masks)
         self._constants = tuple(
             name for name, spec in zip(inputs.names, inputs.specs, strict=False) if not spec.is_floating
         )
@@ -121,14 +122,14 @@ class Explainer(nn.Module):
 
     def _check(self, values: tuple[Any, ...]) -> None:
         parameter = next(self.graph_module.parameters(), None)
-        for name, value, relevant, is_token in zip(
-            self._inputs.names, values, self._relevant, self._tokens, strict=True
-        ):
+        facts = zip(self._inputs.names, values, self._relevant, self._tokens, self._masks, strict=True)
+        for name, value, relevant, is_token, is_mask in facts:
             if not isinstance(value, Tensor):
                 raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
             if is_token and (value.is_floating_point() or value.is_complex()):
                 raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding")
-            if value.is_complex() or (relevant and not is_token and not value.is_floating_point()):
+            is_indices = is_token or (is_mask and value.dtype == torch.bool)
+            if value.is_complex() or (relevant and not is_indices and not value.is_floating_point()):
                 raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
             if name in self._constants and value.is_floating_point():
                 raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
@@ -169,3 +170,8 @@ class Explainer(nn.Module):
         """One line: the model and how many steps its explanation has."""
         steps = sum(annotation(node) is not None for node in self.nodes)
         return f"Explainer({type(self.graph_module).__name__}, {steps} relevance steps)"
+
+
+def _among(names: list[str], nodes: frozenset[fx.Node]) -> tuple[bool, ...]:
+    found = {node.name for node in nodes}
+    return tuple(name in found for name in names)

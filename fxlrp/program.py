@@ -78,6 +78,7 @@ class Program:
         preset: The rules in force.
         values: Fact: what values look like, by node name, where example inputs told it.
         tokens: Fact: the integer values that are inputs of embeddings, and the inputs that they come from.
+        masks: Fact: the inputs that are masks of attention, of numbers or truth values.
         dependent: Fact: the nodes whose value depends on an input through tensors.
         first_layer: Fact: the linear maps that read a model input directly.
         non_negative: Fact: the nodes whose value is never negative.
@@ -95,6 +96,7 @@ class Program:
     preset: Preset
     values: Mapping[str, InputSpec] = field(default_factory=dict)
     tokens: frozenset[fx.Node] = frozenset()
+    masks: frozenset[fx.Node] = frozenset()
     dependent: frozenset[fx.Node] = frozenset()
     first_layer: frozenset[fx.Node] = frozenset()
     non_negative: frozenset[fx.Node] = frozenset()

@@ -100,6 +100,9 @@ def _composites() -> Iterator[Operation]:
     yield composite("where_method", torch.Tensor.where, {"condition": REQUIRED, "other": REQUIRED})
     yield composite("addmm", torch.addmm, {"mat1": REQUIRED, "mat2": REQUIRED, "beta": 1, "alpha": 1})
     yield composite("baddbmm", torch.baddbmm, {"batch1": REQUIRED, "batch2": REQUIRED, "beta": 1, "alpha": 1})
+    yield composite(
+        "var_mean", torch.var_mean, {"dim": None, "unbiased": None, "keepdim": False, "correction": None}
+    )
     yield composite("addcmul", torch.addcmul, {"tensor1": REQUIRED, "tensor2": REQUIRED, "value": 1})
     for name in ("max", "min"):
         yield composite(name, getattr(torch, name), {"dim": None, "keepdim": False, "other": None})
@@ -192,6 +195,10 @@ def _embedding() -> Iterator[Operation]:
 
 
 def _recurrent() -> Iterator[Operation]:
+    for name in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
+        weights = {"w_ih": REQUIRED, "w_hh": REQUIRED, "b_ih": None, "b_hh": None}
+        parameters = {"input": REQUIRED, "hx": REQUIRED, **weights}
+        yield Operation(name, Family.COMPOSITE, getattr(torch, name), parameters, ("input", "hx"))
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         yield Operation(
             name,
@@ -274,6 +281,9 @@ def _pooling() -> Iterator[Operation]:
         {"input": REQUIRED, "ord": 2, "dim": None, "keepdim": False, "dtype": None},
         also=("linalg_vector_norm",),
     )
+    for name in ("var", "std"):
+        spread: dict[str, Any] = dict(input=REQUIRED, dim=None, unbiased=None, keepdim=False, correction=None)
+        yield Operation(name, Family.AVERAGE, getattr(torch, name), spread)
     yield Operation("cumsum", Family.AVERAGE, torch.cumsum, {"input": REQUIRED, "dim": REQUIRED, "dtype": None})
     yield Operation(
         "fold",
@@ -411,8 +421,13 @@ def _shape() -> Iterator[Operation]:
         dict(kernel_size=REQUIRED, dilation=1, padding=0, stride=1),
         view=False,
     )
+    yield shape("nan_to_num", torch.nan_to_num, {"nan": None, "posinf": None, "neginf": None}, view=False)
     yield shape("repeat_heads", repeat_heads, {"like": REQUIRED}, weights=("like",), view=False)
     yield shape("windows", method.unfold, {"dimension": REQUIRED, "size": REQUIRED, "step": REQUIRED})
+    for name in ("tril", "triu"):
+        yield shape(name, getattr(torch, name), {"diagonal": 0}, view=False)
+    along = {"indices": REQUIRED, "dim": None}
+    yield shape("take_along_dim", torch.take_along_dim, along, weights=("indices",), view=False)
     yield shape("diagonal", torch.diagonal, {"offset": 0, "dim1": 0, "dim2": 1})
     yield shape("topk", torch.topk, {"k": REQUIRED, "dim": -1, "largest": True, "sorted": True}, many=True, view=False)
     yield shape("sort", torch.sort, {"dim": -1, "descending": False, "stable": False}, many=True, view=False)

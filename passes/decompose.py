@@ -87,6 +87,28 @@ def _extremum(build: _Builder, name: str, input: Any, dim: Any, keepdim: bool, o
     return value if dim is None else (value, build("argmax", sought, dim=dim, keepdim=keepdim))
 
 
+def _var_mean(build: _Builder, input: Any, dim: Any, unbiased: Any, keepdim: bool, correction: Any) -> Made:
+    how = {"unbiased": unbiased, "correction": correction}
+    given = {name: value for name, value in how.items() if value is not None}
+    over = {} if dim is None else {"dim": dim, "keepdim": keepdim}
+    return build("var", input, **over, **given), build("mean", input, **over)
+
+
+def _cell(kind: str) -> Callable[..., Made]:
+    """A cell is a layer over a sequence of length one."""
+
+    def decomposed(build: _Builder, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Made:
+        is_lstm = isinstance(hx, list | tuple)
+        states = [build("unsqueeze", state, 0) for state in (hx if is_lstm else (hx,))]
+        weights = [each for each in (w_ih, w_hh, b_ih, b_hh) if each is not None]
+        how = (b_ih is not None, 1, 0.0, False, False, False)
+        layer = build(kind, build("unsqueeze", input, 0), states if is_lstm else states[0], weights, *how)
+        last = tuple(build("squeeze", build("getitem", layer, 1 + index), 0) for index in range(len(states)))
+        return last if is_lstm else last[0]
+
+    return decomposed
+
+
 def _normalize_vectors(build: _Builder, input: Any, p: float, dim: Any, eps: float, out: None) -> fx.Node:
     norm = build("vector_norm", input, ord=p, dim=dim, keepdim=True)
     return build("div", input, build("clamp_min", norm, eps))
@@ -132,6 +154,8 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made]] = {
     "addcmul": _addcmul,
     "max": _max,
     "min": _min,
+    "var_mean": _var_mean,
+    **{f"{kind}_cell": _cell(kind) for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "normalize_vectors": _normalize_vectors,
     "cosine_similarity": _cosine_similarity,
     "scaled_dot_product_attention": _attention,
@@ -180,11 +204,14 @@ def _replace(program: Program, node: fx.Node, made: Made) -> None:
 
 
 def _divide_number(program: Program, node: fx.Node) -> None:
-    """Rewrite ``2 / x`` as ``2 * (1 / x)``: there is no numerator that could take the relevance."""
+    """Rewrite ``2 / x`` as ``2 * x ** -1``: there is no numerator that could take the relevance.
+
+    Where ``x`` is a size, it is a number too, and takes a power as a tensor does.
+    """
     number, divisor = node.args
     with program.graph.inserting_before(node):
         build = _Builder(program, node)
-        made = build("mul", build("reciprocal", divisor), number)
+        made = build("mul", build("pow", divisor, -1.0), number)
     _replace(program, node, made)
 
 

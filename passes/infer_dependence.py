@@ -36,7 +36,11 @@ def infer_dependence(program: Program) -> int:
         if depends:
             dependent.add(node)
     _check_output(program, dependent)
-    program.dependent, program.tokens = frozenset(dependent), frozenset(tokens)
+    program.dependent, program.tokens, program.masks = (
+        frozenset(dependent),
+        frozenset(tokens),
+        frozenset(_masks(program)),
+    )
     return len(dependent)
 
 
@@ -48,15 +52,7 @@ def _may_be_floating(program: Program, node: fx.Node) -> bool:
 
 def _tokens(program: Program) -> set[fx.Node]:
     """Inputs that an embedding reads, and what only moves their elements on the way there."""
-    reads: set[fx.Node] = set()
-    for node in reversed(program.graph.nodes):
-        operation = program.vocabulary.operation(node)
-        if operation is None:
-            continue
-        if operation.family is Family.EMBEDDING:
-            reads.add(operation.arguments(node)["input"])
-        elif node in reads and operation.family is Family.SHAPE:
-            reads.update(operand for operand in operation.operands_of(node) if isinstance(operand, fx.Node))
+    reads = _moved_to(program, Family.EMBEDDING, "input")
     inputs = {node for node in reads if node.op == "placeholder"}
     tokens = {node for node in inputs if node.name not in program.values or not program.values[node.name].is_floating}
     for node in program.graph.nodes:
@@ -65,6 +61,38 @@ def _tokens(program: Program) -> set[fx.Node]:
         if operation is not None and moves and any(operand in tokens for operand in operation.operands_of(node)):
             tokens.add(node)
     return tokens
+
+
+def _masks(program: Program) -> set[fx.Node]:
+    """Inputs that attention reads as its mask, and nothing else reads: they may hold numbers or truth values."""
+    reads = _moved_to(program, Family.MASK, "mask")
+    return {node for node in reads if node.op == "placeholder" and _only_masks(program, node, reads)}
+
+
+def _only_masks(program: Program, node: fx.Node, reads: set[fx.Node]) -> bool:
+    for user in node.users:
+        operation = program.vocabulary.operation(user)
+        is_mask = (
+            operation is not None and operation.family is Family.MASK and operation.arguments(user)["input"] is not node
+        )
+        if not (is_mask or (user in reads and _only_masks(program, user, reads))):
+            return False
+    return True
+
+
+def _moved_to(program: Program, family: Family, argument: str) -> set[fx.Node]:
+    """The values that operations of a family take for ``argument``, and what only moves elements on the way there."""
+    reads: set[fx.Node] = set()
+    for node in reversed(program.graph.nodes):
+        operation = program.vocabulary.operation(node)
+        if operation is None:
+            continue
+        if operation.family is family:
+            value = operation.arguments(node)[argument]
+            reads.update((value,) if isinstance(value, fx.Node) else ())
+        elif node in reads and operation.family is Family.SHAPE:
+            reads.update(operand for operand in operation.operands_of(node) if isinstance(operand, fx.Node))
+    return reads
 
 
 def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:

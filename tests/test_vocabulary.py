@@ -68,6 +68,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "expand": {"implicit": "for torch's own use"},
     "repeat_interleave": {"output_size": "a hint for speed"},
     "sort": {"stable": _OVERLOADS},
+    **{
+        name: {"unbiased": _OVERLOADS, "correction": _OVERLOADS, "dim": _OVERLOADS}
+        for name in ("var", "std", "var_mean")
+    },
     "log_softmax": {"_stacklevel": "torch.nn.functional passes it on by keyword"},
     "gather": {"sparse_grad": "concerns the gradient only"},
     "split": {"split_size_or_sections": "ATen has an overload for the size, and one for the sections"},
@@ -464,13 +468,28 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "diagonal": (lambda x: x.diagonal(1, 1, 2), S),
     "topk": (lambda x: x.topk(2, 1)[0], S),
     "sort": (lambda x: x.sort(-1, descending=True)[0], S),
+    "tril": (lambda x: x.tril(1), S),
+    "triu": (lambda x: x.triu(-1), S),
+    "take_along_dim": (lambda x: torch.take_along_dim(x, INDEX[:, :1], 2), S),
+    "nan_to_num": (lambda x: torch.nan_to_num(x), S),
     "maximum": (lambda x: torch.maximum(x, SQUARE[:, 0]), S),
     "minimum": (lambda x: torch.minimum(x, SQUARE[:, 0]), S),
     "embedding": (lambda x: F.embedding(x, WEIGHT), torch.tensor([[0, 2, 2], [1, 0, 1]])),
 }
 
 # Reached by other tests: it has no call that a model could write, or capture cannot see it in a function of tensors.
-UNCALLED = {"expect_dims", "setitem", "repeat_heads", "mask_scores", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+UNCALLED = {
+    "expect_dims",
+    "setitem",
+    "repeat_heads",
+    "mask_scores",
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+    "var",
+    "std",
+}
 
 
 def test_every_operation_that_carries_relevance_is_called_below() -> None:
@@ -536,6 +555,16 @@ def test_relevance_of_every_operation(name: str) -> None:
     # Casts go through fewer digits on the way.
     tolerance = {"float": 1e-6, "half": 1e-2, "bfloat16": 1e-1}.get(name, 1e-10)
     assert_relevance(explain(x, seed=r), expected, tolerance)
+
+
+@pytest.mark.parametrize("function", [torch.var, torch.std])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_spread_is_shared_by_squared_deviations(function: Callable[..., Tensor], keepdim: bool) -> None:
+    r = random(2, 1, 6, seed=5)
+    explain = fxlrp.compile(One(lambda x: function(x, 1, keepdim=keepdim)).eval(), presets.epsilon(0.0))
+    squares = (S - S.mean(1, keepdim=True)) ** 2
+    expected = squares / squares.sum(1, keepdim=True) * r
+    assert_relevance(explain(S, seed=r if keepdim else r.squeeze(1)), expected, 1e-10)
 
 
 # ----------------------------------------------------------------------------------------------------

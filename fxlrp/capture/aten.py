@@ -150,6 +150,9 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "softmax": _softmax(F.softmax),
     "_safe_softmax": _softmax(torch._safe_softmax),
     "log_softmax": _softmax(F.log_softmax),
+    "unfold": lambda given: _call(
+        torch.Tensor.unfold, *(given[name] for name in ("self", "dimension", "size", "step"))
+    ),
     "sym_size": lambda given: _call(torch.Tensor.size, given["self"], given["dim"]),
     **{f"upsample_{name}": _upsample(mode) for name, mode in _UPSAMPLED.items()},
     **{f"upsample_nearest{n}d": _upsample("nearest") for n in (1, 2, 3)},

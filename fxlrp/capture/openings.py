@@ -74,27 +74,16 @@ def _recurrent(self: nn.RNNBase, input: Tensor, hx: Any = None) -> Any:
     return (result[0], (result[1], result[2])) if is_lstm else (result[0], result[1])
 
 
-def _lstm_cell(self: nn.LSTMCell, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:
-    h, c = hx if hx is not None else (_cell_state(self, input), _cell_state(self, input))
-    gates = F.linear(input, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-    i, f, g, o = (gates.chunk(4, -1)[index] for index in range(4))
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def _gru_cell(self: nn.GRUCell, input: Tensor, hx: Any = None) -> Tensor:
-    h = _cell_state(self, input) if hx is None else hx
-    from_input = F.linear(input, self.weight_ih, self.bias_ih).chunk(3, -1)
-    from_state = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, -1)
-    reset, z = (torch.sigmoid(from_input[index] + from_state[index]) for index in range(2))
-    new = torch.tanh(from_input[2] + reset * from_state[2])
-    return (1 - z) * new + z * h
-
-
-def _rnn_cell(self: nn.RNNCell, input: Tensor, hx: Any = None) -> Tensor:
-    h = _cell_state(self, input) if hx is None else hx
-    before = F.linear(input, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-    return torch.relu(before) if self.nonlinearity == "relu" else torch.tanh(before)
+def _cell(self: nn.RNNCellBase, input: Tensor, hx: Any = None) -> Any:
+    """What ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell`` compute for a batch."""
+    input = _expect_dims(input, 2, f"{type(self).__name__} is followed for inputs with a batch dimension")
+    is_lstm = isinstance(self, nn.LSTMCell)
+    if hx is None:
+        hx = (_cell_state(self, input), _cell_state(self, input)) if is_lstm else _cell_state(self, input)
+    kind = "lstm" if is_lstm else "gru" if isinstance(self, nn.GRUCell) else f"rnn_{self.nonlinearity}"
+    weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+    result = recorded(getattr(torch, f"{kind}_cell"))(input, list(hx) if is_lstm else hx, *weights)
+    return (result[0], result[1]) if is_lstm else result
 
 
 def _cell_state(cell: nn.RNNCellBase, input: Tensor) -> Tensor:
@@ -164,9 +153,9 @@ _OPENINGS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     nn.LSTM.forward: _recurrent,
     nn.GRU.forward: _recurrent,
     nn.RNN.forward: _recurrent,
-    nn.LSTMCell.forward: _lstm_cell,
-    nn.GRUCell.forward: _gru_cell,
-    nn.RNNCell.forward: _rnn_cell,
+    nn.LSTMCell.forward: _cell,
+    nn.GRUCell.forward: _cell,
+    nn.RNNCell.forward: _cell,
     nn.MultiheadAttention.forward: _attention,
 }
 

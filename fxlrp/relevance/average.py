@@ -177,6 +177,16 @@ def vector_norm_epsilon(
     return x.abs() ** ord * sum_transposed(r / stabilize(out**ord, epsilon), x, dim=dim, keepdim=keepdim)
 
 
+def spread_epsilon(
+    x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: Any = None, keepdim: bool = False
+) -> Tensor:
+    """``R_x = d^2 R / s(sum d^2)`` of a variance or standard deviation, by the squared deviations from the mean."""
+    dims = _reduced(x, dim)
+    squares = (x - x.mean(dims, keepdim=True)).square()
+    total = squares.sum(dims, keepdim=keepdim)
+    return squares * sum_transposed(r / stabilize(total, epsilon), x, dim=dim, keepdim=keepdim)
+
+
 # The step's function, its transposed map if it is linear, and which of the forward call's arguments it needs.
 _STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor] | None, tuple[str, ...]]] = {
     **{
@@ -192,6 +202,7 @@ _STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor] | None, 
     "sum": (sum_epsilon, sum_transposed, ("dim", "keepdim")),
     "cumsum": (cumsum_epsilon, cumsum_transposed, ("dim",)),
     "fold": (fold_epsilon, fold_transposed, ("kernel_size", "dilation", "padding", "stride")),
+    **dict.fromkeys(("var", "std"), (spread_epsilon, None, ("dim", "keepdim"))),
     "vector_norm": (vector_norm_epsilon, None, ("ord", "dim", "keepdim")),
     "interpolate": (
         interpolate_epsilon,

@@ -75,7 +75,8 @@ def _axis(subscripts: str, letter: str) -> int:
 
 
 def _emit_epsilon(step: Step) -> Contributions:
-    epsilon = step.rule.epsilon if isinstance(step.rule, Epsilon) else _STABILIZER
+    assert isinstance(step.rule, Epsilon | SignalTakeAll)
+    epsilon = step.rule.epsilon if isinstance(step.rule, Epsilon) else step.rule.stabilizer
     if step.operation.name == "einsum":
         equation, shares = step.arguments["equation"], len(step.receivers)
         operands = list(step.operands)
@@ -105,7 +106,5 @@ def _values(choice: Choice) -> Receivers:
     positions = tuple(position for position in choice.dependent if ranks[position] < max(ranks))
     return Receivers(positions, f"operand {ranks.index(max(ranks))} is the gate")
 
-
-_STABILIZER = 1e-6
 
 RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon), SignalTakeAll: Implementation(_emit_epsilon, _values)}

@@ -28,21 +28,21 @@ _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
 
 def gate_rank(value: Any, choice: Choice) -> int:
     """How much of a gate a factor is, seen through shape operations and arithmetic with constants."""
-    while isinstance(value, fx.Node):
-        operation = choice.vocabulary.operation(value)
-        if operation is None:
-            return 0
-        if operation.name in _GATING:
-            return _GATING[operation.name]
-        if operation.name == "pow" and _is_negative(operation.arguments(value)["exponent"]):
-            return _STATISTIC
-        sources = [operand for operand in operation.operands_of(value) if operand in choice.program_dependent]
-        if operation.name == "div" and not sources:
-            return _STATISTIC
-        if operation.family not in _TRANSPARENT or len(sources) != 1:
-            return 0
-        value = sources[0]
-    return 0
+    operation = choice.vocabulary.operation(value) if isinstance(value, fx.Node) else None
+    if operation is None:
+        return 0
+    if operation.name in _GATING:
+        return _GATING[operation.name]
+    if operation.name == "pow" and _is_negative(operation.arguments(value)["exponent"]):
+        return _STATISTIC
+    sources = [operand for operand in operation.operands_of(value) if operand in choice.program_dependent]
+    if operation.name == "div" and not sources:
+        return _STATISTIC
+    if operation.family not in _TRANSPARENT or not sources:
+        return 0
+    if len(sources) > 1 and operation.family is not Family.SHAPE:
+        return 0
+    return min(gate_rank(source, choice) for source in sources)
 
 
 def _is_negative(value: Any) -> bool:

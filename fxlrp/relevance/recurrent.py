@@ -17,8 +17,6 @@ from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import SignalTakeAll
 
-_EPSILON = 1e-6
-
 
 class Weights(NamedTuple):
     """The parameters of one direction of one layer."""
@@ -43,7 +41,7 @@ Back = Callable[[State], "tuple[Tensor, State]"]
 """From the relevance of a step's result to that of its input and of the state before."""
 
 
-def lstm_step(x: Tensor, state: State, weights: Weights) -> tuple[State, Back]:
+def lstm_step(x: Tensor, state: State, weights: Weights, epsilon: float) -> tuple[State, Back]:
     """``c' = f * c + i * tanh(g)``, ``h' = o * tanh(c')``: relevance passes ``o``, ``f`` and ``i`` by."""
     h, c = state
     i, f, g, o = (weights.of_input(x) + weights.of_state(h)).chunk(4, -1)
@@ -56,15 +54,15 @@ def lstm_step(x: Tensor, state: State, weights: Weights) -> tuple[State, Back]:
     def back(relevance: State) -> tuple[Tensor, State]:
         r, r_c = relevance
         if w is not None:
-            r = unprojected * ((r / stabilize(h_out, _EPSILON)) @ w)
-        share = (r_c + r) / stabilize(c_out, _EPSILON)
-        u = new * share / stabilize(g, _EPSILON)
+            r = unprojected * ((r / stabilize(h_out, epsilon)) @ w)
+        share = (r_c + r) / stabilize(c_out, epsilon)
+        u = new * share / stabilize(g, epsilon)
         return x * (u @ weights.input.chunk(4)[2]), (h * (u @ weights.state.chunk(4)[2]), kept * share)
 
     return (h_out, c_out), back
 
 
-def gru_step(x: Tensor, state: State, weights: Weights) -> tuple[State, Back]:
+def gru_step(x: Tensor, state: State, weights: Weights, epsilon: float) -> tuple[State, Back]:
     """``n = tanh(W x + r * U h)``, ``h' = (1 - z) * n + z * h``: relevance passes ``r`` and ``z`` by."""
     (h,) = state
     r_in, z_in, n_in = weights.of_input(x).chunk(3, -1)
@@ -75,21 +73,21 @@ def gru_step(x: Tensor, state: State, weights: Weights) -> tuple[State, Back]:
     out = new + kept
 
     def back(relevance: State) -> tuple[Tensor, State]:
-        share = relevance[0] / stabilize(out, _EPSILON)
-        u = new * share / stabilize(before, _EPSILON)
+        share = relevance[0] / stabilize(out, epsilon)
+        u = new * share / stabilize(before, epsilon)
         r_h = kept * share + h * ((u * reset) @ weights.state.chunk(3)[2])
         return x * (u @ weights.input.chunk(3)[2]), (r_h,)
 
     return (out,), back
 
 
-def _rnn_step(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, State, Weights], tuple[State, Back]]:
-    def step(x: Tensor, state: State, weights: Weights) -> tuple[State, Back]:
+def _rnn_step(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, State, Weights, float], tuple[State, Back]]:
+    def step(x: Tensor, state: State, weights: Weights, epsilon: float) -> tuple[State, Back]:
         (h,) = state
         before = weights.of_input(x) + weights.of_state(h)
 
         def back(relevance: State) -> tuple[Tensor, State]:
-            u = relevance[0] / stabilize(before, _EPSILON)
+            u = relevance[0] / stabilize(before, epsilon)
             return x * (u @ weights.input), (h * (u @ weights.state),)
 
         return (activation(before),), back
@@ -97,7 +95,7 @@ def _rnn_step(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, State
     return step
 
 
-_STEPS: Mapping[str, Callable[[Tensor, State, Weights], tuple[State, Back]]] = {
+_STEPS: Mapping[str, Callable[[Tensor, State, Weights, float], tuple[State, Back]]] = {
     "lstm": lstm_step,
     "gru": gru_step,
     "rnn_tanh": _rnn_step(torch.tanh),
@@ -112,6 +110,7 @@ def recurrent_relevance(
     parameters: Sequence[Tensor],
     relevances: Mapping[int, Tensor],
     *,
+    epsilon: float,
     has_biases: bool = True,
     num_layers: int = 1,
     bidirectional: bool = False,
@@ -125,6 +124,7 @@ def recurrent_relevance(
         initial: The initial states, ``(layers * directions, batch, features)`` each.
         parameters: The weights, as torch's kernels take them.
         relevances: The relevance of the outputs, and of the last states, by position in the result.
+        epsilon: Of LRP-epsilon.
         has_biases: Whether biases are among the parameters.
         num_layers: How many layers.
         bidirectional: Whether each layer runs in both directions.
@@ -145,7 +145,7 @@ def recurrent_relevance(
             state: State = tuple(each[index] for each in initial)
             steps, hidden = [], []
             for value in _in_order(sequence.unbind(0), direction):
-                state, back = _STEPS[kind](value, state, all_weights[index])
+                state, back = _STEPS[kind](value, state, all_weights[index], epsilon)
                 steps.append(back)
                 hidden.append(state[0])
             backs.append(steps)
@@ -186,6 +186,7 @@ def _weights(parameters: Sequence[Tensor], has_biases: bool) -> Weights:
 
 
 def _emit_signal(step: Step) -> Contributions:
+    assert isinstance(step.rule, SignalTakeAll)
     arguments = step.arguments
     state = arguments["hx"]
     initial = list(state) if isinstance(state, list | tuple) else [state]
@@ -201,6 +202,7 @@ def _emit_signal(step: Step) -> Contributions:
         initial,
         list(arguments["params"]),
         dict(step.parts),
+        epsilon=step.rule.stabilizer,
         **options,
     )
     return [

@@ -99,6 +99,17 @@ def gather_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
     return _zeros(x, r).scatter_add(dim, index, r)
 
 
+def take_along_dim_relevance(x: Tensor, r: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """To the elements that were taken; one that was taken twice gets the sum."""
+    if dim is None:
+        return gather_relevance(x.reshape(-1), r, 0, indices.reshape(-1)).reshape(x.shape)
+    # Both broadcast against each other, but for the dimension itself.
+    shape = list(torch.broadcast_shapes(x.select(dim, 0).shape, indices.select(dim, 0).shape))
+    position = dim % x.dim()
+    wide = x.expand(*shape[:position], x.shape[dim], *shape[position:])
+    return unbroadcast(gather_relevance(wide, r, dim, indices.expand(r.shape)), x)
+
+
 def index_relevance(x: Tensor, r: Tensor, index: Any) -> Tensor:
     """To the elements ``x[index]``; one that was indexed twice gets the sum."""
     indices = index if isinstance(index, tuple) else (index,)
@@ -191,6 +202,11 @@ def to_relevance(x: Tensor, r: Tensor) -> Tensor:
 def masked_fill_relevance(x: Tensor, r: Tensor, mask: Tensor) -> Tensor:
     """To the elements that were not filled."""
     return unbroadcast(r.masked_fill(mask, 0.0), x)
+
+
+def nan_to_num_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """To the elements that were numbers."""
+    return r.masked_fill(~x.isfinite(), 0.0)
 
 
 def where_relevance(operand: Any, r: Tensor, chosen: Tensor) -> Tensor:
@@ -357,6 +373,10 @@ _EMITTERS: Mapping[str, Emitter] = {
     "windows": _to_input(windows_relevance, "dimension", "size", "step"),
     "diagonal": _to_input(diagonal_relevance, "offset", "dim1", "dim2"),
     **dict.fromkeys(("topk", "sort"), _emit_sorted),
+    "nan_to_num": _to_input(nan_to_num_relevance),
+    "tril": _moved(torch.tril, "diagonal"),
+    "triu": _moved(torch.triu, "diagonal"),
+    "take_along_dim": _to_input(take_along_dim_relevance, "indices", "dim"),
     **dict.fromkeys(("maximum", "minimum"), _emit_extremum),
     "channel_shuffle": _moved(channel_shuffle_relevance, "groups"),
     **dict.fromkeys(("to", "float", "double", "half", "bfloat16"), _to_input(to_relevance)),

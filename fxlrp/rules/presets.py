@@ -108,7 +108,7 @@ def _default_rules(epsilon: float) -> Mapping[Family, Rule]:
         Family.SOFTMAX: Taylor(epsilon),
         Family.MASK: Epsilon(epsilon),
         Family.EMBEDDING: Pass(),
-        Family.RECURRENT: SignalTakeAll(),
+        Family.RECURRENT: SignalTakeAll(epsilon),
         Family.CHECK: Pass(),
     }
 
@@ -217,7 +217,7 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
     """
     origin = "preset cplrp"
     attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
-    products = [Pair(name, SignalTakeAll(), origin) for name in ("matmul", "einsum")]
+    products = [Pair(name, SignalTakeAll(epsilon), origin) for name in ("matmul", "einsum")]
     return Preset("cplrp", (*attention, *products), epsilon)
 
 

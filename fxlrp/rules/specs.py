@@ -295,7 +295,7 @@ class Only(Rule):
 
 
 @dataclass(frozen=True)
-class SignalTakeAll(Rule):
+class SignalTakeAll(_Stabilized):
     """A product that gives all its relevance to the signal; the gate is a weight (Arras et al., 2019).
 
     The gate is the factor that is a statistic of the values (the ``1/sigma`` of a normalization), else the one that
@@ -303,6 +303,9 @@ class SignalTakeAll(Rule):
     gate than the other, each takes half, as with :class:`Uniform`. In a matrix product the signal takes its relevance
     by LRP-epsilon: of attention weights and values the values take all (Ali et al., 2022). In recurrent layers the
     gates are weights, and a state shares its relevance by LRP-epsilon.
+
+    Args:
+        stabilizer: The epsilon of matrix products and recurrent layers.
     """
 
 
