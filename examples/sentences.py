@@ -106,7 +106,9 @@ def main() -> None:
         total = sum(scores[index].sum().item() for scores in relevance)
         print(f"{title}, relevance of all words {total:.3f}\n")
         titles.append(title)
-    print(explain.balance(*inputs))
+    balance = explain.balance(*inputs)
+    print(f"explained {balance.explained:.4f}, at the words {balance.at_inputs:.4f}; in between created or absorbed by")
+    print("  ".join(f"{operation} {created:+.4f}" for operation, created in balance.by_operation().items()))
     draw(sentences, titles, options.picture)
     print(f"wrote {options.picture}")
 

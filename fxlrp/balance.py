@@ -65,6 +65,13 @@ class Balance:
         found = [each for each in self.nodes if not abs(each.created) <= least]
         return tuple(sorted(found, key=lambda each: -abs(each.created)))
 
+    def by_operation(self) -> dict[str, float]:
+        """How much relevance each kind of operation created, all its nodes together; the largest first."""
+        sums: dict[str, float] = {}
+        for each in self.nodes:
+            sums[each.operation] = sums.get(each.operation, 0.0) + each.created
+        return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
+
     def table(self, tolerance: float = 1e-6) -> str:
         """The leaks as a table, and the sums."""
         leaks = self.leaks(tolerance)

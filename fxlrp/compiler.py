@@ -157,8 +157,14 @@ def _check_model(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(value):
             raise InputError(f"the parameter or buffer {name!r} has no shape yet: run the model once first")
-        if not _is_finite(value):
+        if not _is_finite(value) and not _is_bound(name, value):
             raise InputError(f"the parameter or buffer {name!r} holds NaN or infinity")
+
+
+def _is_bound(name: str, value: Tensor) -> bool:
+    """Whether a buffer may hold infinity, as a mask or a bound does."""
+    is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
+    return not isinstance(value, nn.Parameter) and not is_statistic and not bool(value.isnan().any())
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -121,8 +121,10 @@ def _signatures(function: Callable[..., Any]) -> tuple[inspect.Signature, ...]:
 
 def _is_torchs(function: Callable[..., Any]) -> bool:
     """Whether torch offers ``function``, as a function or as a method of tensors."""
-    name = function.__name__
-    return any(getattr(place, name, None) is function for place in (torch, torch.Tensor, torch.nn.functional))
+    # Those of torch.special and torch.linalg carry the module in their name.
+    names = {function.__name__, *(function.__name__.removeprefix(prefix) for prefix in ("special_", "linalg_"))}
+    places = (torch, torch.Tensor, torch.nn.functional, torch.special, torch.linalg)
+    return any(getattr(place, name, None) is function for place in places for name in names)
 
 
 def extend(vocabulary: Vocabulary, preset: Preset, extensions: Any) -> tuple[Vocabulary, Preset]:

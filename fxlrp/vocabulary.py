@@ -100,9 +100,7 @@ def _composites() -> Iterator[Operation]:
     yield composite("where_method", torch.Tensor.where, {"condition": REQUIRED, "other": REQUIRED})
     yield composite("addmm", torch.addmm, {"mat1": REQUIRED, "mat2": REQUIRED, "beta": 1, "alpha": 1})
     yield composite("baddbmm", torch.baddbmm, {"batch1": REQUIRED, "batch2": REQUIRED, "beta": 1, "alpha": 1})
-    yield composite(
-        "var_mean", torch.var_mean, {"dim": None, "unbiased": None, "keepdim": False, "correction": None}
-    )
+    yield composite("var_mean", torch.var_mean, {"dim": None, "unbiased": None, "keepdim": False, "correction": None})
     yield composite("addcmul", torch.addcmul, {"tensor1": REQUIRED, "tensor2": REQUIRED, "value": 1})
     for name in ("max", "min"):
         yield composite(name, getattr(torch, name), {"dim": None, "keepdim": False, "other": None})

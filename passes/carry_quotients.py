@@ -10,7 +10,7 @@ from __future__ import annotations
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program, annotation
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Pass, WinnerTakesAll, ZPlus
+from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Pass, SignalTakeAll, Taylor, Uniform, WinnerTakesAll, ZPlus
 
 
 @compiler_pass(needs=["annotated"], provides=["quotients"])
@@ -27,9 +27,10 @@ def carry_quotients(program: Program) -> int:
     return len(chosen)
 
 
-_RULES = (Epsilon, ZPlus, AlphaBeta, Gamma, Pass, WinnerTakesAll)
+_RULES = (Epsilon, ZPlus, AlphaBeta, Gamma, Pass, WinnerTakesAll, SignalTakeAll, Uniform, Taylor)
 _FAMILIES = frozenset(
     (
+        *(Family.MATMUL, Family.SOFTMAX, Family.MASK, Family.PRODUCT),
         *(Family.LINEAR, Family.SUM, Family.AVERAGE, Family.NORMALIZATION),
         *(Family.MAX_POOL, Family.SHAPE, Family.ACTIVATION, Family.CHECK),
     )

@@ -42,7 +42,8 @@ def _canonicalize(program: Program, node: fx.Node) -> int:
         # No relevance passes a rounding: an operation that is not canonical, and has no rule.
         node.op, node.target = "call_function", _to_integer
         return 1
-    _check_frozen(node, operation, bound)
+    if not _is_constant(node):
+        _check_frozen(node, operation, bound)
     args, kwargs = operation.call(bound)
     node.op, node.target, node.args, node.kwargs = "call_function", operation.function, args, kwargs
     return int(before != (node.op, node.target, node.args, node.kwargs))
@@ -64,6 +65,14 @@ def _method_to_function(node: fx.Node) -> int:
         raise CaptureError(f"tensors have no method {node.target!r}: {describe(node)}")
     node.op, node.target = "call_function", method
     return 1
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a call is computed from parameters alone, as standardized weights are: no rule has to fit it."""
+    sources = node.all_input_nodes
+    return bool(sources) and all(
+        source.op == "get_attr" or (source.op.startswith("call") and _is_constant(source)) for source in sources
+    )
 
 
 def _check_frozen(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:

@@ -57,6 +57,30 @@ def test_random_networks(name: str, half: torch.dtype) -> None:
         assert found > (floor - 0.05 if preset == "epsilon" else max(floor, 0.98)), (preset, found, floor)
 
 
+@pytest.mark.parametrize("preset", ["default", "epsilon", "attnlrp", "cplrp", "epsilon_plus_flat"])
+def test_transformer_encoder(preset: str) -> None:
+    """Twelve layers in bfloat16; input times gradient, from kernels of fewer roundings, correlates by 0.9999 here."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, activation="gelu")
+            self.encoder = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.encoder(x).mean(1))
+
+    torch.manual_seed(0)
+    model, x = Encoder().eval(), torch.randn(4, 16, 64)
+    in_half, x_half = copy.deepcopy(model).bfloat16(), x.bfloat16()
+    target = torch.full((4,), 3)
+    assert correlation(gradient_times_input(in_half, x_half, target), gradient_times_input(model, x, target)) > 0.9995
+    relevance = fxlrp.compile(in_half, preset, example_inputs=x_half)(x_half, target=target)
+    assert relevance.dtype == torch.bfloat16 and relevance.isfinite().all()
+    assert correlation(relevance, fxlrp.compile(model, preset, example_inputs=x)(x, target=target)) > 0.999
+
+
 @pytest.fixture(scope="module")
 def digit_net(tmp_path_factory: pytest.TempPathFactory) -> DigitNet:
     return trained(load_digits(), epochs=3, cache=tmp_path_factory.mktemp("cache"), progress=False)[0]

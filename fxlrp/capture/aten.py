@@ -101,6 +101,15 @@ def _batch_norm(given: Arguments) -> Call:
     return _call(F.batch_norm, given["input"], *statistics, given["weight"], given["bias"], eps=given["eps"])
 
 
+def _max_pool(dims: int) -> Callable[[Arguments], Call]:
+    def spelled(given: Arguments) -> Call:
+        options = {name: value for name, value in given.items() if name not in ("self", "stride")}
+        stride = {"stride": given["stride"]} if given.get("stride") else {}
+        return _call(getattr(F, f"max_pool{dims}d"), given["self"], **options, **stride)
+
+    return spelled
+
+
 def _upsample(mode: str, *, antialias: bool = False) -> Callable[[Arguments], Call]:
     def spelled(given: Arguments) -> Call:
         size = given.get("output_size")
@@ -138,6 +147,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "lift_fresh_copy": lambda given: _call(torch.clone, given["self"]),
     "elu": _elu,
     "_native_batch_norm_legit_no_training": _batch_norm,
+    **{f"max_pool{n}d_with_indices": _max_pool(n) for n in (1, 2, 3)},
     "embedding": lambda given: _call(F.embedding, given["indices"], given["weight"]),
     "im2col": lambda given: _call(
         F.unfold, given["self"], *(tuple(given[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
@@ -161,8 +171,14 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "_upsample_bicubic2d_aa": _upsample("bicubic", antialias=True),
 }
 
-# Their several results are one in torch, the first.
-FIRST_OF_SEVERAL = frozenset(("_native_batch_norm_legit_no_training",))
+# Of their several results torch's function returns the first.
+FIRST_OF_SEVERAL = frozenset(
+    (
+        "_native_batch_norm_legit_no_training",
+        *(f"adaptive_max_pool{n}d" for n in (1, 2, 3)),
+        *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
+    )
+)
 
 # They assert what was true in capture, and compute nothing.
 ASSERTIONS = frozenset(
@@ -197,11 +213,14 @@ def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
     if spelling is None:
         return as_it_is
     operation = spelling.operation
-    if operation.free:
+    if operation.free or operation.signatures:
         options = {name: value for name, value in node.kwargs.items() if name not in _NOT_OF_VALUES}
         return Call(operation.function, node.args, options)
     kept = {name: value for name, value in given.items() if name not in _NOT_OF_VALUES}
     try:
-        return Call(operation.function, *operation.call(operation.bind((), kept)))
+        bound = operation.bind((), kept)
     except TypeError:
         return as_it_is
+    if any(bound[name] != required for name, required in operation.frozen.items()):
+        return as_it_is
+    return Call(operation.function, *operation.call(bound))

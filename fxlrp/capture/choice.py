@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fxlrp.capture import FrontEnd
-from fxlrp.errors import CaptureError, FxlrpError, GraphError, SymbolicTraceError, UnsupportedOpError
+from fxlrp.errors import CaptureError, FxlrpError, GraphError, InputError, SymbolicTraceError, UnsupportedOpError
 from fxlrp.inputs import Inputs
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
     _need_examples(inputs, str(first))
     try:
         return attempt("export")
-    except UnsupportedOpError:
+    except (UnsupportedOpError, InputError):
         raise
     except FxlrpError as error:
         if isinstance(first, GraphError):

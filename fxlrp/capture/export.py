@@ -172,16 +172,21 @@ class _Converter:
             return
         source = node.args[0] if node.target is operator.getitem else None
         if isinstance(source, fx.Node) and name_of(source.target) in FIRST_OF_SEVERAL:
-            # Of the several results nobody but autograd reads the others.
-            self._values[node] = self._values[source]
+            if node.args[1] == 0:
+                self._values[node] = self._values[source]
             return
         function, args, kwargs = spell(node, self._vocabulary)
-        args, kwargs = fx.map_arg((args, kwargs), self._values.__getitem__)
+        args, kwargs = fx.map_arg((args, kwargs), self._value)
         args, kwargs = self._on_device_of_inputs(args, kwargs)
         made = self._graph.create_node("call_function", function, args, kwargs, name=node.name)
         made.meta["nn_module_stack"] = self._module_stack(node)
         made.stack_trace = users_line(node.stack_trace)
         self._values[node] = made
+
+    def _value(self, node: fx.Node) -> Any:
+        if node not in self._values:
+            raise CaptureError(f"the model reads a further result of {node.args[0]}, which cannot be followed")
+        return self._values[node]
 
     def _on_device_of_inputs(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """What was made on the device of the examples is made on that of the inputs."""

@@ -25,4 +25,21 @@ def _emit_epsilon(step: Step) -> Contributions:
     )
 
 
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon)}
+def mask_scores_factor(factor: Tensor, mask: Tensor, out: Tensor, *, epsilon: float) -> Tensor:
+    """``C`` of the scores, for relevance ``R = out * C``."""
+    if not mask.is_floating_point():
+        return factor.masked_fill(~mask, 0.0)
+    return (factor * (out / stabilize(out, epsilon))).masked_fill(out.isinf(), 0.0)
+
+
+def _specialize_epsilon(step: Step) -> Contributions | None:
+    assert isinstance(step.rule, Epsilon)
+    if not step.facts.quotients or step.single.base is not step.node or 1 in step.receivers:
+        return None
+    scores, mask = step.operands
+    options = {"epsilon": step.rule.epsilon}
+    factor = step.call(mask_scores_factor, step.single.factor, mask, step.node, **options)
+    return [step.times(scores, step.call(unbroadcast, factor, scores)), None]
+
+
+RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon)}

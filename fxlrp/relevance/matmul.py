@@ -11,6 +11,7 @@ from torch import Tensor
 from fxlrp.errors import RuleError
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.product import gate_rank
+from fxlrp.relevance.quotients import over_value
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, SignalTakeAll
 
@@ -96,6 +97,46 @@ def _emit_epsilon(step: Step) -> Contributions:
     ]
 
 
+def matmul_transposed_left(u: Tensor, a: Tensor, b: Tensor, *, shares: int = 1) -> Tensor:
+    """``u B^T`` in the shape of ``A``, divided among ``n`` operands."""
+    u = u / shares
+    if b.dim() == 1:
+        return unbroadcast(u.unsqueeze(-1) * b, a)
+    if a.dim() == 1:
+        return unbroadcast((b @ u.unsqueeze(-1)).squeeze(-1), a)
+    return unbroadcast(u @ b.transpose(-1, -2), a)
+
+
+def matmul_transposed_right(u: Tensor, b: Tensor, a: Tensor, *, shares: int = 1) -> Tensor:
+    """``A^T u`` in the shape of ``B``, divided among ``n`` operands."""
+    u = u / shares
+    if a.dim() == 1 and b.dim() == 1:
+        return a * u
+    if a.dim() == 1:
+        return unbroadcast(a.unsqueeze(-1) * u.unsqueeze(-2), b)
+    if b.dim() == 1:
+        return unbroadcast((a.transpose(-1, -2) @ u.unsqueeze(-1)).squeeze(-1), b)
+    return unbroadcast(torch.matmul(a.transpose(-1, -2), u), b)
+
+
+def _specialize(step: Step) -> Contributions | None:
+    """``C_A = (R / s(n O)) B^T``, and so on."""
+    assert isinstance(step.rule, Epsilon | SignalTakeAll)
+    if not step.facts.quotients or step.operation.name == "einsum":
+        return None
+    a, b = step.operands
+    shares = len(step.receivers)
+    epsilon = step.rule.epsilon if isinstance(step.rule, Epsilon) else step.rule.stabilizer
+    # R / s(n O) with a stabilizer of epsilon is R / (n s(O)) with one of epsilon / n.
+    u = over_value(step, epsilon / shares)
+    options = {"shares": shares} if shares > 1 else {}
+    sides = ((matmul_transposed_left, a, b), (matmul_transposed_right, b, a))
+    return [
+        step.times(own, step.call(function, u, own, other, **options)) if position in step.receivers else None
+        for position, (function, own, other) in enumerate(sides)
+    ]
+
+
 def _values(choice: Choice) -> Receivers:
     """The operands that are no gates: of attention weights and values the values."""
     if len(choice.dependent) < 2:
@@ -107,4 +148,7 @@ def _values(choice: Choice) -> Receivers:
     return Receivers(positions, f"operand {ranks.index(max(ranks))} is the gate")
 
 
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon), SignalTakeAll: Implementation(_emit_epsilon, _values)}
+RULES: RuleTable = {
+    Epsilon: Implementation(_emit_epsilon, specialize=_specialize),
+    SignalTakeAll: Implementation(_emit_epsilon, _values, specialize=_specialize),
+}

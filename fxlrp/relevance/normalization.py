@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.numerics import stabilize, widened
 from fxlrp.relevance.quotients import over_value
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Epsilon
@@ -65,12 +65,15 @@ def layer_norm_transposed(
     u: Tensor, x: Tensor, weight: Tensor | None, *, normalized_shape: tuple[int, ...], eps: float
 ) -> Tensor:
     """``L^T(u)`` of layer normalization."""
-    dims = tuple(range(-len(normalized_shape), 0))
-    return _centred_transposed(u if weight is None else u * weight, x, dims, eps)
+    dims, dtype = tuple(range(-len(normalized_shape), 0)), u.dtype
+    u = widened(u)
+    return _centred_transposed(u if weight is None else u * weight, x, dims, eps).to(dtype)
 
 
 def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    sigma = torch.sqrt(x.var(dims, correction=0, keepdim=True) + eps)
+    """In at least single precision, as torch's own kernels compute normalizations of half precision."""
+    sigma = torch.sqrt(widened(x).var(dims, correction=0, keepdim=True) + eps)
+    u = widened(u)
     return (u - u.mean(dims, keepdim=True)) / sigma
 
 
@@ -93,9 +96,10 @@ def group_norm_epsilon(
 
 def group_norm_transposed(u: Tensor, x: Tensor, weight: Tensor | None, *, num_groups: int, eps: float) -> Tensor:
     """``L^T(u)`` of group normalization."""
+    dtype, u = u.dtype, widened(u)
     u = u if weight is None else u * _over_channels(weight, x)
     grouped = (x.shape[0], num_groups, -1)
-    return _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps).reshape(x.shape)
+    return _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps).reshape(x.shape).to(dtype)
 
 
 def instance_norm_epsilon(

@@ -16,6 +16,11 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     return torch.where(z < 0, z - epsilon, z + epsilon)
 
 
+def widened(x: Tensor) -> Tensor:
+    """``x`` in at least single precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def stabilize_one_sign(z: Tensor, epsilon: float) -> Tensor:
     """:func:`stabilize` for a sum of terms of one sign: where it is zero all its terms are, and any divisor does.
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from fxlrp.operation import Family
-from fxlrp.relevance.numerics import part
+from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import SignalTakeAll, Uniform
 
@@ -74,7 +74,28 @@ def _emit_product(step: Step) -> Contributions:
     return step.to_receivers(lambda operand: step.call(part, operand, step.relevance, share=share))
 
 
+def product_factor(operand: Tensor, other: Tensor | float, factor: Tensor, *, share: float, divided: bool) -> Tensor:
+    """``C`` of a factor ``x``, for relevance ``R = y * C`` of ``y = x * g``: ``share * C * g``."""
+    factor = factor / other if divided else factor * other
+    return unbroadcast(factor if share == 1 else share * factor, operand)
+
+
+def _specialize_product(step: Step) -> Contributions | None:
+    """A quotient by the product becomes one by its factors."""
+    if not step.facts.quotients or step.single.base is not step.node:
+        return None
+    arguments = step.arguments
+    a, b = arguments["input"], arguments["other"]
+    options = {"share": 1 / len(step.receivers), "divided": step.operation.name == "div"}
+    return [
+        step.times(own, step.call(product_factor, own, other, step.single.factor, **options))
+        if position in step.receivers
+        else None
+        for position, (own, other) in enumerate(((a, b), (b, a))[: len(step.operands)])
+    ]
+
+
 RULES: RuleTable = {
-    SignalTakeAll: Implementation(_emit_product, _signal),
-    Uniform: Implementation(_emit_product, _equals),
+    SignalTakeAll: Implementation(_emit_product, _signal, specialize=_specialize_product),
+    Uniform: Implementation(_emit_product, _equals, specialize=_specialize_product),
 }

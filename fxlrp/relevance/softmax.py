@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import operator
 
-from fxlrp.relevance.numerics import stabilize
+from torch import Tensor, fx
+
+from fxlrp.relevance.numerics import stabilize, widened
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Constant, Taylor
 
@@ -32,6 +34,24 @@ def _emit_taylor(step: Step) -> Contributions:
     return [step.call(softmax_taylor, x, step.node, step.relevance, dim=dim)]
 
 
+def softmax_transposed(factor: Tensor, out: Tensor, *, dim: int) -> Tensor:
+    """``C_x = y * (C - sum(y C))`` along ``dim``, for relevance ``R = y * C``."""
+    y, c = widened(out), widened(factor)
+    return (y * (c - (y * c).sum(dim, keepdim=True))).to(factor.dtype)
+
+
+def _specialize_taylor(step: Step) -> Contributions | None:
+    (x,) = step.operands
+    is_quotient = step.facts.quotients and step.single.base is step.node and step.operation.name != "log_softmax"
+    if not is_quotient or not isinstance(x, fx.Node) or x.target in _MAY_BE_INFINITE:
+        return None
+    return [step.times(x, step.call(softmax_transposed, step.single.factor, step.node, dim=step.arguments["dim"]))]
+
+
+# A mask that is added by hand makes minus infinity, which a sum's own step does not expect.
+_MAY_BE_INFINITE = (operator.add, operator.sub)
+
+
 def _none(choice: Choice) -> Receivers:
     return Receivers((), "attention weights are constants")
 
@@ -40,4 +60,7 @@ def _emit_nothing(step: Step) -> Contributions:
     return [None]
 
 
-RULES: RuleTable = {Taylor: Implementation(_emit_taylor), Constant: Implementation(_emit_nothing, _none)}
+RULES: RuleTable = {
+    Taylor: Implementation(_emit_taylor, specialize=_specialize_taylor),
+    Constant: Implementation(_emit_nothing, _none),
+}

@@ -67,6 +67,8 @@ def _in_a_process(name: str, timeout: float) -> Result:
     except subprocess.TimeoutExpired:
         return Result(name, problem=f"took more than {timeout:g} s")
     lines = done.stdout.strip().splitlines()
+    if done.returncode < 0:
+        return Result(name, problem=f"ended by signal {-done.returncode}: out of memory, most likely")
     if done.returncode or not lines:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return Result(name, problem=last[0])

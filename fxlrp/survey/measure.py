@@ -130,12 +130,12 @@ def prepare(model: nn.Module, inputs: Any) -> None:
     with torch.no_grad():
         for name, value in (*model.named_parameters(), *model.named_buffers()):
             last = name.rpartition(".")[2]
-            if last.endswith("bias") or last in ("running_mean", "bias_k", "bias_v"):
+            if last.endswith("bias") or last.startswith("bias") or last == "running_mean":
                 value.zero_()
             elif value.is_floating_point() and value.dim() >= 2 and not value.any():
                 # Some heads start at zero, and would explain nothing.
                 value.normal_(0, 0.02, generator=generator)
-        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        norms = [module for module in model.modules() if isinstance(getattr(module, "running_var", None), Tensor)]
         hooks = [norm.register_forward_pre_hook(_calibrate) for norm in norms]
         try:
             model(inputs) if isinstance(inputs, Tensor) else model(**inputs)

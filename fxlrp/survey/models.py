@@ -115,7 +115,8 @@ def _torchvision_size(name: str) -> int:
 def _timm(name: str) -> Case:
     import_torchvision()
     model = require("timm", "survey").create_model(name, pretrained=False).eval()
-    return Case(model, torch.rand(2, *model.pretrained_cfg["input_size"]))
+    size = model.pretrained_cfg["input_size"]
+    return Case(model, torch.rand(2 if size[-1] <= 256 else 1, *size))
 
 
 # Sizes that make a family's model small, where its configuration has such an entry.

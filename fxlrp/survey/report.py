@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,5 +69,5 @@ def _row(result: Result) -> tuple[str, ...]:
 
 
 def _shortened(problem: str) -> str:
-    first = next(iter(problem.splitlines()), "")
+    first = re.sub(r"/\S*/(\S+\.py)", r"\1", next(iter(problem.splitlines()), ""))
     return first if len(first) < 160 else f"{first[:157]}..."
