@@ -20,13 +20,17 @@ from fxlrp.vocabulary import SHAPE_ATTRIBUTES
 def normalize(program: Program) -> int:
     """Rewrite calls of methods and other spellings; return how many nodes were rewritten."""
     count = 0
+    # What is computed from parameters alone, as standardized weights are, needs no rule that fits it.
+    constants: set[fx.Node] = set()
     for node in list(program.graph.nodes):
+        if node.op == "get_attr" or (node.all_input_nodes and constants.issuperset(node.all_input_nodes)):
+            constants.add(node)
         if node.op in ("call_function", "call_method"):
-            count += _canonicalize(program, node)
+            count += _canonicalize(program, node, node in constants)
     return count
 
 
-def _canonicalize(program: Program, node: fx.Node) -> int:
+def _canonicalize(program: Program, node: fx.Node, constant: bool) -> int:
     before = (node.op, node.target, node.args, node.kwargs)
     if node.target is getattr:
         return _open_attribute(node)
@@ -42,7 +46,7 @@ def _canonicalize(program: Program, node: fx.Node) -> int:
         # No relevance passes a rounding: an operation that is not canonical, and has no rule.
         node.op, node.target = "call_function", _to_integer
         return 1
-    if not _is_constant(node):
+    if not constant:
         _check_frozen(node, operation, bound)
     args, kwargs = operation.call(bound)
     node.op, node.target, node.args, node.kwargs = "call_function", operation.function, args, kwargs
@@ -65,14 +69,6 @@ def _method_to_function(node: fx.Node) -> int:
         raise CaptureError(f"tensors have no method {node.target!r}: {describe(node)}")
     node.op, node.target = "call_function", method
     return 1
-
-
-def _is_constant(node: fx.Node) -> bool:
-    """Whether a call is computed from parameters alone, as standardized weights are: no rule has to fit it."""
-    sources = node.all_input_nodes
-    return bool(sources) and all(
-        source.op == "get_attr" or (source.op.startswith("call") and _is_constant(source)) for source in sources
-    )
 
 
 def _check_frozen(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:

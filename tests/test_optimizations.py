@@ -559,9 +559,11 @@ def test_carry_quotients_leaves_out_what_hands_on_no_multiple() -> None:
     def function(x: Tensor) -> Tensor:
         return F.linear(torch.softmax(F.linear(F.relu(x) * torch.sigmoid(x), WEIGHT), 1) @ OTHER, WEIGHT) + 1
 
-    program = specialized(One(function))
-    chosen = [node.name for node in program.graph.nodes if node in program.quotients]
-    assert chosen == ["relu", "linear", "linear_1", "add"]
+    # an equal share is no multiple of what it goes to
+    for preset, last in ((None, ["add"]), ([("add", rules.Equal())], [])):
+        program = specialized(One(function), preset)
+        chosen = [node.name for node in program.graph.nodes if node in program.quotients]
+        assert chosen == ["relu", "mul", "linear", "softmax", "matmul", "linear_1", *last]
 
 
 @pytest.mark.parametrize(
