@@ -59,7 +59,7 @@ def test_random_networks(name: str, half: torch.dtype) -> None:
 
 @pytest.mark.parametrize("preset", ["default", "epsilon", "attnlrp", "cplrp", "epsilon_plus_flat"])
 def test_transformer_encoder(preset: str) -> None:
-    """Twelve layers in bfloat16; input times gradient, from kernels of fewer roundings, correlates by 0.9999 here."""
+    """Twelve layers in bfloat16: as close to single precision as gradient x input is."""
 
     class Encoder(nn.Module):
         def __init__(self) -> None:
@@ -75,10 +75,11 @@ def test_transformer_encoder(preset: str) -> None:
     model, x = Encoder().eval(), torch.randn(4, 16, 64)
     in_half, x_half = copy.deepcopy(model).bfloat16(), x.bfloat16()
     target = torch.full((4,), 3)
-    assert correlation(gradient_times_input(in_half, x_half, target), gradient_times_input(model, x, target)) > 0.9995
+    floor = correlation(gradient_times_input(in_half, x_half, target), gradient_times_input(model, x, target))
     relevance = fxlrp.compile(in_half, preset, example_inputs=x_half)(x_half, target=target)
     assert relevance.dtype == torch.bfloat16 and relevance.isfinite().all()
-    assert correlation(relevance, fxlrp.compile(model, preset, example_inputs=x)(x, target=target)) > 0.999
+    found = correlation(relevance, fxlrp.compile(model, preset, example_inputs=x)(x, target=target))
+    assert floor > 0.9995 and found > floor - 5e-5, (found, floor)
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,16 @@ from fxlrp.relevance.step import Step
 
 
 def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """``C * z / s(z)``, for relevance ``R = z * C``."""
+    """``C * z / s(z)``, for relevance ``R = z * C``.
+
+    Half precision rounds sums to zero that are none; where epsilon is below what it resolves, they keep their ``C``.
+    """
+    rounds_to_zero = z.dtype in (torch.bfloat16, torch.float16) and epsilon < torch.finfo(z.dtype).eps
     if epsilon < _smallest(z):
-        return factor.masked_fill(z == 0, 0.0)
+        return factor.clone() if rounds_to_zero else factor.masked_fill(z == 0, 0.0)
     magnitude = z.abs()
-    return magnitude.div_(magnitude + epsilon).mul_(factor)
+    ratio = magnitude.div_(magnitude + epsilon)
+    return (ratio.masked_fill_(z == 0, 1.0) if rounds_to_zero else ratio).mul_(factor)
 
 
 def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
