@@ -295,6 +295,24 @@ def test_the_balance_of_every_node_is_what_its_rule_says(rules: str) -> None:
     assert balance.by_operation()["softmax"] == softmax.created
 
 
+def test_a_copy_into_another_type_is_not_taken_for_one_into_its_own() -> None:
+    class Copies(nn.Module):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__()
+            self.dtype = dtype
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = torch.zeros(x.shape, dtype=self.dtype)
+            out.copy_(3 * x)
+            return out.double().sum(1, keepdim=True) + 0 * x
+
+    x = random(2, 3)
+    explain = fxlrp.compile(Copies(torch.float64).eval(), LRP0, example_inputs=x, capture="export")
+    assert_relevance(explain(x, seed=lambda y: y), 9 * x, 1e-12)
+    with pytest.raises(UnsupportedOpError, match=r"aten\.copy"):
+        fxlrp.compile(Copies(torch.float32).eval(), LRP0, example_inputs=x, capture="export")
+
+
 def test_an_unknown_front_end() -> None:
     with pytest.raises(CaptureError, match="auto, symbolic, export"):
         fxlrp.compile(nn.Linear(2, 2).eval(), capture="onnx")  # type: ignore[arg-type]

@@ -81,6 +81,13 @@ _NOT_OF_VALUES = frozenset(
 )
 
 
+def _copy(given: Arguments) -> Call | None:
+    """A copy into a tensor of its own type; into another it is left as it is, for the type would be lost."""
+    target, source = given["self"], given["src"]
+    same = target.meta["val"].dtype == source.meta["val"].dtype
+    return _call(torch.Tensor.expand_as, source, target) if same else None
+
+
 def _to_copy(given: Arguments) -> Call:
     options = {name: value for name, value in given.items() if name in ("dtype", "device") and value is not None}
     return _call(torch.Tensor.to, given["self"], **options) if options else _call(torch.clone, given["self"])
@@ -110,9 +117,12 @@ def _max_pool(dims: int) -> Callable[[Arguments], Call]:
     return spelled
 
 
-def _upsample(mode: str, *, antialias: bool = False) -> Callable[[Arguments], Call]:
-    def spelled(given: Arguments) -> Call:
+def _upsample(mode: str, *, antialias: bool = False) -> Callable[[Arguments], Call | None]:
+    def spelled(given: Arguments) -> Call | None:
         size = given.get("output_size")
+        if any(given.get(name) is not None for name in ("scales", "scales_d", "scales_h", "scales_w")):
+            # A size and the factor that it came from: torch.nn.functional takes one of them.
+            return None
         scales = given.get("scale_factors")
         scale = tuple(scales) if scales is not None and size is None else None
         options: dict[str, Any] = {"align_corners": given["align_corners"]} if "align_corners" in given else {}
@@ -139,7 +149,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "select_scatter": lambda given: _call(set_item, given["self"], _at(given["dim"], given["index"]), given["src"]),
     "index": lambda given: _call(operator.getitem, given["self"], _indices(given["indices"])),
     "index_put": _index_put,
-    "copy": lambda given: _call(torch.Tensor.expand_as, given["src"], given["self"]),
+    "copy": _copy,
     "fill": lambda given: _call(torch.full_like, given["self"], given["value"]),
     "zero": lambda given: _call(torch.zeros_like, given["self"]),
     "_to_copy": _to_copy,

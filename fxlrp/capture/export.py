@@ -167,8 +167,7 @@ class _Converter:
         return f"{CONSTANTS}.{name}"
 
     def _convert(self, node: fx.Node) -> None:
-        name = name_of(node.target)
-        if name in ASSERTIONS or (not name and str(node.target).startswith("<function sym_constrain")):
+        if name_of(node.target) in ASSERTIONS:
             return
         source = node.args[0] if node.target is operator.getitem else None
         if isinstance(source, fx.Node) and name_of(source.target) in FIRST_OF_SEVERAL:

@@ -68,7 +68,7 @@ class Sizes:
         """What was assumed in ``exported``, whose inputs have the fake values ``users`` by name."""
         names = inputs.names
         fixed = tuple(tuple(size if isinstance(size, int) else None for size in users[name].shape) for name in names)
-        conditions = tuple((_words(code), _condition(code)) for code in getattr(exported, "_guards_code", ()))
+        conditions = tuple((_words(code), _condition(code)) for code in exported._guards_code)
         dtypes = tuple(inputs.examples[name].dtype for name in names)
         return Sizes(names, fixed, dtypes, conditions, inputs.variadic)
 
