@@ -51,7 +51,7 @@ class Balance:
 
     Args:
         explained: The initial relevance, summed over everything: the explained outputs' values.
-        at_inputs: The relevance of all inputs.
+        at_inputs: The relevance of all inputs, or of the value that ``fxlrp.compile(..., at=...)`` names.
         nodes: The nodes that relevance passes, from the output back.
     """
 
@@ -92,7 +92,12 @@ class Balance:
 
 
 def measure(
-    graph_module: fx.GraphModule, annotated: fx.Graph, vocabulary: Vocabulary, values: Sequence[Tensor], explained: Any
+    graph_module: fx.GraphModule,
+    annotated: fx.Graph,
+    vocabulary: Vocabulary,
+    at: str | None,
+    values: Sequence[Tensor],
+    explained: Any,
 ) -> Balance:
     """Run the explanation step by step, without optimizations, and sum up each step.
 
@@ -100,11 +105,12 @@ def measure(
         graph_module: Holds the model.
         annotated: The annotated forward graph.
         vocabulary: The operations in it.
+        at: Where relevance is asked for, if not at the inputs.
         values: The inputs.
         explained: The target and the seed.
     """
     graph = copy.deepcopy(annotated)
-    program = Program(graph_module, vocabulary, Preset("balance"))
+    program = Program(graph_module, vocabulary, Preset("balance"), at=at)
     program.graph_module = fx.GraphModule(graph_module, graph)
     program.properties |= emit_relevance.needs
     emit_relevance(program)

@@ -33,6 +33,7 @@ def compile(
     *,
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
     output: Output = None,
+    at: str | None = None,
     capture: Literal["auto", "symbolic", "export"] = "auto",
     dynamic_shapes: Mapping[str, Any] | None = None,
     extensions: Sequence[Extension] = (),
@@ -50,6 +51,8 @@ def compile(
             and to constants such as ``use_cache=False``. Not needed for what symbolic tracing can follow.
         output: Which output to explain, for a model that returns several: an index, a key, an attribute's name, or a
             sequence of them.
+        at: Where to end: the name of a node of the annotated graph or the path of a module, whose output's relevance
+            is then returned in place of the inputs'.
         capture: The front end: "symbolic" tracing needs no example inputs and bakes no size in; "export" runs
             ``torch.export``, which follows more. "auto" takes the first that can follow the model; where that is
             export and there are no example inputs, capture waits for the first call.
@@ -88,7 +91,7 @@ def compile(
             captured = capture_graph(
                 model, inputs, vocabulary, front_end=front_end, output=output, dynamic_shapes=dynamic_shapes
             )
-            return _annotate(Program(captured.graph_module, vocabulary, preset), inputs), captured
+            return _annotate(Program(captured.graph_module, vocabulary, preset, at=at), inputs), captured
 
         program, captured = first_that_follows(front_ends, annotated, inputs)
         run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))

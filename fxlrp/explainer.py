@@ -40,7 +40,7 @@ class Explainer(nn.Module):
         self.graph_module = program.graph_module
         self._annotated = annotated
         self._vocabulary = program.vocabulary
-        self._inputs, self._sizes = inputs, sizes
+        self._inputs, self._sizes, self._at = inputs, sizes, program.at
         nodes = self.nodes
         reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
         self._relevant = tuple(node in reached for node in nodes if node.op == "placeholder")
@@ -114,7 +114,7 @@ class Explainer(nn.Module):
         """
         values = self._inputs.arrange(inputs, named)
         self._check(values)
-        return measure(self.graph_module, self._annotated, self._vocabulary, values, (target, seed))
+        return measure(self.graph_module, self._annotated, self._vocabulary, self._at, values, (target, seed))
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""

@@ -85,6 +85,7 @@ class Program:
         supported: Fact: the nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may hand on relevance as quotients.
         constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
+        at: Option: where relevance is asked for: a node's name or a module's path; None for the inputs.
         flows: Fact: what each step received and handed on.
         segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
         recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
@@ -103,6 +104,7 @@ class Program:
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     constants: tuple[fx.Node, ...] = ()
+    at: str | None = None
     flows: dict[fx.Node, Flow] = field(default_factory=dict)
     segments: int = 0
     recomputed: frozenset[fx.Node] = frozenset()

@@ -39,6 +39,11 @@ def module_path(node: fx.Node) -> str:
     return stack[-1][0] if stack else ""
 
 
+def is_inside(node: fx.Node, path: str) -> bool:
+    """Whether the module at ``path``, or one inside it, made the node."""
+    return any(below == path for below, _ in module_stack(node))
+
+
 def source_line(node: fx.Node) -> str:
     """The line of the user's code that made the node, as ``file:line: code``; empty if unknown."""
     trace = (node.stack_trace or "").strip().splitlines()

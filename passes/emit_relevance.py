@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.errors import InternalError
+from fxlrp.errors import InputError, InternalError
 from fxlrp.operation import Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
-from fxlrp.provenance import provenance
+from fxlrp.provenance import describe, is_inside, provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.seed import initial_relevance
 from fxlrp.relevance.step import Contributions, Facts, Step
@@ -43,12 +43,39 @@ def emit_relevance(program: Program) -> int:
             if annotated is not None:
                 _emit_step(program, node, annotated, ledger)
                 steps += 1
-        results: list[Any] = [
-            ledger.relevance(node) or graph.call_function(torch.zeros_like, (node,)) for node in inputs
-        ]
+        if program.at is None:
+            results = [ledger.relevance(node) or graph.call_function(torch.zeros_like, (node,)) for node in inputs]
+        else:
+            results = [_relevance_at(program, program.at, forward, ledger)]
     output.type = None
     output.args = (results[0] if len(results) == 1 else tuple(results),)
     return steps
+
+
+def _relevance_at(program: Program, at: str, forward: list[fx.Node], ledger: _Ledger) -> fx.Node:
+    """The relevance of the value that is called ``at``, or that the module at this path hands on.
+
+    Raises:
+        InputError: There is no such value, the module hands on several, or no relevance reaches it.
+    """
+    readers = {*forward, program.graph.output_node()}
+
+    def is_handed_on(node: fx.Node) -> bool:
+        return is_inside(node, at) and any(user in readers and not is_inside(user, at) for user in node.users)
+
+    found = [node for node in forward if node.name == at]
+    found = found or [node for node in forward if ledger.received(node) is not None and is_handed_on(node)]
+    if not found:
+        raise InputError(
+            f"at={at!r}: no node has this name, and no module at this path hands on a value with relevance"
+        )
+    if len(found) > 1:
+        names = ", ".join(repr(node.name) for node in found)
+        raise InputError(f"at={at!r}: the module hands on several values, or is called more than once: take {names}")
+    relevance = ledger.relevance(found[0])
+    if relevance is None:
+        raise InputError(f"at={at!r}: no relevance reaches the {describe(found[0])}")
+    return relevance
 
 
 def _explanation_inputs(graph: fx.Graph, inputs: list[fx.Node]) -> tuple[fx.Node, fx.Node]:

@@ -17,7 +17,8 @@ from fxlrp.program import Program
 def infer_dependence(program: Program) -> int:
     """Follow the inputs forward, up to operations that carry no relevance; return how many nodes depend on them.
 
-    Integers are indices, sizes and truth values: relevance ends there, but for the tokens that an embedding reads.
+    Integers are indices, sizes and truth values: relevance ends there, but for the tokens that an embedding reads. What
+    an unknown operation makes of a value that depends on an input, such as a cast to integers, depends on it as well.
 
     Raises:
         CaptureError: The output is not a single tensor that depends on an input.
@@ -25,13 +26,16 @@ def infer_dependence(program: Program) -> int:
     tokens = _tokens(program)
     dependent: set[fx.Node] = set(tokens)
     for node in program.graph.nodes:
-        if node in tokens or not _may_be_floating(program, node):
+        floating = _may_be_floating(program, node)
+        if node in tokens or (node.op == "placeholder" and not floating):
             continue
         operation = program.vocabulary.operation(node)
         if operation is not None and operation.family is Family.EMBEDDING:
             depends = operation.arguments(node)["input"] in tokens
         else:
             sources = _sources(node, operation)
+            if not floating and operation is not None:
+                sources = [source for source in sources if not _may_be_floating(program, source)]
             depends = node.op == "placeholder" or any(each in dependent and each not in tokens for each in sources)
         if depends:
             dependent.add(node)

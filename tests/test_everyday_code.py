@@ -18,6 +18,7 @@ import fxlrp
 from fxlrp import presets, rules
 from fxlrp.errors import CaptureError, FxlrpError, InputError, RuleError, UnsupportedOpError
 from oracles import assert_relevance
+from zoo import gradient_times_input
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -279,9 +280,33 @@ def test_errors_are_of_the_packages_own_types() -> None:
             fxlrp.compile(model.eval(), capture="symbolic")
 
 
-def test_relevance_does_not_pass_a_cast_to_integers() -> None:
-    with pytest.raises(UnsupportedOpError, match="to_integer"):
-        lrp0(net(lambda s, x: s.b(s.a(x).to("cpu", torch.int64).to(torch.float64))))
+@pytest.mark.parametrize("capture", ["auto", "symbolic", "export"])
+@pytest.mark.parametrize(
+    "rounded",
+    [
+        lambda x: x.to("cpu", torch.int64).to(torch.float64),
+        lambda x: (2 * x.long() + 1).double(),
+        lambda x: x + 0.1 * x.long().double(),
+    ],
+)
+def test_relevance_does_not_pass_a_cast_to_integers(rounded: Any, capture: Any) -> None:
+    model = net(lambda s, x: s.b(rounded(s.a(x))))
+    for examples in (None, torch.randn(2, 4).double()) if capture != "export" else (torch.randn(2, 4).double(),):
+        with pytest.raises(UnsupportedOpError, match=r"operation (.*_to_integer|long)"):
+            fxlrp.compile(model, capture=capture, example_inputs=examples)
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_integers_made_of_an_input_may_select_and_mask(capture: Any) -> None:
+    def selected(s: Any, x: Tensor) -> Tensor:
+        y = s.a(x)
+        first = y[torch.arange(y.shape[0]), (x[:, 0].abs() * 0).long()]
+        return s.b(y * (y.long() > -5).double()) + first[:, None]
+
+    model, x = net(selected), torch.randn(2, 4).double()
+    explain = fxlrp.compile(model, presets.epsilon(0.0), capture=capture, example_inputs=x)
+    (expected,) = gradient_times_input(model, x, select=lambda y: y[:, 0].sum())
+    torch.testing.assert_close(explain(x, target=0), expected)
 
 
 def test_instance_norm_without_a_batch_dimension_is_refused() -> None:
