@@ -58,6 +58,8 @@ def _calibrate(model: nn.Module, size: int) -> None:
             module.train()
         elif hasattr(module, "layer_scale"):  # ConvNeXt starts it at 1e-6, which hides every block
             module.layer_scale.fill_(0.5)
+        elif isinstance(module, nn.Linear) and not module.weight.any():  # a vision transformer's head, as made
+            nn.init.trunc_normal_(module.weight, std=0.02)
     model(torch.randn(CALIBRATION_BATCH, 3, size, size))
 
 
