@@ -1,6 +1,8 @@
 """fxlrp compiles a PyTorch model into the program that explains it."""
 
 from fxlrp import errors, rules
+from fxlrp.backward.dynamo import backend
+from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.compiler import compile
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, rule_for
@@ -9,4 +11,16 @@ from fxlrp.rules import presets
 
 __version__ = "0.1.0"
 
-__all__ = ["Explainer", "Extension", "Optimizations", "compile", "errors", "presets", "rule_for", "rules"]
+__all__ = [
+    "ExplainedModel",
+    "Explainer",
+    "Extension",
+    "Optimizations",
+    "autograd",
+    "backend",
+    "compile",
+    "errors",
+    "presets",
+    "rule_for",
+    "rules",
+]

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from fxlrp.capture import FRONT_ENDS, Captured, FrontEnd, Output
-from fxlrp.capture import capture as capture_graph
-from fxlrp.capture.choice import ExamplesNeeded, first_that_follows
-from fxlrp.errors import CaptureError, GraphError, InputError
+from fxlrp.capture import Output
+from fxlrp.capture.choice import ExamplesNeeded
+from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
-from fxlrp.extensions import Extension, extend
+from fxlrp.extensions import Extension
+from fxlrp.frontend import Capture, Request, annotated_program
 from fxlrp.inputs import Inputs
 from fxlrp.lazy import LazyExplainer
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
-from fxlrp.program import Program
-from fxlrp.rules.presets import Rules, resolve
-from fxlrp.shapes import InputSpec, infer_values
-from fxlrp.vocabulary import CANONICAL
+from fxlrp.rules.presets import Rules
 
 
 def compile(
@@ -34,7 +29,7 @@ def compile(
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
     output: Output = None,
     at: str | None = None,
-    capture: Literal["auto", "symbolic", "export"] = "auto",
+    capture: Capture = "auto",
     dynamic_shapes: Mapping[str, Any] | None = None,
     extensions: Sequence[Extension] = (),
     optimize: bool | Optimizations = True,
@@ -79,21 +74,13 @@ def compile(
         >>> explain(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 1, 8, 8])
     """
-    preset = resolve(rules)
-    optimizations = Optimizations.resolve(optimize)
-    segments = _segments(checkpoint)
-    front_ends = _front_ends(capture)
-    _check_model(model)
-    vocabulary, preset = extend(CANONICAL, preset, extensions)
+    optimizations, segments = Optimizations.resolve(optimize), _segments(checkpoint)
+    request = Request.of(
+        model, rules, capture=capture, extensions=extensions, output=output, dynamic_shapes=dynamic_shapes, at=at
+    )
 
     def explainer(inputs: Inputs) -> Explainer:
-        def annotated(front_end: FrontEnd) -> tuple[Program, Captured]:
-            captured = capture_graph(
-                model, inputs, vocabulary, front_end=front_end, output=output, dynamic_shapes=dynamic_shapes
-            )
-            return _annotate(Program(captured.graph_module, vocabulary, preset, at=at), inputs), captured
-
-        program, captured = first_that_follows(front_ends, annotated, inputs)
+        program, captured = annotated_program(request, inputs)
         run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
         forward = copy.deepcopy(program.graph)
         run_passes(program, pipeline.EMIT)
@@ -110,34 +97,6 @@ def compile(
         return LazyExplainer(lambda args, kwargs: explainer(Inputs.of_call(model, args, kwargs)), needed.reason)
 
 
-def _annotate(program: Program, inputs: Inputs) -> Program:
-    """Bring a captured graph to the canonical vocabulary, and give every node its rule."""
-    run_passes(program, pipeline.CANONICALIZE)
-    program.values = _values(program, inputs)
-    run_passes(program, pipeline.SIMPLIFY)
-    run_passes(program, pipeline.ANALYZE)
-    run_passes(program, pipeline.ANNOTATE)
-    return program
-
-
-def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
-    if capture == "auto":
-        return FRONT_ENDS
-    chosen = tuple(front_end for front_end in FRONT_ENDS if front_end == capture)
-    if not chosen:
-        raise CaptureError(f"there is no front end {capture!r}; there are: auto, {', '.join(FRONT_ENDS)}")
-    return chosen
-
-
-def _values(program: Program, inputs: Inputs) -> Mapping[str, InputSpec]:
-    if not inputs.specs:
-        return {}
-    try:
-        return infer_values(program.graph_module, program.graph, inputs.specs)
-    except Exception as error:
-        raise GraphError(f"the model does not take the example inputs: {error}") from error
-
-
 def _segments(checkpoint: Any) -> int | None:
     """Into how many segments to cut the program: 0 for a good number, None for not at all."""
     if isinstance(checkpoint, bool):
@@ -145,34 +104,3 @@ def _segments(checkpoint: Any) -> int | None:
     if not isinstance(checkpoint, int) or checkpoint < 1:
         raise InputError(f"checkpoint must be True, False or a number of segments, not {checkpoint!r}")
     return checkpoint
-
-
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise CaptureError(f"only modules can be compiled, not {type(model).__name__}")
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CaptureError(f"a scripted module cannot be traced ({path or 'the model itself'!r}): give its source")
-    training = [path or "the model itself" for path, module in model.named_modules() if module.training]
-    if training:
-        more = f" and {len(training) - 1} more" if len(training) > 1 else ""
-        raise CaptureError(f"the model is in training mode ({training[0]}{more}): call model.eval() first")
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(value):
-            raise InputError(f"the parameter or buffer {name!r} has no shape yet: run the model once first")
-        if not _is_finite(value) and not _is_bound(name, value):
-            raise InputError(f"the parameter or buffer {name!r} holds NaN or infinity")
-
-
-def _is_bound(name: str, value: Tensor) -> bool:
-    """Whether a buffer may hold infinity, as a mask or a bound does."""
-    is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
-    return not isinstance(value, nn.Parameter) and not is_statistic and not bool(value.isnan().any())
-
-
-def _is_finite(value: Tensor) -> bool:
-    if value.is_meta or not value.is_floating_point():
-        return True
-    # The sum is quick and finite in all but rare cases of overflow; what is not finite always shows in it.
-    total = value.detach().sum()
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(value).all())

@@ -86,6 +86,7 @@ class Program:
         quotients: Decision: the nodes whose steps may hand on relevance as quotients.
         constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
         at: Option: where relevance is asked for: a node's name or a module's path; None for the inputs.
+        gradients: Fact: the inputs that hold the gradients of outputs, by output, in a program for a backward.
         flows: Fact: what each step received and handed on.
         segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
         recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
@@ -105,6 +106,7 @@ class Program:
     quotients: frozenset[fx.Node] = frozenset()
     constants: tuple[fx.Node, ...] = ()
     at: str | None = None
+    gradients: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
     flows: dict[fx.Node, Flow] = field(default_factory=dict)
     segments: int = 0
     recomputed: frozenset[fx.Node] = frozenset()
@@ -114,3 +116,10 @@ class Program:
     def graph(self) -> fx.Graph:
         """The graph of the program."""
         return self.graph_module.graph
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """The values that the forward graph returns, as long as there is no relevance program behind it."""
+        found: dict[fx.Node, None] = {}
+        fx.map_arg(self.graph.output_node().args, found.setdefault)
+        return tuple(found)

@@ -35,7 +35,7 @@ def annotate(program: Program) -> int:
     for pair in program.preset.pairs:
         check_selector(pair.selector, program.vocabulary.operations)
     walk = _Walk(program)
-    live = {program.graph.output_node().args[0]}
+    live = set(program.outputs)
     for node in reversed(program.graph.nodes):
         relevant = node in live and node in program.dependent and node.op != "placeholder"
         if not relevant and node.op != "call_module":

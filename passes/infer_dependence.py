@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import fx
 
@@ -21,7 +20,7 @@ def infer_dependence(program: Program) -> int:
     an unknown operation makes of a value that depends on an input, such as a cast to integers, depends on it as well.
 
     Raises:
-        CaptureError: The output is not a single tensor that depends on an input.
+        CaptureError: No output is a tensor that depends on an input.
     """
     tokens = _tokens(program)
     dependent: set[fx.Node] = set(tokens)
@@ -39,7 +38,7 @@ def infer_dependence(program: Program) -> int:
             depends = node.op == "placeholder" or any(each in dependent and each not in tokens for each in sources)
         if depends:
             dependent.add(node)
-    _check_output(program, dependent)
+    _check_outputs(program, dependent)
     program.dependent, program.tokens, program.masks = (
         frozenset(dependent),
         frozenset(tokens),
@@ -112,12 +111,12 @@ def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
     return found
 
 
-def _check_output(program: Program, dependent: set[fx.Node]) -> None:
-    result: Any = program.graph.output_node().args[0]
-    operation = program.vocabulary.operation(result)
-    if operation is not None and operation.many:
-        raise CaptureError(f"the model returns the several tensors of {operation.name}; it must return a single one")
-    if result not in dependent:
+def _check_outputs(program: Program, dependent: set[fx.Node]) -> None:
+    for result in program.outputs:
+        operation = program.vocabulary.operation(result)
+        if operation is not None and operation.many:
+            raise CaptureError(f"the model returns the several tensors of {operation.name}; pick one")
+    if dependent.isdisjoint(program.outputs):
         raise CaptureError(
             "no relevance can flow from the model's output to an input: the output is a constant, or depends on the "
             "inputs only through shapes, comparisons, indices or denominators"

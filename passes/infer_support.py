@@ -17,7 +17,7 @@ from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Magnitude, Pass, Winner
 @compiler_pass(needs=["annotated"], provides=["support"])
 def infer_support(program: Program) -> int:
     """Record the values whose relevance vanishes where they are not positive; return how many there are."""
-    outside: set[fx.Node] = {program.graph.output_node().args[0]}  # type: ignore[arg-type]
+    outside = set(program.outputs)
     inside: set[fx.Node] = set()
     for node in reversed(program.graph.nodes):
         annotated, operation = annotation(node), program.vocabulary.operation(node)

@@ -8,6 +8,7 @@ from fxlrp.passes.base import Pass
 from fxlrp.passes.carry_quotients import carry_quotients
 from fxlrp.passes.checkpoint import checkpoint
 from fxlrp.passes.decompose import decompose
+from fxlrp.passes.emit_backward import emit_backward
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.passes.find_first_layers import find_first_layers
 from fxlrp.passes.fold_batch_norm import fold_batch_norm
@@ -37,8 +38,11 @@ ANALYZE: tuple[Pass, ...] = (infer_dependence, find_first_layers)
 ANNOTATE: tuple[Pass, ...] = (annotate,)
 SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, carry_quotients)
 EMIT: tuple[Pass, ...] = (emit_relevance, remove_dead_code)
+EMIT_BACKWARD: tuple[Pass, ...] = (emit_backward, remove_dead_code)
 CHECKPOINT: tuple[Pass, ...] = (checkpoint,)
 OPTIMIZE: tuple[Pass, ...] = (share_across_batch, keep_pool_indices, keep_constants, reuse_memory)
+# Forward and relevance are two programs here: none may write into what the other reads, or keeps.
+OPTIMIZE_BACKWARD: tuple[Pass, ...] = (share_across_batch, keep_pool_indices)
 
 
 def enabled(passes: tuple[Pass, ...], optimizations: Optimizations) -> tuple[Pass, ...]:

@@ -8,12 +8,22 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from torch import fx, nn
 
 from fxlrp.capture import export, symbolic
-from fxlrp.capture.outputs import Output
+from fxlrp.capture.outputs import EVERY_OUTPUT, Output, Selected, structure_of_outputs
 from fxlrp.capture.sizes import Sizes
 from fxlrp.inputs import Inputs
 from fxlrp.operation import Family, Vocabulary
 
-__all__ = ["FRONT_ENDS", "Captured", "FrontEnd", "Output", "Sizes", "capture"]
+__all__ = [
+    "EVERY_OUTPUT",
+    "FRONT_ENDS",
+    "Captured",
+    "FrontEnd",
+    "Output",
+    "Selected",
+    "Sizes",
+    "capture",
+    "structure_of_outputs",
+]
 
 FrontEnd: TypeAlias = Literal["symbolic", "export"]
 FRONT_ENDS: tuple[FrontEnd, ...] = ("symbolic", "export")
@@ -32,7 +42,7 @@ def capture(
     vocabulary: Vocabulary,
     *,
     front_end: FrontEnd = "symbolic",
-    output: Output = None,
+    output: Selected = None,
     dynamic_shapes: Mapping[str, Any] | None = None,
 ) -> Captured:
     """The forward graph of ``model`` by one of the front ends.

@@ -21,7 +21,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
 from fxlrp.capture.live import CONSTANTS, on_live_model
-from fxlrp.capture.outputs import Output, select_output
+from fxlrp.capture.outputs import Selected, place_output
 from fxlrp.capture.sizes import Sizes
 from fxlrp.errors import CaptureError
 from fxlrp.inputs import Inputs
@@ -35,7 +35,7 @@ def capture(
     model: nn.Module,
     inputs: Inputs,
     vocabulary: Vocabulary,
-    output: Output = None,
+    output: Selected = None,
     dynamic_shapes: DynamicShapes = None,
 ) -> tuple[fx.GraphModule, Sizes]:
     """Export ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
@@ -116,7 +116,7 @@ class _Converter:
     """Rewrites an exported graph, which calls ATen and takes parameters as inputs, as tracing would have it."""
 
     def __init__(
-        self, model: nn.Module, inputs: Inputs, exported: ExportedProgram, vocabulary: Vocabulary, selected: Output
+        self, model: nn.Module, inputs: Inputs, exported: ExportedProgram, vocabulary: Vocabulary, selected: Selected
     ) -> None:
         self._model, self._inputs, self._exported, self._vocabulary = model, inputs, exported, vocabulary
         self._selected = selected
@@ -225,7 +225,7 @@ class _Converter:
                 raise CaptureError(f"the model changes its parameter or buffer {spec.target!r} in forward")
         structure = self._exported.call_spec.out_spec
         assert structure is not None
-        self._graph.output(select_output(pytree.tree_unflatten(results, structure), self._selected))
+        place_output(self._graph.output(None), pytree.tree_unflatten(results, structure), self._selected)
 
 
 def users_line(stack_trace: str | None) -> str | None:

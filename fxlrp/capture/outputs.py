@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import torch.utils._pytree as pytree
 from torch import fx
 
 from fxlrp.errors import CaptureError, InputError
 
 Output: TypeAlias = "int | str | Sequence[int | str] | None"
+
+
+class Every(enum.Enum):
+    """Every output of a model, whatever structure they are returned in."""
+
+    OUTPUT = enum.auto()
+
+
+EVERY_OUTPUT = Every.OUTPUT
+Selected: TypeAlias = "Output | Literal[Every.OUTPUT]"
+_STRUCTURE = "structure"
+
+
+def place_output(node: fx.Node, returned: Any, output: Selected) -> None:
+    """Let the graph's output node return the output to explain, or the leaves of all that the model returns.
+
+    Raises:
+        InputError: There is no such output.
+        CaptureError: The model returns several, and none is selected.
+    """
+    if output is not EVERY_OUTPUT:
+        node.args = (select_output(returned, output),)
+        return
+    leaves, node.meta[_STRUCTURE] = pytree.tree_flatten(returned)
+    node.args = (tuple(leaves),)
+
+
+def structure_of_outputs(graph: fx.Graph) -> pytree.TreeSpec:
+    """The structure that a graph's outputs are the leaves of."""
+    structure: pytree.TreeSpec = graph.output_node().meta[_STRUCTURE]
+    return structure
 
 
 def select_output(returned: Any, output: Output) -> fx.Node:

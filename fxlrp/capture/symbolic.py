@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from fxlrp.capture.live import CONSTANTS, on_live_model
 from fxlrp.capture.openings import open_modules
-from fxlrp.capture.outputs import Output, select_output
+from fxlrp.capture.outputs import Selected, place_output
 from fxlrp.capture.stand_ins import stand_ins
 from fxlrp.errors import CaptureError, SymbolicTraceError
 from fxlrp.inputs import Inputs
@@ -182,7 +182,7 @@ def capture(
     model: nn.Module,
     inputs: Inputs | None = None,
     functions: Sequence[Callable[..., Any]] = (),
-    output: Output = None,
+    output: Selected = None,
 ) -> fx.GraphModule:
     """Trace ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
 
@@ -211,7 +211,7 @@ def capture(
         if isinstance(error, CaptureError) and not isinstance(error, SymbolicTraceError):
             raise type(error)(f"{error}{_place(error)}") from error
         raise SymbolicTraceError(_cannot_follow(model, error)) from error
-    graph.output_node().args = (select_output(graph.output_node().args[0], output),)
+    place_output(graph.output_node(), graph.output_node().args[0], output)
     return on_live_model(model, graph, tracer.constants)
 
 

@@ -1,0 +1,109 @@
+"""fxlrp as a backend of ``torch.compile``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp.backward.function import explained_forward
+from fxlrp.backward.lower import lower
+from fxlrp.errors import CaptureError, InputError
+from fxlrp.extensions import Extension, extend
+from fxlrp.frontend import annotate
+from fxlrp.inputs import Inputs
+from fxlrp.optimizations import Optimizations
+from fxlrp.program import Program
+from fxlrp.rules.presets import Rules, resolve
+from fxlrp.vocabulary import CANONICAL
+
+Backend = Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
+
+
+def backend(
+    rules: Rules = None,
+    *,
+    extensions: Sequence[Extension] = (),
+    optimize: bool | Optimizations = True,
+    compiler: str | Callable[..., Any] | None = None,
+) -> Backend:
+    """A backend of ``torch.compile`` whose backward is relevance.
+
+    ``torch.compile(model, backend=fxlrp.backend(rules=...))`` returns the model's outputs, to rounding, and leaves
+    relevance in the gradients of its inputs, as :func:`fxlrp.autograd` does. By name it is
+    ``torch.compile(model, backend="fxlrp", options={"rules": ...})``.
+
+    Args:
+        rules: As for :func:`fxlrp.compile`, and so are ``extensions`` and ``optimize``.
+        compiler: A further backend, such as "inductor", for both parts, forward and relevance.
+
+    Raises:
+        CaptureError: When the model runs first: it breaks into several graphs, between which gradients would flow.
+        UnsupportedOpError: When it runs first: relevance would flow through operations without a rule.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+        >>> explained = torch.compile(model, backend=fxlrp.backend("epsilon"))
+        >>> x = torch.ones(2, 4, requires_grad=True)
+        >>> explained(x)[:, 1].sum().backward()
+        >>> torch.allclose(x.grad, fxlrp.compile(model, "epsilon")(x.detach(), target=1))
+        True
+    """
+    preset, optimizations = resolve(rules), Optimizations.resolve(optimize)
+
+    def compile_graph(graph_module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        # Imported here: it needs TorchDynamo, which takes a second to import, and is there by now.
+        from fxlrp.capture import dynamo
+
+        arguments = dynamo.Arguments(graph_module, examples)
+        if not _asks_for_relevance(arguments.examples):
+            return graph_module.forward
+        _check_whole(graph_module)
+        vocabulary, extended = extend(CANONICAL, preset, extensions)
+        captured = dynamo.capture(graph_module, examples, arguments)
+        inputs = Inputs(tuple(arguments.examples), examples=arguments.examples)
+        split = lower(annotate(Program(captured, vocabulary, extended), inputs), optimizations)
+        split = split if compiler is None else split.compiled(compiler)
+        parameters = [arguments.position(path) for path in split.parameters]
+
+        def run(*values: Any) -> tuple[Any, ...]:
+            given, constants = ([values[index] for index in chosen] for chosen in (arguments.inputs, parameters))
+            return explained_forward(split, given, constants)
+
+        return run
+
+    return compile_graph
+
+
+def named_backend(
+    graph_module: fx.GraphModule, examples: Sequence[Any], *, options: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """The backend "fxlrp", registered under the entry point ``torch_dynamo_backends``.
+
+    Raises:
+        InputError: There is no such option.
+    """
+    given = dict(options or {})
+    unknown = given.keys() - {"rules", "extensions", "optimize", "compiler"}
+    if unknown:
+        raise InputError(f"the backend has no option {', '.join(map(repr, sorted(unknown)))}")
+    return backend(**given)(graph_module, examples)
+
+
+def _asks_for_relevance(inputs: Mapping[str, Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(value.requires_grad for value in inputs.values())
+
+
+def _check_whole(graph_module: fx.GraphModule) -> None:
+    """Refuse a part of a model: autograd would lead gradients, not relevance, through what lies between the parts."""
+    reason = getattr(graph_module, "compile_subgraph_reason", None)
+    if reason is not None and reason.graph_break:
+        where = reason.user_stack[-1] if reason.user_stack else None
+        at = f" at {where.filename}:{where.lineno}: {where.line}" if where else ""
+        raise CaptureError(
+            f"torch.compile breaks the model into several graphs{at} ({reason.reason}). Relevance cannot pass from one "
+            "to the other: mend the break, which torch.compile(..., fullgraph=True) explains, or use fxlrp.autograd"
+        )

@@ -1,0 +1,49 @@
+"""A program as a function of autograd: its backward is relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fxlrp.backward.split import Split
+
+
+def explained_forward(split: Split, inputs: Sequence[Any], parameters: Sequence[Any]) -> tuple[Any, ...]:
+    """The outputs of a program, from which a backward leads relevance to ``inputs``.
+
+    Args:
+        split: The program.
+        inputs: Its inputs; those that require a gradient get relevance in its place.
+        parameters: The values at ``split.parameters``. They get nothing: relevance says nothing about them.
+    """
+    constants = [value.detach() if isinstance(value, Tensor) else value for value in parameters]
+    values = _ExplainedForward.apply(split, *inputs, *constants)  # type: ignore[no-untyped-call]
+    return tuple(values[index] for index in split.outputs)
+
+
+class _ExplainedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, split: Split, *values: Any) -> tuple[Any, ...]:
+        outputs, saved = split.forward(*values)
+        ctx.split = split
+        # Sizes are numbers, which autograd does not save; tensors it does, and it notices if one is changed.
+        ctx.numbers = [None if isinstance(value, Tensor) else value for value in saved]
+        ctx.save_for_backward(*(value for value in saved if isinstance(value, Tensor)))
+        unexplained = [value for index, value in enumerate(outputs) if index not in split.explained]
+        ctx.mark_non_differentiable(*(value for value in unexplained if isinstance(value, Tensor)))
+        ctx.count = len(values)
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = iter(ctx.saved_tensors)
+        saved = [next(tensors) if number is None else number for number in ctx.numbers]
+        relevances = ctx.split.relevance(*saved, *(gradients[index] for index in ctx.split.explained))
+        asked = zip(relevances, ctx.needs_input_grad[1:], strict=False)
+        found = [relevance if needed else None for relevance, needed in asked]
+        return (None, *found, *[None] * (ctx.count - len(found)))

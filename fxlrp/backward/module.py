@@ -1,0 +1,121 @@
+"""A model whose backward is relevance, for eager code."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from fxlrp.backward.function import explained_forward
+from fxlrp.backward.lower import lower
+from fxlrp.backward.split import Split
+from fxlrp.capture import EVERY_OUTPUT, Sizes, structure_of_outputs
+from fxlrp.capture.choice import ExamplesNeeded
+from fxlrp.extensions import Extension
+from fxlrp.frontend import Capture, Request, annotated_program
+from fxlrp.inputs import Inputs
+from fxlrp.optimizations import Optimizations
+from fxlrp.rules.presets import Rules
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """A model's program in two parts, and how it is called."""
+
+    root: fx.GraphModule
+    split: Split
+    inputs: Inputs
+    sizes: Sizes | None
+    structure: pytree.TreeSpec
+
+
+class ExplainedModel(nn.Module):
+    """A model that returns what it ever did, and leaves relevance where others leave gradients.
+
+    Made by :func:`fxlrp.autograd`. Holds the model itself, not a copy.
+    """
+
+    def __init__(self, model: nn.Module, lowered: Callable[[Inputs], _Lowered], examples: Any) -> None:
+        """Capture ``model`` on ``examples``; at the first call if it needs some and there are none."""
+        super().__init__()
+        self.training = False
+        self.model = model
+        self._make = lowered
+        self._lowered: _Lowered | None = None
+        try:
+            self._lowered = lowered(Inputs.of(model, examples))
+        except ExamplesNeeded:
+            if examples is not None:
+                raise
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns; the gradient of an input that requires one will be its relevance."""
+        if self._lowered is None:
+            self._lowered = self._make(Inputs.of_call(self.model, args, kwargs))
+        lowered = self._lowered
+        values = lowered.inputs.arrange(args, kwargs)
+        if lowered.sizes is not None:
+            lowered.sizes.check(values)
+        parameters = [operator.attrgetter(path)(lowered.root) for path in lowered.split.parameters]
+        outputs = explained_forward(lowered.split, values, parameters)
+        return pytree.tree_unflatten(outputs, lowered.structure)
+
+    def train(self, mode: bool = True) -> ExplainedModel:
+        """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
+        return self
+
+
+def autograd(
+    model: nn.Module,
+    rules: Rules = None,
+    *,
+    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    capture: Capture = "auto",
+    dynamic_shapes: Mapping[str, Any] | None = None,
+    extensions: Sequence[Extension] = (),
+    optimize: bool | Optimizations = True,
+    compiler: str | Callable[..., Any] | None = None,
+) -> ExplainedModel:
+    """The same model with relevance in its backward: ``x.grad`` is the relevance of ``x``.
+
+    The initial relevance of an output is its value times the gradient that arrives there. So
+    ``model(x)[:, c].sum().backward()`` explains the logit ``c`` as :func:`fxlrp.compile` does with ``target=c``, and
+    what else is computed from the outputs, such as the difference of two logits, is continued by LRP-0, which is
+    gradient times value. Parameters get no gradient.
+
+    Args:
+        model: A module in eval mode. It is not changed.
+        rules: As for :func:`fxlrp.compile`, and so are ``example_inputs``, ``capture``, ``dynamic_shapes``,
+            ``extensions`` and ``optimize``.
+        compiler: A backend of ``torch.compile``, such as "inductor", for both parts, forward and relevance.
+
+    Raises:
+        CaptureError: The forward graph cannot be captured, or the model is in training mode.
+        UnsupportedOpError: Relevance would flow through operations without a rule; all are listed.
+        RuleError: A rule, preset or selector does not exist, does not fit, or matches nothing.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+        >>> x = torch.ones(2, 4, requires_grad=True)
+        >>> fxlrp.autograd(model, "epsilon")(x)[:, 1].sum().backward()
+        >>> torch.allclose(x.grad, fxlrp.compile(model, "epsilon")(x.detach(), target=1))
+        True
+    """
+    optimizations = Optimizations.resolve(optimize)
+    request = Request.of(
+        model, rules, capture=capture, extensions=extensions, output=EVERY_OUTPUT, dynamic_shapes=dynamic_shapes
+    )
+
+    def lowered(inputs: Inputs) -> _Lowered:
+        program, captured = annotated_program(request, inputs)
+        structure = structure_of_outputs(program.graph)
+        split = lower(program, optimizations)
+        split = split if compiler is None else split.compiled(compiler)
+        return _Lowered(program.graph_module, split, inputs, captured.sizes, structure)
+
+    return ExplainedModel(model, lowered, example_inputs)

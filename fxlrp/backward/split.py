@@ -1,0 +1,90 @@
+"""Split a program into the forward one and the relevance one, with what the second needs of the first between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxlrp.program import Program
+
+
+@dataclass(frozen=True)
+class Split:
+    """A program in two parts, both functions of all that they read: parameters are inputs.
+
+    Args:
+        forward: ``(*inputs, *parameters) -> (values, saved)``, each value once that is an output.
+        relevance: ``(*saved, *gradients) -> relevances``, one for each input; None where no relevance arrives.
+        parameters: The paths of the parameters, buffers and constants, below the root of the program.
+        outputs: Which of the values each output is.
+        explained: The values that relevance leaves from, whose gradients ``relevance`` takes.
+    """
+
+    forward: Callable[..., Any]
+    relevance: Callable[..., Any]
+    parameters: tuple[str, ...]
+    outputs: tuple[int, ...]
+    explained: tuple[int, ...]
+
+    def compiled(self, compiler: str | Callable[..., Any]) -> Split:
+        """The same with both parts compiled by ``torch.compile`` with this backend."""
+        forward, relevance = (torch.compile(part, backend=compiler) for part in (self.forward, self.relevance))
+        return replace(self, forward=forward, relevance=relevance)
+
+
+def split(program: Program) -> Split:
+    """Split ``program``, to which ``emit_backward`` has been applied.
+
+    The forward part computes the outputs and nothing else. What the relevance part reads of it is saved: the rest,
+    such as the positive part of a layer, is computed when relevance is asked for.
+    """
+    graph, gradients = program.graph, program.gradients
+    returned: Any = graph.output_node().args[0]
+    outputs, relevances = returned
+    first = [
+        index for index, value in enumerate(outputs) if not isinstance(value, fx.Node) or outputs.index(value) == index
+    ]
+    values = [outputs[index] for index in first]
+    needed = _needed_for([value for value in values if isinstance(value, fx.Node)])
+    given = [node for node in graph.nodes if node.op in ("placeholder", "get_attr") and node not in gradients.values()]
+    inputs = [node for node in given if node.op == "placeholder"]
+    parameters = [node for node in given if node.op == "get_attr"]
+    forward = [node for node in graph.nodes if node.op == "call_function" and node in needed]
+    later = [node for node in graph.nodes if node.op == "call_function" and node not in needed]
+    read = {source for node in later for source in node.all_input_nodes}
+    fx.map_arg(relevances, read.add)
+    saved = [node for node in (*given, *forward) if node in read]
+    return Split(
+        _part("Forward", [*inputs, *parameters], forward, (tuple(values), tuple(saved))),
+        _part("Relevance", [*saved, *gradients.values()], later, relevances),
+        tuple(str(node.target) for node in parameters),
+        tuple(
+            first.index(outputs.index(value) if isinstance(value, fx.Node) else i) for i, value in enumerate(outputs)
+        ),
+        tuple(first.index(outputs.index(node)) for node in gradients),
+    )
+
+
+def _needed_for(values: Sequence[fx.Node]) -> set[fx.Node]:
+    needed, waiting = set(values), list(values)
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source not in needed:
+                needed.add(source)
+                waiting.append(source)
+    return needed
+
+
+def _part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:
+    """A module that computes ``results`` from ``inputs`` by the nodes ``body``."""
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in inputs:
+        copies[node] = part.placeholder(node.name)
+    for node in body:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(fx.map_arg(results, copies.__getitem__))
+    return fx.GraphModule(nn.Module(), part, class_name=name)

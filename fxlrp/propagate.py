@@ -1,0 +1,153 @@
+"""Walk the annotated nodes from the outputs back, and emit the relevance step of each.
+
+Each rule's emitter gets the relevance of its node and returns one contribution for each operand; contributions to a
+value that is used more than once add up. Nothing here knows a rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from fxlrp.errors import InternalError
+from fxlrp.operation import Operation
+from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
+from fxlrp.provenance import provenance
+from fxlrp.relevance import implementation
+from fxlrp.relevance.step import Contributions, Facts, Step
+
+
+def propagate(program: Program, forward: Sequence[fx.Node], starts: Mapping[fx.Node, fx.Node]) -> Ledger:
+    """Emit the steps of the annotated nodes, where the graph inserts; return what every value has received.
+
+    Args:
+        program: The annotated program.
+        forward: The nodes of the forward graph, in order.
+        starts: The initial relevance of each explained value.
+    """
+    ledger = Ledger(program, forward)
+    for explained, start in starts.items():
+        ledger.credit(explained, Relevance(start), by=None)
+    for node in reversed(forward):
+        annotated = annotation(node)
+        if annotated is not None:
+            _emit_step(program, node, annotated, ledger)
+            ledger.steps += 1
+    return ledger
+
+
+def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger) -> None:
+    operation = program.vocabulary.operation(node)
+    how = implementation(operation, annotated.rule) if operation else None
+    received = ledger.received(node)
+    if operation is None or how is None or received is None:
+        raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
+    if not annotated.carries:
+        # The rule gives all of it to an operand that does not depend on the input.
+        return
+    operands = operation.operands_of(node)
+    if _picks_part(program, operation, operands):
+        ledger.credit_part(operands[0], operation.arguments(node)["index"], received)
+        return
+    facts = Facts(program.non_negative, node in program.supported, node in program.quotients)
+    multiply = functools.partial(ledger.multiplied, node)
+    step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
+    contributions = how.specialize(step)
+    if contributions is None:
+        contributions = how.emit(step)
+    _check(node, annotated, operands, contributions)
+    credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
+    program.flows[node] = Flow(
+        received=(received,) if isinstance(received, Relevance) else tuple(received.values()),
+        handed_on=tuple(relevance for relevance in credited if relevance is not None),
+    )
+    for operand, relevance in zip(operands, credited, strict=True):
+        if relevance is not None:
+            ledger.credit(operand, relevance, by=node)
+
+
+def _picks_part(program: Program, operation: Operation, operands: tuple[Any, ...]) -> bool:
+    """Whether a getitem picks one of several results, rather than indexing a tensor."""
+    source = program.vocabulary.operation(operands[0]) if operation.name == "getitem" else None
+    return source is not None and source.many
+
+
+def _check(node: fx.Node, annotated: Annotation, operands: tuple[Any, ...], contributions: Contributions) -> None:
+    given = tuple(position for position, contribution in enumerate(contributions) if contribution is not None)
+    if len(contributions) != len(operands) or given != annotated.carries:
+        raise InternalError(
+            f"{annotated.rule} at {node.name!r} made contributions to the operands {given} of {len(contributions)}, "
+            f"but is annotated with {annotated.carries} of {len(operands)}"
+        )
+
+
+class Ledger:
+    """Which relevance each value has received so far, in which form, and what it is called."""
+
+    def __init__(self, program: Program, forward: Sequence[fx.Node]) -> None:
+        """No value of the forward graph has received anything yet."""
+        self.steps = 0
+        self._graph = program.graph
+        self._received: dict[fx.Node, Relevance] = {}
+        self._parts: dict[fx.Node, dict[int, Relevance]] = defaultdict(dict)
+        self._products: dict[tuple[fx.Node, fx.Node | None], fx.Node] = {}
+        self._outstanding: Counter[fx.Node] = Counter()
+        for node in forward:
+            self._outstanding.update(receivers(node, program.vocabulary))
+
+    def credit(self, value: fx.Node, relevance: Relevance, by: fx.Node | None) -> None:
+        """Add one contribution to what ``value`` has received."""
+        shared = by is not None and (self._outstanding[value] > 1 or value in self._received)
+        suffix = f"_from_{by.name}" if by and shared else ""
+        if not relevance.factor.name.startswith(("r_", "q_")):
+            _rename(relevance, value, suffix)
+        self._outstanding[value] -= 1
+        if value in self._received:
+            relevance = self._sum(value, self._received[value], relevance)
+            relevance.factor.meta = provenance(value)
+            _rename(relevance, value, "_so_far" * (self._outstanding[value] > 0))
+        self._received[value] = relevance
+
+    def credit_part(self, value: fx.Node, index: int, relevance: Any) -> None:
+        """Add a contribution to one of the several results of ``value``."""
+        parts = self._parts[value]
+        parts[index] = self._sum(value, parts[index], relevance) if index in parts else relevance
+
+    def received(self, value: fx.Node) -> Relevance | Mapping[int, Relevance] | None:
+        """The relevance of ``value``, by result for one with several; None if it received none."""
+        return self._parts.get(value) or self._received.get(value)
+
+    def relevance(self, value: fx.Node) -> fx.Node | None:
+        """The relevance of a value with one result, multiplied out; None if it received none."""
+        received = self._received.get(value)
+        return None if received is None else self.multiplied(value, received)
+
+    def multiplied(self, value: fx.Node, relevance: Relevance, *, whole: bool = True) -> fx.Node:
+        """The relevance itself, emitted once if it is carried as a quotient; all of ``value`` or a part of it."""
+        if relevance.base is None:
+            return relevance.factor
+        key = (relevance.factor, relevance.base)
+        if key not in self._products:
+            product = self._graph.call_function(operator.mul, (relevance.factor, relevance.base))
+            product.meta = provenance(value)
+            own = relevance.factor.name.removeprefix(f"q_{value.name}")
+            suffix = own if own != relevance.factor.name else "" if whole else f"_from_{relevance.base.name}"
+            product._rename(f"r_{value.name}{suffix}")
+            self._products[key] = product
+        return self._products[key]
+
+    def _sum(self, value: fx.Node, first: Relevance, second: Relevance) -> Relevance:
+        """Quotients by the same value add up as they are, others multiplied out."""
+        if first.base is second.base:
+            return Relevance(self._graph.call_function(operator.add, (first.factor, second.factor)), first.base)
+        terms = tuple(self.multiplied(value, each, whole=False) for each in (first, second))
+        return Relevance(self._graph.call_function(operator.add, terms))
+
+
+def _rename(relevance: Relevance, value: fx.Node, suffix: str) -> None:
+    relevance.factor._rename(f"{'q' if relevance.base else 'r'}_{value.name}{suffix}")

@@ -1,0 +1,46 @@
+"""Emit the relevance program behind the forward one for use in a backward: it explains what gradients arrive for.
+
+The initial relevance of an output is its value times its gradient: for ``out[:, c].sum().backward()`` the value of the
+logit, as in an explanation with ``target=c``; whatever else is computed from the outputs is continued by LRP-0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+from fxlrp.propagate import propagate
+
+
+@compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
+def emit_backward(program: Program) -> int:
+    """Append a step for every annotated node, and return outputs and relevances; return how many steps there are.
+
+    The graph takes the gradient of each output that relevance leaves from, behind its inputs, and returns what it
+    returned and the relevance of each input, None for one that none reaches.
+    """
+    graph, output = program.graph, program.graph.output_node()
+    forward = list(graph.nodes)
+    inputs = [node for node in forward if node.op == "placeholder"]
+    program.gradients = _gradients(graph, inputs, [node for node in program.outputs if node in program.dependent])
+    with graph.inserting_before(output):
+        starts = {
+            explained: graph.call_function(torch.mul, (explained, gradient))
+            for explained, gradient in program.gradients.items()
+        }
+        ledger = propagate(program, forward, starts)
+        relevances = tuple(ledger.relevance(node) for node in inputs)
+    output.type = None
+    output.args = ((output.args[0], relevances),)
+    return ledger.steps
+
+
+def _gradients(graph: fx.Graph, inputs: list[fx.Node], explained: list[fx.Node]) -> dict[fx.Node, fx.Node]:
+    made: dict[fx.Node, fx.Node] = {}
+    last = inputs[-1]
+    for node in explained:
+        with graph.inserting_after(last):
+            made[node] = last = graph.placeholder(f"gradient_of_{node.name}")
+    return made
