@@ -9,12 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxlrp.capture import Output
-from fxlrp.capture.choice import ExamplesNeeded
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension
 from fxlrp.frontend import Capture, Request, annotated_program
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import ExamplesNeeded, Inputs
 from fxlrp.lazy import LazyExplainer
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline

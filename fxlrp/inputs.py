@@ -13,6 +13,15 @@ from fxlrp.errors import CaptureError, InputError
 from fxlrp.shapes import InputSpec
 
 
+class ExamplesNeeded(Exception):
+    """The model cannot be captured without example inputs."""
+
+    def __init__(self, reason: str) -> None:
+        """Keep why not."""
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The tensors that explanations take, by the names of the model's arguments.
@@ -76,6 +85,7 @@ class Inputs:
                 a mapping is a constant.
 
         Raises:
+            ExamplesNeeded: There are none, and the model has optional arguments only.
             CaptureError: The model's arguments have no names, or are others.
             InputError: An example is no tensor.
         """
@@ -138,6 +148,8 @@ def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | 
                 names.append(parameter.name)
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise CaptureError(f"{type(model).__name__}.forward needs the keyword argument {parameter.name!r}")
-    if not names or (count is not None and len(names) != count):
-        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count or 'at least one'}")
+    if count is None and not names:
+        raise ExamplesNeeded(f"{type(model).__name__}.forward has optional arguments only")
+    if count is not None and len(names) != count:
+        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count}")
     return tuple(names), variadic

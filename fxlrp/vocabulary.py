@@ -85,6 +85,27 @@ def _arithmetic() -> Iterator[Operation]:
     )
 
 
+def _multi_head_attention() -> Operation:
+    """What ``nn.MultiheadAttention`` calls, with the length before the batch."""
+    masks = dict(key_padding_mask=None, need_weights=True, attn_mask=None)
+    separate = dict(use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None, v_proj_weight=None)
+    unsupported = dict(bias_k=None, bias_v=None, add_zero_attn=False, training=False, static_k=None, static_v=None)
+    return Operation(
+        "multi_head_attention",
+        Family.COMPOSITE,
+        F.multi_head_attention_forward,
+        {
+            **dict.fromkeys(("query", "key", "value", "embed_dim_to_check", "num_heads"), REQUIRED),
+            **dict.fromkeys(("in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn"), REQUIRED),
+            **dict.fromkeys(("dropout_p", "out_proj_weight", "out_proj_bias"), REQUIRED),
+            **dict(training=True, **masks, **separate, static_k=None, static_v=None),
+            **dict(average_attn_weights=True, is_causal=False),
+        },
+        ("query", "key", "value"),
+        frozen=unsupported,
+    )
+
+
 def _composites() -> Iterator[Operation]:
     """Operations that ``passes/decompose.py`` rewrites into others."""
 
@@ -118,6 +139,7 @@ def _composites() -> Iterator[Operation]:
         {"x1": REQUIRED, "x2": REQUIRED, "dim": 1, "eps": 1e-8},
         ("x1", "x2"),
     )
+    yield _multi_head_attention()
     yield Operation(
         "scaled_dot_product_attention",
         Family.COMPOSITE,

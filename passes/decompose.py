@@ -144,6 +144,47 @@ def _attention(
     return build("matmul", build("safe_softmax", build("mask_scores", scores, mask), -1), value)
 
 
+def _multi_head_attention(build: _Builder, query: Any, key: Any, value: Any, **given: Any) -> Made:
+    """``nn.functional.multi_head_attention_forward``, for ``(length, batch, features)``."""
+    why = "MultiheadAttention is followed for inputs with a batch dimension"
+    checked = build("expect_dims", query, 3, why)
+    # One value that is used three times stays one.
+    inputs = [checked if each is query else each for each in (query, key, value)]
+    weights = [given[f"{name}_proj_weight"] for name in "qkv"]
+    if not given["use_separate_proj_weight"]:
+        chunks = build("chunk", given["in_proj_weight"], 3)
+        weights = [build("getitem", chunks, index) for index in range(3)]
+    biases: list[Any] = [None] * 3
+    if given["in_proj_bias"] is not None:
+        chunks = build("chunk", given["in_proj_bias"], 3)
+        biases = [build("getitem", chunks, index) for index in range(3)]
+    heads, features = given["num_heads"], given["embed_dim_to_check"] // given["num_heads"]
+    split = []
+    for each, weight, bias in zip(inputs, weights, biases, strict=True):
+        projected = build("transpose", build("linear", each, weight, bias), 0, 1)
+        split.append(build("transpose", build("unflatten", projected, -1, (heads, features)), 1, 2))
+    q, k, v = split
+    scores = build("matmul", build("mul", q, features**-0.5), build("transpose", k, -2, -1))
+    mask = _merged_mask(build, given["attn_mask"], given["key_padding_mask"], heads)
+    if mask is None:
+        attention = build("softmax", scores, -1)
+    else:
+        attention = build("safe_softmax", build("mask_scores", scores, mask), -1)
+    mixed = build("flatten", build("transpose", build("matmul", attention, v), 1, 2), 2)
+    out = build("linear", build("transpose", mixed, 0, 1), given["out_proj_weight"], given["out_proj_bias"])
+    return out, build("mean", attention, 1) if given["average_attn_weights"] else attention
+
+
+def _merged_mask(build: _Builder, attn_mask: Any, key_padding_mask: Any, heads: int) -> Any:
+    """One mask that broadcasts to ``(batch, heads, queries, keys)``."""
+    if attn_mask is not None:
+        attn_mask = build("attention_mask", attn_mask, heads)
+    if key_padding_mask is None:
+        return attn_mask
+    padding = build("padding_mask", key_padding_mask)
+    return padding if attn_mask is None else build("both_masks", attn_mask, padding)
+
+
 def _where_method(build: _Builder, input: Any, condition: Any, other: Any) -> fx.Node:
     return build("where", condition, input, other)
 
@@ -159,6 +200,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made]] = {
     "normalize_vectors": _normalize_vectors,
     "cosine_similarity": _cosine_similarity,
     "scaled_dot_product_attention": _attention,
+    "multi_head_attention": _multi_head_attention,
     "rsub": _rsub,
     "add_scaled": _add_scaled,
     "sub_scaled": _sub_scaled,

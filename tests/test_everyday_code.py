@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -331,3 +331,31 @@ def test_weights_that_are_untied_later_are_followed() -> None:
     expected = x * gradient
     assert not torch.allclose(tied, expected)
     torch.testing.assert_close(explain(x, target=0), expected, rtol=1e-4, atol=1e-5)
+
+
+class TwoNamed(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+@pytest.mark.parametrize("output", ["logits", 0])
+def test_an_output_in_a_named_tuple(output: Any) -> None:
+    model, x = net(lambda s, x: TwoNamed(s.b(s.a(x)), s.a(x))), torch.randn(2, 4).double()  # type: ignore[arg-type, return-value]
+    (expected,) = gradient_times_input(lambda x: model(x).logits, x)
+    torch.testing.assert_close(lrp0(model, output=output, capture="symbolic")(x), expected)
+
+
+def test_a_model_of_optional_arguments_is_captured_at_the_first_call() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+            out: Tensor = self.a(x if y is None else 2 * y)
+            return out
+
+    model, x = Optional().eval(), torch.randn(2, 4)
+    explain = lrp0(model)
+    (expected,) = gradient_times_input(lambda y: model(y=y), x)
+    torch.testing.assert_close(explain(y=x), expected)

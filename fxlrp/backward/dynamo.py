@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fxlrp.backward.function import explained_forward
 from fxlrp.backward.lower import lower
@@ -58,20 +58,25 @@ def backend(
         # Imported here: it needs TorchDynamo, which takes a second to import, and is there by now.
         from fxlrp.capture import dynamo
 
-        arguments = dynamo.Arguments(graph_module, examples)
-        if not _asks_for_relevance(arguments.examples):
+        arguments = dynamo.arguments(graph_module, examples)
+        data = {argument.node.name: argument.example for argument in arguments if argument.is_data}
+        if not (torch.is_grad_enabled() and any(value.requires_grad for value in data.values())):
             return graph_module.forward
         _check_whole(graph_module)
         vocabulary, extended = extend(CANONICAL, preset, extensions)
-        captured = dynamo.capture(graph_module, examples, arguments)
-        inputs = Inputs(tuple(arguments.examples), examples=arguments.examples)
-        split = lower(annotate(Program(captured, vocabulary, extended), inputs), optimizations)
-        split = split if compiler is None else split.compiled(compiler)
-        parameters = [arguments.position(path) for path in split.parameters]
+        program = Program(dynamo.capture(graph_module, arguments), vocabulary, extended)
+        split = lower(annotate(program, Inputs(tuple(data), examples=data)), optimizations)
+        if compiler is not None:
+            # Where TorchDynamo has left sizes open, the parts leave theirs open as well.
+            varies = any(isinstance(argument.example, torch.SymInt) for argument in arguments)
+            split = split.compiled(compiler, dynamic=varies or None)
+        positions = {argument.path: index for index, argument in enumerate(arguments)}
+        inputs = [index for index, argument in enumerate(arguments) if argument.is_data]
+        parameters = [positions[path] for path in split.parameters]
 
         def run(*values: Any) -> tuple[Any, ...]:
-            given, constants = ([values[index] for index in chosen] for chosen in (arguments.inputs, parameters))
-            return explained_forward(split, given, constants)
+            constants = [arguments[index].unwrapped(values[index]) for index in parameters]
+            return explained_forward(split, [values[index] for index in inputs], constants)
 
         return run
 
@@ -91,10 +96,6 @@ def named_backend(
     if unknown:
         raise InputError(f"the backend has no option {', '.join(map(repr, sorted(unknown)))}")
     return backend(**given)(graph_module, examples)
-
-
-def _asks_for_relevance(inputs: Mapping[str, Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(value.requires_grad for value in inputs.values())
 
 
 def _check_whole(graph_module: fx.GraphModule) -> None:

@@ -14,10 +14,9 @@ from fxlrp.backward.function import explained_forward
 from fxlrp.backward.lower import lower
 from fxlrp.backward.split import Split
 from fxlrp.capture import EVERY_OUTPUT, Sizes, structure_of_outputs
-from fxlrp.capture.choice import ExamplesNeeded
 from fxlrp.extensions import Extension
 from fxlrp.frontend import Capture, Request, annotated_program
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import ExamplesNeeded, Inputs
 from fxlrp.optimizations import Optimizations
 from fxlrp.rules.presets import Rules
 

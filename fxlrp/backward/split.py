@@ -30,10 +30,24 @@ class Split:
     outputs: tuple[int, ...]
     explained: tuple[int, ...]
 
-    def compiled(self, compiler: str | Callable[..., Any]) -> Split:
+    def compiled(self, compiler: str | Callable[..., Any], *, dynamic: bool | None = None) -> Split:
         """The same with both parts compiled by ``torch.compile`` with this backend."""
-        forward, relevance = (torch.compile(part, backend=compiler) for part in (self.forward, self.relevance))
+        forward, relevance = (
+            torch.compile(_as_function(part), backend=compiler, dynamic=dynamic)
+            for part in (self.forward, self.relevance)
+        )
         return replace(self, forward=forward, relevance=relevance)
+
+
+def _as_function(part: Callable[..., Any]) -> Callable[..., Any]:
+    """``part`` as a function: inside a compiled function TorchDynamo skips modules that are compiled once more."""
+
+    def run(*values: Any) -> Any:
+        return part(*values)
+
+    # TorchDynamo counts recompilations by code object: each part has its own.
+    run.__code__ = run.__code__.replace()
+    return run
 
 
 def split(program: Program) -> Split:

@@ -7,18 +7,9 @@ from typing import TypeVar
 
 from fxlrp.capture import FrontEnd
 from fxlrp.errors import CaptureError, FxlrpError, GraphError, InputError, SymbolicTraceError, UnsupportedOpError
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import ExamplesNeeded, Inputs
 
 T = TypeVar("T")
-
-
-class ExamplesNeeded(Exception):
-    """The model can be followed by ``torch.export`` only, which needs example inputs."""
-
-    def __init__(self, reason: str) -> None:
-        """Keep why symbolic tracing does not do."""
-        super().__init__(reason)
-        self.reason = reason
 
 
 def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontEnd], T], inputs: Inputs) -> T:

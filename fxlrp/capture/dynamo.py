@@ -1,17 +1,19 @@
 """The front end of ``torch.compile`` backends: the graph that TorchDynamo has captured.
 
-It calls torch functions, as symbolic tracing does, and takes everything as an input: tensors, parameters and sizes.
-Here parameters become attributes again, for the passes to know them, and sizes are read off the tensors they belong to.
+It calls torch functions, as symbolic tracing does, but takes everything as an input: tensors, parameters, sizes and
+other numbers. Here all but the data become attributes again, which the passes know as constants.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.source import TensorProperty, TensorPropertySource, is_from_unspecialized_param_buffer_source
+from torch._dynamo.source import is_from_unspecialized_param_buffer_source
 
 from fxlrp.capture.export import users_line
 from fxlrp.capture.live import CONSTANTS, on_live_model
@@ -19,82 +21,88 @@ from fxlrp.errors import CaptureError
 from fxlrp.provenance import MODEL
 
 
-class Arguments:
-    """Which of the arguments that TorchDynamo calls a graph with are inputs, and which are parameters."""
+@dataclass(frozen=True)
+class Argument:
+    """One of the arguments that TorchDynamo calls a graph with.
 
-    def __init__(self, graph_module: fx.GraphModule, examples: Sequence[Any]) -> None:
-        """Sort the inputs of ``graph_module``, which it has captured with ``examples``."""
-        self._placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
-        given = list(zip(self._placeholders, examples, strict=True))
-        self.inputs = [index for index, (node, value) in enumerate(given) if _is_input(node, value)]
-        self.examples = {self._placeholders[index].name: examples[index] for index in self.inputs}
+    Args:
+        node: Its placeholder.
+        example: What it was when the graph was captured.
+        is_data: Whether it is a tensor that is no parameter or buffer.
+        is_wrapped: Whether it is a number that TorchDynamo has wrapped as a tensor, and reads by ``item``.
+    """
 
-    def position(self, path: str) -> int:
-        """Which argument is at the path of a captured graph's attribute."""
-        names = [node.name for node in self._placeholders]
-        return names.index(path.removeprefix(f"{CONSTANTS}."))
+    node: fx.Node
+    example: Any
+    is_data: bool
+    is_wrapped: bool
+
+    @property
+    def path(self) -> str:
+        """Where a captured graph has it, below its root, if it is no data."""
+        return f"{CONSTANTS}.{self.node.name}"
+
+    def unwrapped(self, value: Any) -> Any:
+        """What a captured graph takes for ``value``."""
+        return value.item() if self.is_wrapped else value
 
 
-def _is_input(node: fx.Node, value: Any) -> bool:
-    """Whether an argument is data: a tensor that is no parameter or buffer, nor a number wrapped as a tensor."""
-    source = _source(node)
-    is_parameter = isinstance(value, nn.Parameter) or (
+def arguments(graph_module: fx.GraphModule, examples: Sequence[Any]) -> tuple[Argument, ...]:
+    """The arguments of a graph that TorchDynamo has captured with ``examples``."""
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return tuple(_argument(node, example) for node, example in zip(placeholders, examples, strict=True))
+
+
+def _argument(node: fx.Node, example: Any) -> Argument:
+    source = getattr(node.meta.get("grapharg"), "source", None)
+    is_parameter = isinstance(example, nn.Parameter) or (
         source is not None and is_from_unspecialized_param_buffer_source(source)
     )
-    return isinstance(value, Tensor) and not is_parameter and not _is_number(node)
+    is_wrapped = bool(node.users) and all(user.op == "call_method" and user.target == "item" for user in node.users)
+    return Argument(node, example, isinstance(example, Tensor) and not is_parameter and not is_wrapped, is_wrapped)
 
 
-def _source(node: fx.Node) -> Any:
-    return getattr(node.meta.get("grapharg"), "source", None)
-
-
-def _is_number(node: fx.Node) -> bool:
-    """Whether TorchDynamo has wrapped a Python number, which the graph reads by ``item`` alone."""
-    return bool(node.users) and all(user.op == "call_method" and user.target == "item" for user in node.users)
-
-
-def capture(graph_module: fx.GraphModule, examples: Sequence[Any], arguments: Arguments) -> fx.GraphModule:
-    """The captured graph with its parameters and numbers as attributes; it returns the tuple of all outputs.
+def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument]) -> fx.GraphModule:
+    """The captured graph on its data alone; it returns the tuple of all outputs.
 
     Raises:
-        CaptureError: It reads a size of a tensor that it does not have, or calls a subgraph.
+        CaptureError: It calls a subgraph.
     """
-    graph, constants, values = fx.Graph(), nn.Module(), dict[fx.Node, Any]()
-    placeholders = list(zip(arguments._placeholders, examples, strict=True))
-    for index in arguments.inputs:
-        node = placeholders[index][0]
-        values[node] = graph.placeholder(node.name)
-    for index, (node, value) in enumerate(placeholders):
-        if index not in arguments.inputs and isinstance(value, Tensor):
-            constants.register_buffer(node.name, value.detach())
-            values[node] = graph.get_attr(f"{CONSTANTS}.{node.name}")
-    for node, value in placeholders:
-        if node not in values:
-            values[node] = _size(graph, node, value, values) if node.users else None
+    graph, constants, values = fx.Graph(), nn.Module(), dict[fx.Node, fx.Node]()
+    for argument in arguments:
+        if argument.is_data:
+            values[argument.node] = graph.placeholder(argument.node.name)
+    for argument in arguments:
+        if not argument.is_data:
+            _keep(constants, argument)
+            values[argument.node] = graph.get_attr(argument.path)
+    wrapped = {argument.node for argument in arguments if argument.is_wrapped}
     for node in graph_module.graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            made = graph.node_copy(node, values.__getitem__)
-            made.meta = {"nn_module_stack": _module_stack(node)}
-            made.stack_trace = users_line(node.stack_trace)
-            values[node] = made
-        elif node.op in ("get_attr", "call_module"):
-            raise CaptureError(f"the compiled function has control flow on values, or a constant: {node.format_node()}")
-        elif node.op == "output":
+        if node.op in ("get_attr", "call_module"):
+            raise CaptureError(f"the compiled function calls a subgraph, as control flow on values does: {node.target}")
+        if node.op == "output":
             graph.output(fx.map_arg(node.args[0], values.__getitem__))
+        elif node.op != "placeholder":
+            values[node] = values[node.args[0]] if node.args[0] in wrapped else _copy(graph, node, values)
     return on_live_model(nn.Module(), graph, constants)
 
 
-def _size(graph: fx.Graph, node: fx.Node, value: Any, values: dict[fx.Node, Any]) -> fx.Node:
-    """A size that varies, read off its tensor."""
-    source = _source(node)
-    if isinstance(source, TensorPropertySource) and source.prop is TensorProperty.SIZE:
-        for other, made in values.items():
-            if _source(other) == source.base:
-                return graph.call_method("size", (made, source.idx))
-    raise CaptureError(
-        f"the argument {getattr(source, 'name', node.name)!r} is a number that varies ({value}), and no size of a "
-        "tensor that the compiled function computes with: make it a constant by torch.compile(..., dynamic=False)"
-    )
+def _keep(constants: nn.Module, argument: Argument) -> None:
+    name, example = argument.node.name, argument.example
+    if isinstance(example, torch.SymInt):
+        # Its hint stands for a size where shapes are inferred; nothing is decided by it.
+        setattr(constants, name, example.node.hint)
+    elif isinstance(example, Tensor) and not argument.is_wrapped:
+        constants.register_buffer(name, example.detach())
+    else:
+        setattr(constants, name, argument.unwrapped(example))
+
+
+def _copy(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> fx.Node:
+    made = graph.node_copy(node, values.__getitem__)
+    made.meta = {"nn_module_stack": _module_stack(node)}
+    made.stack_trace = users_line(node.stack_trace)
+    return made
 
 
 def _module_stack(node: fx.Node) -> dict[str, tuple[str, type]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fxlrp.capture.stand_ins import recorded
 from fxlrp.errors import CaptureError, SymbolicTraceError
-from fxlrp.functions import attention_mask, both_masks, expect_dims, initial_state, mask_scores, padding_mask
+from fxlrp.functions import expect_dims, initial_state
 
 _expect_dims = recorded(expect_dims)
 _initial_state = recorded(initial_state)
@@ -105,42 +105,26 @@ def _attention(
     """What ``nn.MultiheadAttention`` computes for a batch."""
     if self.bias_k is not None or self.add_zero_attn:
         raise SymbolicTraceError("MultiheadAttention with bias_k or add_zero_attn cannot be followed")
-    heads, features = self.num_heads, self.head_dim
-    weights: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-    if self._qkv_same_embed_dim:
-        weights = self.in_proj_weight.chunk(3)
-    biases: Any = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-    why = "MultiheadAttention is followed for inputs with a batch dimension"
-    inputs = [_expect_dims(query, 3, why)]
-    # One value that is used three times stays one.
-    inputs += [inputs[0] if each is query else each for each in (key, value)]
-    split = []
-    for position, each in enumerate(inputs):
-        each = F.linear(each, weights[position], biases[position])
-        each = each if self.batch_first else each.transpose(0, 1)
-        split.append(each.unflatten(-1, (heads, features)).transpose(1, 2))
-    q, k, v = split
-    mask = _merged_mask(attn_mask, key_padding_mask, heads)
-    scores = (q * features**-0.5) @ k.transpose(-2, -1)
-    if mask is None:
-        attention = torch.softmax(scores, -1)
-    else:
-        attention = recorded(torch._safe_softmax)(recorded(mask_scores)(scores, mask), -1)
-    out = (attention @ v).transpose(1, 2).flatten(2)
-    out = self.out_proj(out if self.batch_first else out.transpose(0, 1))
-    if not need_weights:
-        return out, None
-    return out, attention.mean(1) if average_attn_weights else attention
-
-
-def _merged_mask(attn_mask: Any, key_padding_mask: Any, heads: int) -> Any:
-    """One mask that broadcasts to ``(batch, heads, queries, keys)``."""
-    if attn_mask is not None:
-        attn_mask = recorded(attention_mask)(attn_mask, heads)
-    if key_padding_mask is None:
-        return attn_mask
-    padding = recorded(padding_mask)(key_padding_mask)
-    return padding if attn_mask is None else recorded(both_masks)(attn_mask, padding)
+    inputs: list[Any] = [query, key, value]
+    if self.batch_first:
+        # One value that is used three times stays one.
+        turned = {id(each): each.transpose(0, 1) for each in inputs}
+        inputs = [turned[id(each)] for each in inputs]
+    separate = {} if self._qkv_same_embed_dim else {"use_separate_proj_weight": True}
+    result = recorded(F.multi_head_attention_forward)(
+        *inputs,
+        *(self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias, None, None, False, 0.0),
+        *(self.out_proj.weight, self.out_proj.bias),
+        training=False,
+        key_padding_mask=key_padding_mask,
+        need_weights=need_weights,
+        attn_mask=attn_mask,
+        **separate,
+        **{name: getattr(self, name) for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight") if separate},
+        average_attn_weights=average_attn_weights,
+    )
+    out = result[0].transpose(0, 1) if self.batch_first else result[0]
+    return out, result[1] if need_weights else None
 
 
 _OPENINGS: Mapping[Callable[..., Any], Callable[..., Any]] = {

@@ -148,6 +148,9 @@ class _Tracer(fx.Tracer):
             name = f"constant_{len(list(self.constants.buffers()))}"
             self.constants.register_buffer(name, a.detach())
             return self.create_node("get_attr", f"{CONSTANTS}.{name}", (), {})
+        if isinstance(a, tuple) and hasattr(a, "_fields"):
+            # The base class would record a call that makes the named tuple.
+            return type(a)(*(self.create_arg(element) for element in a))
         return super().create_arg(a)
 
     def _is_attribute(self, a: Tensor) -> bool:

@@ -1,0 +1,317 @@
+"""Relevance in the backward: `fxlrp.autograd` and the backend of torch.compile."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+
+import fxlrp
+import zoo
+from fxlrp import presets
+from fxlrp.backward.dynamo import named_backend
+from fxlrp.errors import CaptureError
+from oracles import assert_relevance, random
+
+LRP0 = presets.epsilon(0.0)
+compiler_needed = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+
+WAYS: dict[str, Callable[..., Any]] = {
+    "autograd": lambda model, rules, **options: fxlrp.autograd(model, rules, **options),
+    "backend": lambda model, rules, **options: torch.compile(model, backend=fxlrp.backend(rules, **options)),
+    "backend, open sizes": lambda model, rules, **options: torch.compile(
+        model, backend=fxlrp.backend(rules, **options), dynamic=True
+    ),
+    "by name": lambda model, rules, **options: torch.compile(
+        model, backend=named_backend, options={"rules": rules, **options}
+    ),
+}
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def relevance(explained: Any, *inputs: Tensor, select: Callable[[Any], Tensor] = zoo.largest) -> tuple[Any, ...]:
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    select(explained(*leaves)).backward()
+    return tuple(leaf.grad for leaf in leaves)
+
+
+@ways
+@pytest.mark.parametrize("name", sorted(zoo.SMALL_NETS))
+def test_lrp0_is_gradient_times_input(name: str, way: str) -> None:
+    model, inputs = zoo.small_net(name)
+    expected = zoo.gradient_times_input(model, *inputs)
+    options = {"example_inputs": inputs} if way == "autograd" else {}
+    for ours, theirs in zip(relevance(WAYS[way](model, LRP0, **options), *inputs), expected, strict=True):
+        assert_relevance(ours, theirs, 1e-9)
+
+
+@ways
+@pytest.mark.parametrize("preset", ["epsilon_plus_flat", "epsilon_alpha2_beta1_flat", "attnlrp"])
+def test_a_logit_has_the_relevance_of_an_explanation(preset: str, way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    expected = fxlrp.compile(model, preset)(x, target=2)
+    (found,) = relevance(WAYS[way](model, preset), x, select=lambda out: out[:, 2].sum())
+    assert_relevance(found, expected, 1e-10)
+
+
+@ways
+def test_what_follows_the_outputs_is_continued_by_lrp0(way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    explain, explained = fxlrp.compile(model, "epsilon_plus"), WAYS[way](model, "epsilon_plus")
+    (difference,) = relevance(explained, x, select=lambda out: (out[:, 2] - out[:, 0]).sum())
+    assert_relevance(difference, explain(x, target=2) - explain(x, target=0), 1e-10)
+    (chances,) = relevance(explained, x, select=lambda out: out.softmax(-1)[:, 1].sum())
+    logits = model(x).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(logits.softmax(-1)[:, 1].sum(), logits)
+    assert_relevance(chances, explain(x, seed=gradient * logits.detach()), 1e-10)
+
+
+@ways
+def test_outputs_are_the_models_and_parameters_get_nothing(way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    before = copy.deepcopy(model.state_dict())
+    explained = WAYS[way](model, "epsilon")
+    out = explained(x.clone().requires_grad_())
+    torch.testing.assert_close(out, model(x), rtol=1e-12, atol=1e-12)
+    out.sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@ways
+def test_no_relevance_where_none_is_asked_for(way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    explained = WAYS[way](model, "epsilon")
+    with torch.no_grad():
+        out = explained(x.clone().requires_grad_())
+    assert not out.requires_grad
+    torch.testing.assert_close(out, model(x).detach(), rtol=1e-12, atol=1e-12)
+    model, inputs = zoo.small_net("two_inputs")
+    explained, first = WAYS[way](model, "epsilon"), inputs[0].clone().requires_grad_()
+    zoo.largest(explained(first, inputs[1])).backward()
+    assert first.grad is not None and inputs[1].grad is None
+    assert_relevance(first.grad, fxlrp.compile(model, "epsilon")(*inputs)[0], 1e-10)
+
+
+class Answer(NamedTuple):
+    logits: Tensor
+    more: dict[str, Any]
+
+
+class ManyOutputs(nn.Module):
+    """Returns a structure with one tensor twice, an input's part, and what no relevance leaves from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Answer:
+        hidden = torch.relu(self.first(x))
+        logits = self.second(hidden)
+        return Answer(logits, {"hidden": [hidden, hidden], "winner": logits.argmax(-1), "name": "answer", "x": 2 * x})
+
+
+@ways
+def test_every_output_may_be_explained(way: str) -> None:
+    torch.manual_seed(0)
+    model, x = ManyOutputs().double().eval(), random(3, 4)
+
+    def select(out: Answer) -> Tensor:
+        first, again = out.more["hidden"]
+        return out.logits[:, 1].sum() + first[:, 0].sum() + 2 * again[:, 1].sum() + out.more["x"].sum()
+
+    (found,) = relevance(WAYS[way](model, LRP0), x, select=select)
+    (expected,) = zoo.gradient_times_input(model, x, select=select)  # type: ignore[arg-type]
+    assert_relevance(found, expected, 1e-12)
+    out = WAYS[way](model, LRP0)(x.requires_grad_())
+    assert isinstance(out, Answer) and out.more["name"] == "answer"
+    assert torch.equal(out.more["winner"], model(x).logits.argmax(-1)) and not out.more["winner"].requires_grad
+
+
+@ways
+def test_weights_are_those_of_the_call(way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    explained = WAYS[way](model, "epsilon_plus")
+    relevance(explained, x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-0.7)
+    (found,) = relevance(explained, x)
+    assert_relevance(found, fxlrp.compile(model, "epsilon_plus")(x), 1e-10)
+    out = explained(x.clone().requires_grad_())
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+@ways
+def test_a_second_backward_gives_the_same(way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    leaf = x.clone().requires_grad_()
+    total = zoo.largest(WAYS[way](model, "epsilon_plus")(leaf))
+    first, second = (torch.autograd.grad(total, leaf, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_another_batch_does_not_recompile() -> None:
+    model, (x,) = zoo.small_net("residual")
+    count, backend = 0, fxlrp.backend("epsilon_plus")
+
+    def counting(graph_module: torch.fx.GraphModule, examples: list[Any]) -> Any:
+        nonlocal count
+        count += 1
+        return backend(graph_module, examples)
+
+    explained, explain = torch.compile(model, backend=counting, dynamic=True), fxlrp.compile(model, "epsilon_plus")
+    for batch in (2, 3, 7):
+        images = x[:1].repeat(batch, 1, 1, 1) * torch.arange(1, batch + 1)[:, None, None, None]
+        assert_relevance(relevance(explained, images)[0], explain(images), 1e-10)
+    assert count == 1
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        torch._dynamo.graph_break()  # the break
+        out: Tensor = self.second(torch.relu(hidden))
+        return out
+
+
+def test_a_graph_break_is_an_error_that_names_the_line() -> None:
+    explained = torch.compile(Broken().eval(), backend=fxlrp.backend("epsilon"))
+    with pytest.raises(
+        BackendCompilerFailed, match=r"several graphs at .*test_backward.py:\d+: .*# the break"
+    ) as error:
+        explained(torch.randn(2, 4, requires_grad=True))
+    assert isinstance(error.value.inner_exception, CaptureError)
+
+
+def test_a_graph_break_does_no_harm_without_relevance() -> None:
+    model, x = Broken().eval(), torch.randn(2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend=fxlrp.backend("epsilon"))(x), model(x))
+
+
+def test_rules_match_modules_and_paths() -> None:
+    model, (x,) = zoo.small_net("residual")
+    pairs = [("conv1", fxlrp.rules.Flat()), (nn.Linear, fxlrp.rules.Epsilon(0.1)), ("add", fxlrp.rules.Epsilon(0.2))]
+    expected = fxlrp.compile(model, pairs)(x)
+    for way in WAYS:
+        assert_relevance(relevance(WAYS[way](model, pairs), x)[0], expected, 1e-10)
+
+
+def test_errors_name_the_users_line() -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.i0(x)  # the operation
+
+    for way in WAYS:
+        with pytest.raises((fxlrp.errors.UnsupportedOpError, BackendCompilerFailed), match=r"i0.*# the operation"):
+            relevance(WAYS[way](Unknown().eval(), "epsilon"), torch.rand(2, 3))
+
+
+def test_unknown_options_are_refused() -> None:
+    explained = torch.compile(nn.Linear(2, 2).eval(), backend=named_backend, options={"rule": "epsilon"})
+    with pytest.raises(BackendCompilerFailed, match="no option 'rule'"):
+        explained(torch.rand(1, 2, requires_grad=True))
+
+
+def test_a_function_that_holds_models_can_be_compiled() -> None:
+    model, (x,) = zoo.small_net("residual")
+
+    @torch.compile(backend=fxlrp.backend(LRP0))
+    def scores(x: Tensor) -> Tensor:
+        return model((x - 0.5) / 0.25)[:, :2]
+
+    (found,) = relevance(scores, x, select=lambda out: out[:, 1].sum())
+    (expected,) = zoo.gradient_times_input(lambda x: model((x - 0.5) / 0.25), x, select=lambda out: out[:, 1].sum())
+    assert_relevance(found, expected, 1e-9)
+
+
+class OnSizes(nn.Module):
+    """What symbolic tracing cannot follow: it branches on the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor | None = None, embeddings: Tensor | None = None) -> dict[str, Tensor]:
+        x = self.embedding(tokens) if embeddings is None else embeddings
+        if x.shape[1] > 1:
+            x = x + torch.relu(self.mix(x))
+        return {"logits": self.head(x.mean(1))}
+
+
+@ways
+def test_inputs_by_name_for_what_torch_export_captures(way: str) -> None:
+    torch.manual_seed(0)
+    model, tokens = OnSizes().double().eval(), torch.tensor([[1, 3, 3, 8], [0, 2, 5, 1]])
+    explained = WAYS[way](model, LRP0)
+    for length in (4, 3):
+        embeddings = model.embedding(tokens[:, :length]).detach().requires_grad_()
+        explained(embeddings=embeddings)["logits"][:, 2].sum().backward()
+        assert embeddings.grad is not None
+        expected = fxlrp.compile(model, LRP0, output="logits")(tokens[:, :length], target=2)
+        assert_relevance(embeddings.grad.sum(-1), expected, 1e-12)
+
+
+def test_what_is_saved_is_what_relevance_needs() -> None:
+    """The forward part computes outputs only; a layer's z+ is computed when relevance is asked for."""
+    model, _ = zoo.small_net("residual")
+    lowered = fxlrp.autograd(model, "epsilon_plus")._lowered
+    assert lowered is not None
+    forward, backward = lowered.split.forward, lowered.split.relevance
+    assert isinstance(forward, torch.fx.GraphModule) and isinstance(backward, torch.fx.GraphModule)
+    called = {str(getattr(node.target, "__name__", node.target)) for node in forward.graph.nodes}
+    assert "conv2d" in called and "positive" not in called and "positive" in backward.code
+    (_, saved), taken = forward.graph.output_node().args[0], [n for n in backward.graph.nodes if n.op == "placeholder"]
+    assert len(taken) == len(saved) + 1  # type: ignore[arg-type]
+    assert all(node.users for node in taken)
+
+
+@pytest.mark.parametrize("way", ["autograd", "backend, open sizes"])
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, compiler_needed])])
+def test_both_parts_may_be_compiled(compiler: str, way: str) -> None:
+    model, (x,) = zoo.small_net("residual")
+    explained = WAYS[way](model, "epsilon_plus_flat", compiler=compiler)
+    for batch in (2, 3):
+        images = x[:1].repeat(batch, 1, 1, 1) * torch.arange(1, batch + 1)[:, None, None, None]
+        assert_relevance(relevance(explained, images)[0], fxlrp.compile(model, "epsilon_plus_flat")(images), 1e-9)
+
+
+def test_the_parts_are_one_graph_each() -> None:
+    model, (x,) = zoo.small_net("residual")
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    explained = WAYS["backend, open sizes"](model, "epsilon_plus", compiler=counter)
+    for batch in (2, 3, 5):
+        relevance(explained, x[:1].repeat(batch, 1, 1, 1))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.slow
+@ways
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "mobilenet_v3_small", "densenet121", "convnext_tiny", "vit_b_16"]
+)
+def test_real_models(name: str, way: str) -> None:
+    model, x = zoo.calibrated(name)
+    (found,) = relevance(WAYS[way](model, "epsilon_plus_flat"), x, select=lambda out: out[:, 3].sum())
+    assert_relevance(found, fxlrp.compile(model, "epsilon_plus_flat")(x, target=3), 1e-5)
