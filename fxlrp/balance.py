@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tabulate import tabulate
 from torch import Tensor, fx
 
-from fxlrp.operation import Vocabulary
-from fxlrp.passes.emit_relevance import emit_relevance
-from fxlrp.program import Program, Relevance, annotation
+from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.provenance import module_path
-from fxlrp.relevance.seed import initial_relevance
-from fxlrp.rules.presets import Preset
 
 
 @dataclass(frozen=True)
@@ -91,59 +85,36 @@ class Balance:
         return self.table()
 
 
-def measure(
-    graph_module: fx.GraphModule,
-    annotated: fx.Graph,
-    vocabulary: Vocabulary,
-    at: str | None,
-    values: Sequence[Tensor],
-    explained: Any,
-) -> Balance:
+def measure(steps: StepByStep, values: Sequence[Tensor], explained: Sequence[Any]) -> Balance:
     """Run the explanation step by step, without optimizations, and sum up each step.
 
     Args:
-        graph_module: Holds the model.
-        annotated: The annotated forward graph.
-        vocabulary: The operations in it.
-        at: Where relevance is asked for, if not at the inputs.
+        steps: The explanation.
         values: The inputs.
         explained: The target and the seed.
     """
-    graph = copy.deepcopy(annotated)
-    program = Program(graph_module, vocabulary, Preset("balance"), at=at)
-    program.graph_module = fx.GraphModule(graph_module, graph)
-    program.properties |= emit_relevance.needs
-    emit_relevance(program)
-    graph = program.graph
-    output = graph.output_node()
-    at_inputs: Any = output.args[0]
-    flows = list(program.flows.items())
-    order = {node: index for index, node in enumerate(graph.nodes)}
+    ends = [relevance for _, relevance in steps.ends]
+    relevances = {steps.start, *ends, *(each for flow in steps.flows for each in (*flow.received, *flow.handed_on))}
+    sums: dict[fx.Node, Tensor] = {}
 
-    def total(relevances: Sequence[Relevance]) -> fx.Node:
-        factors = tuple(relevance.factor for relevance in relevances)
+    def observe(node: fx.Node, value: Any) -> None:
         # At once, so that no step's tensors outlive it.
-        with graph.inserting_after(max(factors, key=order.__getitem__)):
-            return graph.call_function(total_of, factors)
+        if node in relevances:
+            sums[node] = value.double().sum()
 
-    sums = [(total(flow.received), total(flow.handed_on)) for _, flow in flows]
-    with graph.inserting_before(output):
-        received = graph.call_function(total_of, at_inputs if isinstance(at_inputs, tuple) else (at_inputs,))
-    first = next(node for node in graph.nodes if node.target is initial_relevance)
-    output.args = ((first, received, tuple(sums)),)
-    program.graph_module.recompile()
-    with torch.no_grad():
-        start, end, per_node = program.graph_module(*values, *explained)
-    nodes = []
-    for (node, _), (got, gave) in zip(flows, per_node, strict=True):
-        annotated_with, operation = annotation(node), vocabulary.operation(node)
-        assert annotated_with is not None and operation is not None
-        nodes.append(
-            NodeBalance(node.name, operation.name, module_path(node), str(annotated_with.rule), float(got), float(gave))
+    def total(nodes: Iterable[fx.Node]) -> float:
+        return sum(float(sums[node]) for node in nodes)
+
+    steps.run(values, explained, observe)
+    nodes = tuple(
+        NodeBalance(
+            flow.node.name,
+            flow.operation.name,
+            module_path(flow.node),
+            str(flow.annotation.rule),
+            total(flow.received),
+            total(flow.handed_on),
         )
-    return Balance(float(total_of(start)), float(end), tuple(nodes))
-
-
-def total_of(*relevances: Tensor) -> Tensor:
-    """The sum of everything, in double precision."""
-    return torch.stack([relevance.double().sum() for relevance in relevances]).sum()
+        for flow in steps.flows
+    )
+    return Balance(total([steps.start]), total(ends), nodes)

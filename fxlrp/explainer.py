@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from fxlrp.balance import Balance, measure
 from fxlrp.capture import FrontEnd, Sizes
 from fxlrp.constants import ProgramWithConstants, can_be_watched
+from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
 from fxlrp.inputs import Inputs
 from fxlrp.printing import code, table
@@ -114,7 +115,10 @@ class Explainer(nn.Module):
         """
         values = self._inputs.arrange(inputs, named)
         self._check(values)
-        return measure(self.graph_module, self._annotated, self._vocabulary, self._at, values, (target, seed))
+        return measure(self._step_by_step(), values, (target, seed))
+
+    def _step_by_step(self) -> StepByStep:
+        return StepByStep.of(self.graph_module, self._annotated, self._vocabulary, self._at)
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""

@@ -87,7 +87,8 @@ class Program:
         constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
         at: Option: where relevance is asked for: a node's name or a module's path; None for the inputs.
         gradients: Fact: the inputs that hold the gradients of outputs, by output, in a program for a backward.
-        flows: Fact: what each step received and handed on.
+        flows: Fact: what each step received and handed on, from the output back.
+        ends: Fact: the values whose relevance the program returns.
         segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
         recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
         properties: What the passes so far have provided.
@@ -108,6 +109,7 @@ class Program:
     at: str | None = None
     gradients: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
     flows: dict[fx.Node, Flow] = field(default_factory=dict)
+    ends: tuple[fx.Node, ...] = ()
     segments: int = 0
     recomputed: frozenset[fx.Node] = frozenset()
     properties: set[str] = field(default_factory=set)

@@ -47,11 +47,14 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     received = ledger.received(node)
     if operation is None or how is None or received is None:
         raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
+    arrived = (received,) if isinstance(received, Relevance) else tuple(received.values())
     if not annotated.carries:
         # The rule gives all of it to an operand that does not depend on the input.
+        program.flows[node] = Flow(arrived, ())
         return
     operands = operation.operands_of(node)
     if _picks_part(program, operation, operands):
+        program.flows[node] = Flow(arrived, arrived)
         ledger.credit_part(operands[0], operation.arguments(node)["index"], received)
         return
     facts = Facts(program.non_negative, node in program.supported, node in program.quotients)
@@ -62,10 +65,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         contributions = how.emit(step)
     _check(node, annotated, operands, contributions)
     credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
-    program.flows[node] = Flow(
-        received=(received,) if isinstance(received, Relevance) else tuple(received.values()),
-        handed_on=tuple(relevance for relevance in credited if relevance is not None),
-    )
+    program.flows[node] = Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
     for operand, relevance in zip(operands, credited, strict=True):
         if relevance is not None:
             ledger.credit(operand, relevance, by=node)

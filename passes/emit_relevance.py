@@ -26,17 +26,15 @@ def emit_relevance(program: Program) -> int:
     with graph.inserting_before(output):
         start = graph.call_function(initial_relevance, (explained, target, seed))
         ledger = propagate(program, forward, {explained: start})
-        if program.at is None:
-            results = [ledger.relevance(node) or graph.call_function(torch.zeros_like, (node,)) for node in inputs]
-        else:
-            results = [_relevance_at(program, program.at, forward, ledger)]
+        program.ends = tuple(inputs) if program.at is None else (_value_at(program, program.at, forward, ledger),)
+        results = [ledger.relevance(node) or graph.call_function(torch.zeros_like, (node,)) for node in program.ends]
     output.type = None
     output.args = (results[0] if len(results) == 1 else tuple(results),)
     return ledger.steps
 
 
-def _relevance_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Ledger) -> fx.Node:
-    """The relevance of the value that is called ``at``, or that the module at this path hands on.
+def _value_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Ledger) -> fx.Node:
+    """The value that is called ``at``, or that the module at this path hands on.
 
     Raises:
         InputError: There is no such value, the module hands on several, or no relevance reaches it.
@@ -55,10 +53,9 @@ def _relevance_at(program: Program, at: str, forward: Sequence[fx.Node], ledger:
     if len(found) > 1:
         names = ", ".join(repr(node.name) for node in found)
         raise InputError(f"at={at!r}: the module hands on several values, or is called more than once: take {names}")
-    relevance = ledger.relevance(found[0])
-    if relevance is None:
+    if ledger.relevance(found[0]) is None:
         raise InputError(f"at={at!r}: no relevance reaches the {describe(found[0])}")
-    return relevance
+    return found[0]
 
 
 def _explanation_inputs(graph: fx.Graph, inputs: list[fx.Node]) -> tuple[fx.Node, fx.Node]:

@@ -1,0 +1,1 @@
+"""What helps to find where an explanation, or its compilation, goes wrong."""
