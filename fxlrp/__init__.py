@@ -1,9 +1,12 @@
 """fxlrp compiles a PyTorch model into the program that explains it."""
 
+import os
+
 from fxlrp import errors, rules
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.compiler import compile
+from fxlrp.debugging.logs import set_logs, set_logs_of_environment
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, rule_for
 from fxlrp.optimizations import Optimizations
@@ -23,4 +26,7 @@ __all__ = [
     "presets",
     "rule_for",
     "rules",
+    "set_logs",
 ]
+
+set_logs_of_environment(os.environ.get("FXLRP_LOGS"))

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxlrp.capture import Output
+from fxlrp.debugging.logs import log_program
+from fxlrp.debugging.stages import recorded
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension
@@ -33,6 +35,7 @@ def compile(
     extensions: Sequence[Extension] = (),
     optimize: bool | Optimizations = True,
     checkpoint: bool | int = False,
+    debug: bool = False,
 ) -> Explainer:
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
 
@@ -56,6 +59,7 @@ def compile(
         optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
         checkpoint: For models whose activations do not fit: keep few of them and compute the others again, in so many
             segments; True takes the square root of the number of operations. Costs one more forward pass.
+        debug: Whether to keep the graph after every pass as ``explain.stages``.
 
     Returns:
         An :class:`~fxlrp.explainer.Explainer` for every batch size and, where the model allows, every input size.
@@ -75,7 +79,14 @@ def compile(
     """
     optimizations, segments = Optimizations.resolve(optimize), _segments(checkpoint)
     request = Request.of(
-        model, rules, capture=capture, extensions=extensions, output=output, dynamic_shapes=dynamic_shapes, at=at
+        model,
+        rules,
+        capture=capture,
+        extensions=extensions,
+        output=output,
+        dynamic_shapes=dynamic_shapes,
+        at=at,
+        debug=debug,
     )
 
     def explainer(inputs: Inputs) -> Explainer:
@@ -88,7 +99,8 @@ def compile(
             run_passes(program, pipeline.CHECKPOINT)
         run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
         program.graph_module.recompile()
-        return Explainer(program, forward, inputs, captured.sizes)
+        log_program(program.graph_module)
+        return Explainer(program, forward, inputs, captured.sizes, stages=recorded(program), output=output)
 
     try:
         return explainer(Inputs.of(model, example_inputs))

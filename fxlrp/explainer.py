@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxlrp.balance import Balance, measure
-from fxlrp.capture import FrontEnd, Sizes
+from fxlrp.capture import FrontEnd, Output, Sizes
+from fxlrp.capture.outputs import follow
 from fxlrp.constants import ProgramWithConstants, can_be_watched
+from fxlrp.debugging.check import StageChecks, check
+from fxlrp.debugging.relevances import Relevances, relevances
+from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
 from fxlrp.inputs import Inputs
 from fxlrp.printing import code, table
 from fxlrp.program import Program, annotation, receivers
+from fxlrp.provenance import MODEL
 from fxlrp.relevance.seed import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
@@ -27,7 +32,16 @@ class Explainer(nn.Module):
     Made by :func:`fxlrp.compile`.
     """
 
-    def __init__(self, program: Program, annotated: fx.Graph, inputs: Inputs, sizes: Sizes | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        annotated: fx.Graph,
+        inputs: Inputs,
+        sizes: Sizes | None = None,
+        *,
+        stages: Stages | None = None,
+        output: Output = None,
+    ) -> None:
         """Wrap a generated program.
 
         Args:
@@ -35,6 +49,8 @@ class Explainer(nn.Module):
             annotated: The annotated graph that it was made from.
             inputs: The model's inputs.
             sizes: The sizes of inputs for which the program is right, if not all.
+            stages: The stages of its compilation, if they were kept.
+            output: Which of the model's outputs is explained.
         """
         super().__init__()
         self.training = False
@@ -42,6 +58,7 @@ class Explainer(nn.Module):
         self._annotated = annotated
         self._vocabulary = program.vocabulary
         self._inputs, self._sizes, self._at = inputs, sizes, program.at
+        self._stages, self._output = stages, output
         nodes = self.nodes
         reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
         self._relevant = tuple(node in reached for node in nodes if node.op == "placeholder")
@@ -117,8 +134,73 @@ class Explainer(nn.Module):
         self._check(values)
         return measure(self._step_by_step(), values, (target, seed))
 
+    def debug(
+        self, *inputs: Tensor, target: Target = None, seed: Seed = None, keep: bool = False, **named: Any
+    ) -> Relevances:
+        """Step through the explanation: the relevance of every node, and where NaN or infinity first appears.
+
+        The program is run without optimizations, as written in the annotated graph.
+
+        Args:
+            inputs: As for an explanation.
+            target: As for an explanation.
+            seed: As for an explanation.
+            keep: Whether to keep the relevance itself of every node, which takes the memory of all of it.
+            named: As for an explanation.
+
+        Raises:
+            InputError: An input, the target or the seed does not fit.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> relevances = fxlrp.compile(model).debug(torch.ones(2, 4), target=1, keep=True)
+            >>> relevances["1"].relevance.shape
+            torch.Size([2, 8])
+            >>> relevances.first_bad is None
+            True
+        """
+        values = self._inputs.arrange(inputs, named)
+        self._check(values)
+        return relevances(self._step_by_step(), values, (target, seed), keep=keep)
+
     def _step_by_step(self) -> StepByStep:
         return StepByStep.of(self.graph_module, self._annotated, self._vocabulary, self._at)
+
+    @property
+    def stages(self) -> Stages:
+        """The captured graph and the graph after every pass, for an explainer compiled with ``debug=True``.
+
+        Raises:
+            InputError: The stages were not kept.
+        """
+        if self._stages is None:
+            raise InputError("the stages were not kept: compile with fxlrp.compile(..., debug=True)")
+        return self._stages
+
+    def check_stages(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> StageChecks:
+        """Run every stage of the compilation, and say which pass changed what is computed, and by how much.
+
+        As long as there are no relevance steps a stage must compute the model's own output, then the relevance
+        that the first steps gave. The arguments are those of an explanation.
+
+        Raises:
+            InputError: The stages were not kept, or the model is in training mode.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> fxlrp.compile(model, debug=True).check_stages(torch.ones(2, 4)).wrong()
+            ()
+        """
+        stages, model = self.stages, self.graph_module.get_submodule(MODEL)
+        values = self._inputs.arrange(inputs, named)
+        self._check(values)
+        if any(module.training for module in model.modules()):
+            raise InputError("the model is in training mode: call model.eval() first")
+        with torch.no_grad():
+            output = follow(self._inputs.call(model, [value.clone() for value in values]), self._output)
+        return check(stages, self.graph_module, values, (target, seed), output)
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""

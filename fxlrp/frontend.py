@@ -12,6 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from fxlrp.capture import FRONT_ENDS, Captured, FrontEnd, Selected, capture
 from fxlrp.capture.choice import first_that_follows
+from fxlrp.debugging.logs import PassLog
+from fxlrp.debugging.stages import Recorder
 from fxlrp.errors import CaptureError, GraphError, InputError
 from fxlrp.extensions import Extension, extend
 from fxlrp.inputs import Inputs
@@ -38,6 +40,7 @@ class Request:
         output: Which of its outputs relevance leaves from.
         dynamic_shapes: The sizes that ``torch.export`` leaves open.
         at: Where relevance is asked for, if not at the inputs.
+        debug: Whether every stage of the compilation is kept.
     """
 
     model: nn.Module
@@ -47,6 +50,7 @@ class Request:
     output: Selected
     dynamic_shapes: Mapping[str, Any] | None
     at: str | None = None
+    debug: bool = False
 
     @staticmethod
     def of(
@@ -58,13 +62,14 @@ class Request:
         output: Selected,
         dynamic_shapes: Mapping[str, Any] | None,
         at: str | None = None,
+        debug: bool = False,
     ) -> Request:
         """The request, checked; the arguments are those of :func:`fxlrp.compile`."""
         preset = resolve(rules)
         front_ends = _front_ends(capture)
         _check_model(model)
         vocabulary, preset = extend(CANONICAL, preset, extensions)
-        return Request(model, preset, vocabulary, front_ends, output, dynamic_shapes, at)
+        return Request(model, preset, vocabulary, front_ends, output, dynamic_shapes, at, debug)
 
 
 def annotated_program(request: Request, inputs: Inputs) -> tuple[Program, Captured]:
@@ -83,7 +88,9 @@ def annotated_program(request: Request, inputs: Inputs) -> tuple[Program, Captur
             output=request.output,
             dynamic_shapes=request.dynamic_shapes,
         )
-        program = Program(captured.graph_module, request.vocabulary, request.preset, at=request.at)
+        observers = (PassLog(), Recorder()) if request.debug else (PassLog(),)
+        program = Program(captured.graph_module, request.vocabulary, request.preset, at=request.at, observers=observers)
+        program.tell("capture", len(program.graph.nodes))
         return annotate(program, inputs), captured
 
     return first_that_follows(request.front_ends, attempt, inputs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import fx
 
@@ -92,6 +93,7 @@ class Program:
         segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
         recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
         properties: What the passes so far have provided.
+        observers: Told of every stage.
     """
 
     graph_module: fx.GraphModule
@@ -113,6 +115,7 @@ class Program:
     segments: int = 0
     recomputed: frozenset[fx.Node] = frozenset()
     properties: set[str] = field(default_factory=set)
+    observers: tuple[Observer, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:
@@ -125,3 +128,11 @@ class Program:
         found: dict[fx.Node, None] = {}
         fx.map_arg(self.graph.output_node().args, found.setdefault)
         return tuple(found)
+
+    def tell(self, stage: str, count: int) -> None:
+        """Tell the observers that a stage is reached: the capture, or the end of a pass and how often it applied."""
+        for observer in self.observers:
+            observer(stage, count, self)
+
+
+Observer: TypeAlias = Callable[[str, int, Program], None]

@@ -56,8 +56,10 @@ def compiler_pass(
 
 
 def run_passes(program: Program, passes: Iterable[Pass]) -> Counter[str]:
-    """Run ``passes`` in order; return how often each applied, by name."""
+    """Run ``passes`` in order, and tell the program's observers of each; return how often each applied, by name."""
     counts: Counter[str] = Counter()
     for each in passes:
-        counts[each.name] += each(program)
+        count = each(program)
+        counts[each.name] += count
+        program.tell(each.name, count)
     return counts

@@ -28,7 +28,6 @@ def emit_relevance(program: Program) -> int:
         ledger = propagate(program, forward, {explained: start})
         program.ends = tuple(inputs) if program.at is None else (_value_at(program, program.at, forward, ledger),)
         results = [ledger.relevance(node) or graph.call_function(torch.zeros_like, (node,)) for node in program.ends]
-    output.type = None
     output.args = (results[0] if len(results) == 1 else tuple(results),)
     return ledger.steps
 

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxlrp.backward.function import explained_forward
 from fxlrp.backward.lower import lower
+from fxlrp.debugging.logs import PassLog
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
 from fxlrp.frontend import annotate
@@ -64,7 +65,8 @@ def backend(
             return graph_module.forward
         _check_whole(graph_module)
         vocabulary, extended = extend(CANONICAL, preset, extensions)
-        program = Program(dynamo.capture(graph_module, arguments), vocabulary, extended)
+        program = Program(dynamo.capture(graph_module, arguments), vocabulary, extended, observers=(PassLog(),))
+        program.tell("capture", len(program.graph.nodes))
         split = lower(annotate(program, Inputs(tuple(data), examples=data)), optimizations)
         if compiler is not None:
             # Where TorchDynamo has left sizes open, the parts leave theirs open as well.

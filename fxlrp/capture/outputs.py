@@ -57,17 +57,26 @@ def select_output(returned: Any, output: Output) -> fx.Node:
         InputError: There is no such output.
         CaptureError: The model returns several, and none is selected.
     """
-    path = () if output is None else (output,) if isinstance(output, int | str) else tuple(output)
-    for step in path:
-        returned = _pick(returned, step)
+    returned = follow(returned, output)
     if isinstance(returned, fx.Node):
         return returned
-    if not path:
+    if not _path(output):
         raise CaptureError(
             f"the model returns {_named(returned)}, and a single tensor can be explained: say which with "
             f"fxlrp.compile(..., output=...), {_choices(returned)}"
         )
     raise InputError(f"output={output!r} selects {_named(returned)}, which is no tensor; {_choices(returned)}")
+
+
+def follow(returned: Any, output: Output) -> Any:
+    """What ``output`` selects of what the model returns."""
+    for step in _path(output):
+        returned = _pick(returned, step)
+    return returned
+
+
+def _path(output: Output) -> tuple[int | str, ...]:
+    return () if output is None else (output,) if isinstance(output, int | str) else tuple(output)
 
 
 def _pick(returned: Any, step: int | str) -> Any:

@@ -214,7 +214,10 @@ def capture(
         if isinstance(error, CaptureError) and not isinstance(error, SymbolicTraceError):
             raise type(error)(f"{error}{_place(error)}") from error
         raise SymbolicTraceError(_cannot_follow(model, error)) from error
-    place_output(graph.output_node(), graph.output_node().args[0], output)
+    returned = graph.output_node()
+    place_output(returned, returned.args[0], output)
+    # That of the holder's forward, which says nothing.
+    returned.type = None
     return on_live_model(model, graph, tracer.constants)
 
 

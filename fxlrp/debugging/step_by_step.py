@@ -12,7 +12,7 @@ from torch import fx
 
 from fxlrp.operation import Operation, Vocabulary
 from fxlrp.passes.emit_relevance import emit_relevance
-from fxlrp.program import Annotation, Flow, Program, annotation
+from fxlrp.program import Annotation, Flow, Program, annotation, receivers
 from fxlrp.relevance.seed import initial_relevance
 from fxlrp.rules.presets import Preset
 
@@ -37,7 +37,7 @@ class StepByStep:
         start: The initial relevance.
         explained: The output that is explained.
         flows: The steps, from the output back.
-        ends: The values whose relevance is asked for, with that relevance.
+        ends: The values whose relevance is asked for and that receive any, with that relevance.
     """
 
     program: Program
@@ -63,11 +63,13 @@ class StepByStep:
         emit_relevance(program)
         start = next(node for node in program.graph.nodes if node.target is initial_relevance)
         returned: Any = program.graph.output_node().args[0]
-        ends = returned if isinstance(returned, tuple) else (returned,)
+        relevances = returned if isinstance(returned, tuple) else (returned,)
         explained = start.args[0]
         assert isinstance(explained, fx.Node)
         flows = tuple(_node_flow(program, node, flow) for node, flow in program.flows.items())
-        return StepByStep(program, start, explained, flows, tuple(zip(program.ends, ends, strict=True)))
+        reached = {explained, *(source for flow in flows for source in receivers(flow.node, vocabulary))}
+        ends = tuple(end for end in zip(program.ends, relevances, strict=True) if end[0] in reached)
+        return StepByStep(program, start, explained, flows, ends)
 
     def run(self, values: Sequence[Any], explained: Sequence[Any], observe: Callable[[fx.Node, Any], None]) -> None:
         """Compute every node, and show its value to ``observe`` at once; a value that nobody reads again is freed.

@@ -14,9 +14,14 @@ _BARE = {"inf": "from math import inf", "nan": "from math import nan", "device":
 
 def program_text(graph_module: fx.GraphModule) -> str:
     """The program as Python source: with imports, short names, and no bookkeeping that frees values."""
-    python = graph_module.graph.python_code("self")
+    return graph_text(graph_module.graph)
+
+
+def graph_text(graph: fx.Graph) -> str:
+    """A graph as such source."""
+    python = graph.python_code("self")
     text = re.sub(r";  (?:\w+ = )+None$", "", python.src.strip(), flags=re.MULTILINE)
-    taken = {node.name for node in graph_module.graph.nodes}
+    taken = {node.name for node in graph.nodes}
     header = ["import torch", *(line for name, line in _BARE.items() if re.search(rf"\b{name}\b", text))]
     if "F" not in taken:
         text, count = _FUNCTIONAL.subn("F.", text)

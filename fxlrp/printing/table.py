@@ -30,7 +30,7 @@ def render(
         shapes: The shapes of their values by name, as far as they are known.
         constants: Whether parameters, and what is computed from them alone, have rows too.
     """
-    hidden = frozenset() if constants else _constants(nodes)
+    hidden = frozenset() if constants else constants_among(nodes)
     reached = _reached(nodes, vocabulary)
     shown = [node for node in nodes if node not in hidden]
     rows = [_row(node, vocabulary, shapes, node in reached) for node in shown]
@@ -38,7 +38,7 @@ def render(
     return f"{table}\n\n{_summary(shown, vocabulary, len(hidden))}"
 
 
-def _constants(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
+def constants_among(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
     """Parameters, and what is computed from them alone."""
     found: set[fx.Node] = set()
     for node in nodes:
@@ -62,7 +62,7 @@ def _row(
     why = ": ".join(part for part in (annotated.origin, annotated.reason) if part) if annotated else ""
     return (
         node.name,
-        _operation(node, vocabulary),
+        operation_of(node, vocabulary),
         module_path(node),
         shape,
         rule,
@@ -71,7 +71,7 @@ def _row(
     )
 
 
-def _operation(node: fx.Node, vocabulary: Vocabulary) -> str:
+def operation_of(node: fx.Node, vocabulary: Vocabulary) -> str:
     if node.op == "placeholder":
         return "input"
     if node.op == "get_attr":
@@ -81,7 +81,7 @@ def _operation(node: fx.Node, vocabulary: Vocabulary) -> str:
 
 
 def _summary(shown: Sequence[fx.Node], vocabulary: Vocabulary, hidden: int) -> str:
-    operations = Counter(_operation(node, vocabulary) for node in shown if node.op == "call_function")
+    operations = Counter(operation_of(node, vocabulary) for node in shown if node.op == "call_function")
     rules = Counter(str(annotated.rule) for node in shown if (annotated := annotation(node)))
     text = f"{operations.total()} operations: {_counts(operations)}\n{rules.total()} rules: {_counts(rules)}"
     return (

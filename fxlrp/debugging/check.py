@@ -1,0 +1,134 @@
+"""Which pass changed what the program computes: every stage of a compilation, run and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, fx
+
+from fxlrp.debugging.stages import Stage
+
+
+@dataclass(frozen=True)
+class StageCheck:
+    """What a stage computes, beside what it ought to.
+
+    Args:
+        index: Which stage it is.
+        name: The pass.
+        count: How often it applied.
+        computes: "output" for the model's output, "relevance" once there are relevance steps.
+        difference: The largest difference from the reference, relative to the reference's largest number: for an
+            output the model's own, for relevance that of the first stage that computes it.
+        changed: The largest difference from the stage before, relative to the same.
+        problem: The error that running it raised; empty if there was none.
+    """
+
+    index: int
+    name: str
+    count: int
+    computes: str
+    difference: float
+    changed: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class StageChecks:
+    """The checks of all stages in order; made by :meth:`fxlrp.Explainer.check_stages`."""
+
+    checks: tuple[StageCheck, ...]
+
+    def wrong(self, tolerance: float = 1e-4) -> tuple[StageCheck, ...]:
+        """The stages that changed what is computed by more than ``tolerance``, or do not run."""
+        return tuple(each for each in self.checks if each.problem or not each.changed <= tolerance)
+
+    def table(self, tolerance: float = 1e-4) -> str:
+        """A row for every stage, and the first that is wrong."""
+        headers = ("", "stage", "count", "computes", "difference", "changed", "problem")
+        rows = [
+            (each.index, each.name, each.count, each.computes, each.difference, each.changed, each.problem)
+            for each in self.checks
+        ]
+        wrong = self.wrong(tolerance)
+        verdict = (
+            f"{wrong[0].name} (stage {wrong[0].index}) is the first to change what is computed"
+            if wrong
+            else f"no stage changes what is computed by more than {tolerance:g}"
+        )
+        return f"{tabulate(rows, headers=headers, floatfmt='.2g')}\n\n{verdict}"
+
+    def __str__(self) -> str:
+        """:meth:`table`."""
+        return self.table()
+
+
+def check(
+    stages: Iterable[Stage],
+    graph_module: fx.GraphModule,
+    values: Sequence[Tensor],
+    explained: Sequence[Any],
+    output: Tensor,
+) -> StageChecks:
+    """Run every stage and compare what it computes.
+
+    Args:
+        stages: The stages.
+        graph_module: Holds the model.
+        values: The inputs.
+        explained: The target and the seed.
+        output: The model's own output for them.
+    """
+    references: dict[str, tuple[Tensor, ...]] = {"output": (output,)}
+    before = dict(references)
+    checks = []
+    for index, stage in enumerate(stages):
+        computes = "output" if stage.is_forward else "relevance"
+        arguments = values if stage.is_forward else (*values, *explained)
+        try:
+            result = _run(stage.graph, graph_module, arguments)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+            checks.append(StageCheck(index, stage.name, stage.count, computes, math.nan, math.nan, problem))
+            continue
+        reference = references.setdefault(computes, result)
+        scale = max(_largest(each) for each in reference)
+        changed = _difference(result, before.get(computes, result), scale)
+        checks.append(
+            StageCheck(index, stage.name, stage.count, computes, _difference(result, reference, scale), changed)
+        )
+        before[computes] = result
+    return StageChecks(tuple(checks))
+
+
+def _run(graph: fx.Graph, graph_module: fx.GraphModule, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
+    # Copies: before functionalization a graph may change its inputs in place, as the model does.
+    own = [each.clone() if isinstance(each, Tensor) else each for each in arguments]
+    interpreter = fx.Interpreter(graph_module, graph=graph)
+    interpreter.extra_traceback = False
+    with torch.no_grad():
+        result = interpreter.run(*own, enable_io_processing=False)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _largest(reference: Tensor) -> float:
+    finite = reference[reference.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def _difference(result: Sequence[Tensor], reference: Sequence[Tensor], scale: float) -> float:
+    """The largest difference over ``scale``; infinite where the shapes differ or only one is finite."""
+    if [each.shape for each in result] != [each.shape for each in reference]:
+        return math.inf
+    largest = 0.0
+    for one, other in zip(result, reference, strict=True):
+        same = (one == other) | (one.isnan() & other.isnan())
+        differences = (one.double() - other.double()).abs()[~same]
+        if differences.numel():
+            largest = max(largest, float(differences.nan_to_num(math.inf).max()))
+    return largest / (scale or 1.0)

@@ -1,0 +1,44 @@
+"""How many numbers of a value are not finite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """How many numbers are NaN, and how many are infinite.
+
+    Example:
+        >>> import torch
+        >>> print(NotFinite.of(torch.tensor([1.0, float("inf"), float("nan")])))
+        1 NaN, 1 Inf
+    """
+
+    nan: int = 0
+    inf: int = 0
+
+    @staticmethod
+    def of(value: Any) -> NotFinite:
+        """The counts of a tensor, or of all tensors of a structure; what else it holds counts as finite."""
+        nan = inf = 0
+        for each in pytree.tree_leaves(value):
+            if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
+                bad = each.numel() - int(torch.isfinite(each).sum())
+                own_nan = int(each.isnan().sum()) if bad else 0
+                nan, inf = nan + own_nan, inf + bad - own_nan
+        return NotFinite(nan, inf)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.nan or self.inf)
+
+    def __str__(self) -> str:
+        """As in ``3 NaN, 1 Inf``; empty if all numbers are finite."""
+        counts = ((self.nan, "NaN"), (self.inf, "Inf"))
+        return ", ".join(f"{count} {name}" for count, name in counts if count)

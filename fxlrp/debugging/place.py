@@ -1,0 +1,44 @@
+"""Which node something is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxlrp.operation import Vocabulary
+from fxlrp.printing.table import operation_of
+from fxlrp.program import annotation
+from fxlrp.provenance import module_path, source_line
+
+
+@dataclass(frozen=True)
+class Place:
+    """A forward node as a user knows it.
+
+    Args:
+        node: Its name.
+        operation: Its canonical operation; "input" for one of the model's.
+        module: The path of its module.
+        source: The user's source line, as ``file:line: code``.
+        rule: Its rule; empty if it has none.
+    """
+
+    node: str
+    operation: str
+    module: str
+    source: str
+    rule: str
+
+    @staticmethod
+    def of(node: fx.Node, vocabulary: Vocabulary) -> Place:
+        """The place of a node of the annotated graph."""
+        annotated = annotation(node)
+        rule = str(annotated.rule) if annotated else ""
+        return Place(node.name, operation_of(node, vocabulary), module_path(node), source_line(node), rule)
+
+    def __str__(self) -> str:
+        """All of it in words."""
+        parts = (("node", self.node), ("operation", self.operation), ("module", self.module), ("rule", self.rule))
+        named = ", ".join(f"{name} {text!r}" if name == "node" else f"{name} {text}" for name, text in parts if text)
+        return f"{named}, at {self.source}" if self.source else named

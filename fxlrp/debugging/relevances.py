@@ -1,0 +1,270 @@
+"""The relevance of every node: what it received, what it handed on, and what became of the rest."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+from torch import Tensor, fx
+
+from fxlrp.debugging.breaks import Break, first_break
+from fxlrp.debugging.finite import NotFinite
+from fxlrp.debugging.place import Place
+from fxlrp.debugging.shares import bias_of, bias_share, tells_shares_apart
+from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
+from fxlrp.errors import InputError
+
+HEADERS = (
+    *("node", "operation", "rule", "shape", "received", "min", "max", "not finite"),
+    *("handed on", "absorbed", "by bias", "by stabilizer"),
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A relevance tensor in a few numbers.
+
+    Args:
+        shapes: Its shape; one for each result of a node that has several.
+        sum: Of everything, in double precision.
+        min: The smallest number, NaN left aside; NaN if there is none.
+        max: The largest one.
+        not_finite: How many are not finite.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    sum: float
+    min: float
+    max: float
+    not_finite: NotFinite
+
+    @staticmethod
+    def of(relevance: Tensor) -> Summary:
+        """The summary of one tensor."""
+        bad = NotFinite.of(relevance)
+        numbers = relevance[~relevance.isnan()] if bad.nan else relevance
+        least, most = (float(each) for each in numbers.aminmax()) if numbers.numel() else (math.nan, math.nan)
+        return Summary((tuple(relevance.shape),), float(relevance.double().sum()), least, most, bad)
+
+    @staticmethod
+    def of_all(parts: Sequence[Summary]) -> Summary:
+        """The summary of several tensors."""
+        numbers = [part for part in parts if part.min == part.min]
+        return Summary(
+            tuple(shape for part in parts for shape in part.shapes),
+            sum(part.sum for part in parts),
+            min((part.min for part in numbers), default=math.nan),
+            max((part.max for part in numbers), default=math.nan),
+            NotFinite(sum(part.not_finite.nan for part in parts), sum(part.not_finite.inf for part in parts)),
+        )
+
+
+@dataclass(frozen=True)
+class NodeRelevance:
+    """The relevance of a node's value, and what its step made of it.
+
+    Args:
+        place: The node.
+        received: The relevance of its value.
+        handed_on: What its operands received from it, summed over everything; None where the explanation ends.
+        bias: What of the absorbed relevance is the bias's, where the rule's formula tells: LRP-epsilon of linear maps.
+        value: How many numbers of its forward value are not finite.
+        kept: The relevance itself, for each of its results, if it was to be kept.
+    """
+
+    place: Place
+    received: Summary
+    handed_on: float | None
+    bias: float | None
+    value: NotFinite
+    kept: tuple[Tensor, ...] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.place.node
+
+    @property
+    def absorbed(self) -> float | None:
+        """How much less it handed on than it received; negative where it created relevance."""
+        return None if self.handed_on is None else self.received.sum - self.handed_on
+
+    @property
+    def stabilizer(self) -> float | None:
+        """What of the absorbed relevance the bias does not explain: the stabilizer's share, and rounding."""
+        return None if self.bias is None or self.absorbed is None else self.absorbed - self.bias
+
+    @property
+    def relevance(self) -> Tensor | tuple[Tensor, ...]:
+        """The relevance itself; a tuple for a node with several results.
+
+        Raises:
+            InputError: It was not kept.
+        """
+        if self.kept is None:
+            raise InputError(f"the relevance of {self.node!r} was not kept: call explain.debug(..., keep=True)")
+        return self.kept if len(self.kept) > 1 else self.kept[0]
+
+
+@dataclass(frozen=True)
+class Relevances:
+    """An explanation node by node; made by :meth:`fxlrp.Explainer.debug`.
+
+    Args:
+        explained: The initial relevance, summed over everything: the explained outputs' values.
+        at_inputs: The relevance of all inputs, or of the value that ``fxlrp.compile(..., at=...)`` names.
+        nodes: The nodes that relevance passes on the way there, from the output back, and those where it ends.
+        first_bad: Where NaN or infinity first appears; None if all relevance is finite.
+    """
+
+    explained: float
+    at_inputs: float
+    nodes: tuple[NodeRelevance, ...]
+    first_bad: Break | None
+
+    def __getitem__(self, name: str) -> NodeRelevance:
+        """The node of this name, as the annotated graph has it.
+
+        Raises:
+            KeyError: No relevance passes such a node.
+        """
+        found = next((each for each in self.nodes if each.node == name), None)
+        if found is None:
+            close = difflib.get_close_matches(name, [each.node for each in self.nodes])
+            hint = f"; there are {', '.join(close)}" if close else ""
+            raise KeyError(f"no relevance passes a node {name!r}{hint}")
+        return found
+
+    def table(self) -> str:
+        """The nodes as a table, and the sums."""
+        table = tabulate([_row(each) for each in self.nodes], headers=HEADERS, disable_numparse=True)
+        passed = [each for each in self.nodes if each.absorbed is not None]
+        bias, stabilizer = (_total(each.bias for each in passed), _total(each.stabilizer for each in passed))
+        others = _total(each.absorbed for each in passed if each.bias is None)
+        return (
+            f"{table}\n\nexplained: {self.explained:.6g}, at the inputs: {self.at_inputs:.6g}\n"
+            f"absorbed: {bias:.6g} by biases, {stabilizer:.6g} by stabilizers, {others:.6g} where the two are not "
+            f"told apart\n{self.first_bad or 'all relevance is finite'}"
+        )
+
+    def __str__(self) -> str:
+        """:meth:`table`."""
+        return self.table()
+
+
+def _total(numbers: Iterable[float | None]) -> float:
+    return sum(number for number in numbers if number is not None)
+
+
+def _row(each: NodeRelevance) -> tuple[str, ...]:
+    received = each.received
+    shapes = ", ".join("x".join(map(str, shape)) for shape in received.shapes)
+    numbers = (received.sum, received.min, received.max)
+    balance = (each.handed_on, each.absorbed, each.bias, each.stabilizer)
+    return (
+        *(each.node, each.place.operation, each.place.rule, shapes),
+        *map(_short, numbers),
+        str(received.not_finite),
+        *map(_short, balance),
+    )
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
+
+
+def relevances(steps: StepByStep, values: Sequence[Any], explained: Sequence[Any], *, keep: bool) -> Relevances:
+    """Run the explanation step by step, without optimizations, and sum up the relevance of every node.
+
+    Args:
+        steps: The explanation.
+        values: The inputs.
+        explained: The target and the seed.
+        keep: Whether to keep the relevance itself.
+    """
+    flows = _leading_to_the_ends(steps)
+    seen = _Observer(steps, keep)
+    steps.run(values, explained, seen)
+
+    def node_relevance(
+        value: fx.Node, received: Sequence[fx.Node], handed_on: float | None, bias: float | None
+    ) -> NodeRelevance:
+        return NodeRelevance(
+            Place.of(value, steps.program.vocabulary),
+            Summary.of_all([seen.summaries[each] for each in received]),
+            handed_on,
+            bias,
+            seen.values[value],
+            tuple(seen.kept[each] for each in received) if keep else None,
+        )
+
+    def total(nodes: Iterable[fx.Node]) -> float:
+        return sum(seen.summaries[each].sum for each in nodes)
+
+    passed = [
+        node_relevance(each.node, each.received, total(each.handed_on), seen.biases.get(each.node)) for each in flows
+    ]
+    ended = [node_relevance(value, (relevance,), None, None) for value, relevance in steps.ends]
+    counts = {node: summary.not_finite for node, summary in seen.summaries.items()}
+    return Relevances(
+        total((steps.start,)),
+        total(relevance for _, relevance in steps.ends),
+        (*passed, *ended),
+        first_break(steps, flows, seen.values, counts),
+    )
+
+
+def _leading_to_the_ends(steps: StepByStep) -> tuple[NodeFlow, ...]:
+    """The steps that matter: all of them, but for ``at=`` those on the way there."""
+    if steps.program.at is None:
+        return steps.flows
+    needed = {relevance for _, relevance in steps.ends}
+    for node in reversed(steps.program.graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return tuple(flow for flow in steps.flows if needed.intersection(flow.handed_on))
+
+
+class _Observer:
+    """Sums up every relevance tensor as soon as it is computed, and looks into every forward value."""
+
+    def __init__(self, steps: StepByStep, keep: bool) -> None:
+        self.summaries: dict[fx.Node, Summary] = {}
+        self.values: dict[fx.Node, NotFinite] = {}
+        self.biases: dict[fx.Node, float] = {}
+        self.kept: dict[fx.Node, Tensor] = {}
+        self._keep = keep
+        self._relevances = {
+            *(steps.start, *(relevance for _, relevance in steps.ends)),
+            *(each for flow in steps.flows for each in (*flow.received, *flow.handed_on)),
+        }
+        # What the shares of biases are computed from, until their step has come.
+        self._held: dict[fx.Node, Tensor] = {}
+        self._to_hold: set[fx.Node] = set()
+        self._shared: dict[fx.Node, list[NodeFlow]] = defaultdict(list)
+        for flow in filter(tells_shares_apart, steps.flows):
+            self._shared[flow.received[0]].append(flow)
+            bias = bias_of(flow)
+            if bias is not None:
+                self._to_hold |= {flow.node, bias}
+
+    def __call__(self, node: fx.Node, value: Any) -> None:
+        """Take in the value of a node."""
+        if node not in self._relevances:
+            self.values[node] = NotFinite.of(value)
+            if node in self._to_hold:
+                self._held[node] = value
+            return
+        self.summaries[node] = Summary.of(value)
+        if self._keep:
+            self.kept[node] = value
+        for flow in self._shared.get(node, ()):
+            bias = bias_of(flow)
+            self.biases[flow.node] = (
+                0.0 if bias is None else bias_share(flow, self._held[bias], self._held.pop(flow.node), value)
+            )

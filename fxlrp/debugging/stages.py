@@ -1,0 +1,125 @@
+"""The stages of a compilation, kept: the captured graph, and the graph after every pass."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+from tabulate import tabulate
+from torch import fx
+
+from fxlrp.printing.code import graph_text
+from fxlrp.program import Program
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph as it was after a pass.
+
+    Args:
+        name: The pass; "capture" for the graph that the front end made.
+        count: How often the pass applied; for the capture how many nodes there are.
+        graph: A copy of the graph.
+        is_forward: Whether it computes the model's output, and no relevance yet.
+    """
+
+    name: str
+    count: int
+    graph: fx.Graph = field(repr=False, compare=False)
+    is_forward: bool
+
+    @property
+    def code(self) -> str:
+        """The graph as Python source."""
+        return graph_text(self.graph)
+
+
+class Recorder:
+    """Keeps the stages of one program."""
+
+    def __init__(self) -> None:
+        """Begin before the first stage."""
+        self.stages: list[Stage] = []
+
+    def __call__(self, stage: str, count: int, program: Program) -> None:
+        """Keep a stage."""
+        self.stages.append(Stage(stage, count, copy.deepcopy(program.graph), "relevance" not in program.properties))
+
+
+@dataclass(frozen=True)
+class Stages(Sequence[Stage]):
+    """All stages of a compilation in order, by index or by name; made by ``fxlrp.compile(..., debug=True)``.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout()).eval()
+        >>> stages = fxlrp.compile(model, debug=True).stages
+        >>> stages[0].name, stages["remove_identities"].count
+        ('capture', 1)
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.stages)
+
+    @overload
+    def __getitem__(self, which: int | str) -> Stage: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> tuple[Stage, ...]: ...
+
+    def __getitem__(self, which: int | str | slice) -> Stage | tuple[Stage, ...]:
+        """A stage by its index, or by the name of the pass; of a pass that ran several times the first run.
+
+        Raises:
+            KeyError: No pass of this name has run.
+        """
+        return self.stages[self._index(which) if isinstance(which, str) else which]
+
+    def diff(self, which: int | str) -> str:
+        """What a pass changed, as a unified diff of the code before and after it; empty if nothing.
+
+        Args:
+            which: The stage, as for indexing. The capture has no stage before it: it is compared with nothing.
+        """
+        index = range(len(self))[which] if isinstance(which, int) else self._index(which)
+        after = self.stages[index]
+        before = self.stages[index - 1] if index else None
+        lines = difflib.unified_diff(
+            before.code.splitlines() if before else [],
+            after.code.splitlines(),
+            before.name if before else "",
+            after.name,
+            lineterm="",
+        )
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """A row for every stage."""
+        rows = [
+            (index, stage.name, stage.count, len(stage.graph.nodes), _changed_lines(self.diff(index)))
+            for index, stage in enumerate(self.stages)
+        ]
+        return tabulate(rows, headers=("", "stage", "count", "nodes", "lines changed"))
+
+    def _index(self, name: str) -> int:
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise KeyError(f"there is no stage {name!r}; there are: {', '.join(dict.fromkeys(names))}")
+        return names.index(name)
+
+
+def recorded(program: Program) -> Stages | None:
+    """The stages that a recorder among the program's observers has kept; None without one."""
+    recorders = [observer for observer in program.observers if isinstance(observer, Recorder)]
+    return Stages(tuple(recorders[0].stages)) if recorders else None
+
+
+def _changed_lines(diff: str) -> str:
+    lines = [line[:1] for line in diff.splitlines()[2:]]
+    return f"+{lines.count('+')} -{lines.count('-')}" if lines else ""
