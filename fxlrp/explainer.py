@@ -155,7 +155,7 @@ class Explainer(nn.Module):
             >>> import torch, fxlrp
             >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
             >>> relevances = fxlrp.compile(model).debug(torch.ones(2, 4), target=1, keep=True)
-            >>> relevances["1"].relevance.shape
+            >>> relevances["_1"].relevance.shape
             torch.Size([2, 8])
             >>> relevances.first_bad is None
             True
