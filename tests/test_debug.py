@@ -116,6 +116,34 @@ def test_the_share_of_the_bias_of_every_linear_map(layer: nn.Module, shape: tupl
     assert row.stabilizer == pytest.approx(expected["stabilizer"], rel=1e-9)
 
 
+AFFINE: dict[str, tuple[nn.Module, Tensor]] = {
+    "layer_norm": (nn.LayerNorm(6), torch.zeros(6)),
+    "layer_norm of two dimensions": (nn.LayerNorm((4, 6)), torch.zeros(4, 6)),
+    "group_norm": (nn.GroupNorm(2, 4), torch.zeros(4)),
+    "layer_norm without a bias": (nn.LayerNorm(6, bias=False), torch.zeros(6)),
+    "a constant that is added": (One(lambda x: x + 0.75), torch.tensor(0.75)),
+    "a constant that is subtracted": (One(lambda x: x - 0.75), torch.tensor(-0.75)),
+    "what a constant is subtracted from": (One(lambda x: 0.75 - x), torch.tensor(0.75)),
+    "no constant": (One(lambda x: x + x.flip(1)), torch.tensor(0.0)),
+    "mean": (One(lambda x: x.mean(1)), torch.tensor(0.0)),
+}
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_the_shares_of_other_affine_maps(name: str) -> None:
+    module, constant = AFFINE[name]
+    module, x, epsilon = randomize(copy.deepcopy(module)), random(2, 4, 6), 0.2
+    row = fxlrp.compile(module, presets.epsilon(epsilon)).debug(x, seed=torch.ones_like).nodes[0]
+    with torch.no_grad():
+        z = module(x)
+    bias = getattr(module, "bias", None)
+    own = constant.double() if bias is None else bias.detach()
+    own = own[:, None] if name == "group_norm" else own
+    per_unit = 1 / stabilize(z, epsilon)
+    assert row.bias == pytest.approx(float((own * per_unit).sum()), rel=1e-9)
+    assert row.stabilizer == pytest.approx(float((1 - z * per_unit).sum()), rel=1e-9)
+
+
 def test_a_folded_batch_norm_is_part_of_the_bias() -> None:
     torch.manual_seed(0)
     model = zoo.initialise(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten()).double())

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from fxlrp.debugging.breaks import Break, first_break
 from fxlrp.debugging.finite import NotFinite
 from fxlrp.debugging.place import Place
-from fxlrp.debugging.shares import bias_of, bias_share, tells_shares_apart
+from fxlrp.debugging.shares import Constant, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
 
@@ -72,7 +72,8 @@ class NodeRelevance:
         place: The node.
         received: The relevance of its value.
         handed_on: What its operands received from it, summed over everything; None where the explanation ends.
-        bias: What of the absorbed relevance is the bias's, where the rule's formula tells: LRP-epsilon of linear maps.
+        bias: What of the absorbed relevance is the bias's, or another constant's that is added; None where the rule's
+            formula does not tell.
         value: How many numbers of its forward value are not finite.
         kept: The relevance itself, for each of its results, if it was to be kept.
     """
@@ -244,14 +245,16 @@ class _Observer:
             *(each for flow in steps.flows for each in (*flow.received, *flow.handed_on)),
         }
         # What the shares of biases are computed from, until their step has come.
-        self._held: dict[fx.Node, Tensor] = {}
+        self._held: dict[fx.Node, Any] = {}
         self._to_hold: set[fx.Node] = set()
-        self._shared: dict[fx.Node, list[NodeFlow]] = defaultdict(list)
-        for flow in filter(tells_shares_apart, steps.flows):
-            self._shared[flow.received[0]].append(flow)
+        self._biases: dict[fx.Node, list[tuple[NodeFlow, Constant]]] = defaultdict(list)
+        for flow in steps.flows:
             bias = bias_of(flow)
-            if bias is not None:
-                self._to_hold |= {flow.node, bias}
+            if bias == 0:
+                self.biases[flow.node] = 0.0
+            elif bias is not None:
+                self._biases[flow.received[0]].append((flow, bias))
+                self._to_hold |= {each for each in (flow.node, bias) if isinstance(each, fx.Node)}
 
     def __call__(self, node: fx.Node, value: Any) -> None:
         """Take in the value of a node."""
@@ -263,8 +266,6 @@ class _Observer:
         self.summaries[node] = Summary.of(value)
         if self._keep:
             self.kept[node] = value
-        for flow in self._shared.get(node, ()):
-            bias = bias_of(flow)
-            self.biases[flow.node] = (
-                0.0 if bias is None else bias_share(flow, self._held[bias], self._held.pop(flow.node), value)
-            )
+        for flow, bias in self._biases.get(node, ()):
+            constant = self._held[bias] if isinstance(bias, fx.Node) else bias
+            self.biases[flow.node] = bias_share(flow, constant, self._held.pop(flow.node), value)
