@@ -343,15 +343,18 @@ def test_relevance_that_overflows_where_it_adds_up_is_found() -> None:
     assert bad is not None and (bad.node, bad.what, bad.found.inf) == ("relu", "the relevance that it receives", 3)
 
 
-def test_infinities_of_a_mask_are_no_error_and_do_not_hide_one() -> None:
+@pytest.mark.parametrize("layer", ["query", "values"])
+def test_infinities_of_a_mask_are_no_error_and_do_not_hide_one(layer: str) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.query = nn.Linear(4, 4)
             self.values = nn.Linear(4, 4)
 
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-            scores = x @ x.transpose(1, 2) + mask
-            attended = torch.softmax(scores, -1) @ self.values(x)
+            query = self.query(x)
+            values = self.values(x)
+            attended = torch.softmax(query @ x.transpose(1, 2) + mask, -1) @ values
             return attended.mean(1)
 
     model, x = randomize(Masked().double().eval()), random(2, 3, 4)
@@ -359,9 +362,9 @@ def test_infinities_of_a_mask_are_no_error_and_do_not_hide_one() -> None:
     explain = fxlrp.compile(model, "cplrp")
     assert explain.debug(x, mask).first_bad is None
     with torch.no_grad():
-        model.values.bias[0] = math.nan  # type: ignore[union-attr, operator]
+        model.get_submodule(layer).bias[0] = math.nan  # type: ignore[index]
     bad = explain.debug(x, mask).first_bad
-    assert bad is not None and bad.node == "values" and "attended = " in bad.source
+    assert bad is not None and bad.node == layer and bad.source.endswith(f"{layer} = self.{layer}(x)")
 
 
 def test_counts_of_numbers_that_are_not_finite() -> None:
