@@ -495,6 +495,16 @@ def test_no_pass_changes_what_is_computed(name: str, capture: Any) -> None:
     assert "no stage changes" in str(checks)
 
 
+def test_stages_of_checkpoints_of_a_named_node_and_of_several_inputs() -> None:
+    model, (x,) = zoo.small_net("residual")
+    explain = fxlrp.compile(model, checkpoint=True, debug=True)
+    assert explain.stages["checkpoint"].count > 0 and not explain.check_stages(x, target=1).wrong(1e-9)
+    explain = fxlrp.compile(model, at="conv2", debug=True)
+    assert not explain.check_stages(x, seed=torch.ones_like).wrong(1e-9)
+    two, inputs = zoo.small_net("two_inputs")
+    assert not fxlrp.compile(two, debug=True).check_stages(*inputs, target=0).wrong(1e-9)
+
+
 def test_a_pass_that_changes_a_constant_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(program: Program) -> int:
         (add,) = [node for node in program.graph.nodes if node.target in (operator.add, torch.add)]
