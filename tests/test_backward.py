@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import fxlrp
 import zoo
@@ -299,11 +300,12 @@ def test_both_parts_may_be_compiled(compiler: str, way: str) -> None:
 
 def test_the_parts_are_one_graph_each() -> None:
     model, (x,) = zoo.small_net("residual")
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     explained = WAYS["backend, open sizes"](model, "epsilon_plus", compiler=counter)
-    for batch in (2, 3, 5):
+    for batch in (2, 3, 5, 7):
         relevance(explained, x[:1].repeat(batch, 1, 1, 1))
-    assert counter.frame_count == 2
+    # Two parts, each for the first batch size and then for any.
+    assert counter.frame_count == 4
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 # 32 pixels are enough for the others.
-SMALLEST_IMAGE = {"alexnet": 63, "inception_v3": 75}
+SMALLEST_IMAGE = {"alexnet": 63, "inception_v3": 75, "vit_b_16": 64}
 
 # The images under test are among those calibrated on: at 1x1 pixels a channel has one value per image, and on
 # unseen images the misfit of such statistics grows exponentially with depth (1e14 in efficientnet_v2_l).
@@ -32,6 +32,7 @@ CALIBRATION_BATCH = 8
 BUILDER_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": True, "transform_input": False},
     "inception_v3": {"init_weights": True, "transform_input": False},
+    "vit_b_16": {"image_size": 64},
 }
 
 
@@ -117,6 +118,12 @@ def initialise(model: nn.Module, *, seed: int = 0) -> nn.Module:
                 module.num_batches_tracked.zero_()
         elif isinstance(module, nn.PReLU):
             module.weight.fill_(0.25)
+        elif isinstance(module, nn.MultiheadAttention):
+            noise.fill(module.in_proj_weight, math.sqrt(1 / module.embed_dim))
+            noise.fill(module.in_proj_bias, 0.1)
+        elif own.keys() <= {"class_token", "pos_embedding"} and own:
+            for parameter in own.values():
+                noise.fill(parameter, 0.5)
         elif "layer_scale" in own:  # ConvNeXt starts it at 1e-6, which hides every block
             own["layer_scale"].fill_(0.5)
         elif isinstance(module, nn.utils.parametrize.ParametrizationList):

@@ -68,10 +68,7 @@ def backend(
         program = Program(dynamo.capture(graph_module, arguments), vocabulary, extended, observers=(PassLog(),))
         program.tell("capture", len(program.graph.nodes))
         split = lower(annotate(program, Inputs(tuple(data), examples=data)), optimizations)
-        if compiler is not None:
-            # Where TorchDynamo has left sizes open, the parts leave theirs open as well.
-            varies = any(isinstance(argument.example, torch.SymInt) for argument in arguments)
-            split = split.compiled(compiler, dynamic=varies or None)
+        split = split if compiler is None else split.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}
         inputs = [index for index, argument in enumerate(arguments) if argument.is_data]
         parameters = [positions[path] for path in split.parameters]

@@ -30,24 +30,26 @@ class Split:
     outputs: tuple[int, ...]
     explained: tuple[int, ...]
 
-    def compiled(self, compiler: str | Callable[..., Any], *, dynamic: bool | None = None) -> Split:
+    def compiled(self, compiler: str | Callable[..., Any]) -> Split:
         """The same with both parts compiled by ``torch.compile`` with this backend."""
-        forward, relevance = (
-            torch.compile(_as_function(part), backend=compiler, dynamic=dynamic)
-            for part in (self.forward, self.relevance)
-        )
-        return replace(self, forward=forward, relevance=relevance)
+        return replace(self, forward=_compiled(self.forward, compiler), relevance=_compiled(self.relevance, compiler))
 
 
-def _as_function(part: Callable[..., Any]) -> Callable[..., Any]:
-    """``part`` as a function: inside a compiled function TorchDynamo skips modules that are compiled once more."""
-
+def _compiled(part: Callable[..., Any], compiler: str | Callable[..., Any]) -> Callable[..., Any]:
     def run(*values: Any) -> Any:
         return part(*values)
 
-    # TorchDynamo counts recompilations by code object: each part has its own.
-    run.__code__ = run.__code__.replace()
-    return run
+    # Inside a compiled function TorchDynamo skips a module that is compiled once more, so it is wrapped. What it
+    # learns of sizes TorchDynamo keeps by the name of the code, so each has a name of its own.
+    run.__code__ = run.__code__.replace(co_name=f"run_{id(part):x}")
+    compiled = torch.compile(run, backend=compiler)
+
+    def run_compiled(*values: Any) -> Any:
+        # A function compiled with dynamic=True would open the sizes of weights here too.
+        with torch._dynamo.config.patch(assume_static_by_default=True):
+            return compiled(*values)
+
+    return run_compiled
 
 
 def split(program: Program) -> Split:
