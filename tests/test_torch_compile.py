@@ -48,12 +48,41 @@ def test_one_graph_serves_every_batch_size(preset: str) -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0"])
+LARGE = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "densenet121", "convnext_tiny", "vit_b_16")
+]
+models = pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", *LARGE])
+
+
+def heatmap(explain: fxlrp.Explainer, image: Tensor, target: Tensor) -> Tensor:
+    """What surrounds an explanation: preprocessing before it, a heatmap behind it."""
+    relevance = explain((image - 0.5) / 0.25, target=target)
+    heat = relevance.sum(1).clamp(min=0)
+    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-30)
+
+
+@models
 def test_no_graph_breaks(name: str) -> None:
     model, x = zoo.calibrated(name)
-    found = torch._dynamo.explain(fxlrp.compile(model, "epsilon_plus_flat"))(x)
-    assert found.graph_count == 1
-    assert found.graph_break_count == 0
+    explain = fxlrp.compile(model, "epsilon_plus_flat")
+    found = torch._dynamo.explain(lambda image, target: heatmap(explain, image, target))(x, torch.tensor([1, 2]))
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+@models
+def test_an_explainer_inside_a_compiled_function(name: str) -> None:
+    model, x = zoo.calibrated(name)
+    explain = fxlrp.compile(model, "epsilon_plus_flat")
+    counter = CompileCounterWithBackend("eager")
+
+    @torch.compile(backend=counter, fullgraph=True, dynamic=True)
+    def compiled(image: Tensor, target: Tensor) -> Tensor:
+        return heatmap(explain, image, target)
+
+    for batch in (2, 3, 5):
+        image, target = torch.cat([x, x, x])[:batch], torch.arange(batch)
+        torch.testing.assert_close(compiled(image, target), heatmap(explain, image, target))
+    assert counter.frame_count == 1
 
 
 def test_compiled_explainers_follow_the_weights() -> None:
