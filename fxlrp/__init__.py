@@ -10,19 +10,21 @@ from fxlrp.debugging.logs import set_logs, set_logs_of_environment
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, rule_for
 from fxlrp.optimizations import Optimizations
+from fxlrp.recipe.load import load
 from fxlrp.rules import presets
-
-__version__ = "0.1.0"
+from fxlrp.version import __version__
 
 __all__ = [
     "ExplainedModel",
     "Explainer",
     "Extension",
     "Optimizations",
+    "__version__",
     "autograd",
     "backend",
     "compile",
     "errors",
+    "load",
     "presets",
     "rule_for",
     "rules",

@@ -20,6 +20,7 @@ from fxlrp.lazy import LazyExplainer
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
+from fxlrp.recipe.recipe import Recipe
 from fxlrp.rules.presets import Rules
 
 
@@ -100,7 +101,18 @@ def compile(
         run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
         program.graph_module.recompile()
         log_program(program.graph_module)
-        return Explainer(program, forward, inputs, captured.sizes, stages=recorded(program), output=output)
+        recipe = Recipe(
+            preset=request.preset,
+            front_end="symbolic" if captured.sizes is None else "export",
+            inputs=inputs,
+            output=output,
+            at=at,
+            dynamic_shapes=dynamic_shapes,
+            optimizations=optimizations,
+            segments=segments,
+            extensions=tuple(extension.function.__name__ for extension in extensions),
+        )
+        return Explainer(program, forward, recipe, captured.sizes, stages=recorded(program))
 
     try:
         return explainer(Inputs.of(model, example_inputs))

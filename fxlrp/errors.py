@@ -32,5 +32,9 @@ class GraphError(InputError):
     """The captured graph does not run on the example inputs: they do not fit, or tracing went wrong."""
 
 
+class RecipeError(FxlrpError, ValueError):
+    """A recipe that cannot be written or read, or that is not for this model."""
+
+
 class InternalError(FxlrpError, AssertionError):
     """A broken invariant inside fxlrp: please report it."""

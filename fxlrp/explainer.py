@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxlrp.balance import Balance, measure
-from fxlrp.capture import FrontEnd, Output, Sizes
+from fxlrp.capture import FrontEnd, Sizes
 from fxlrp.capture.outputs import follow
 from fxlrp.constants import ProgramWithConstants, can_be_watched
 from fxlrp.debugging.check import StageChecks, check
@@ -17,10 +18,10 @@ from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
-from fxlrp.inputs import Inputs
 from fxlrp.printing import code, table
 from fxlrp.program import Program, annotation, receivers
 from fxlrp.provenance import MODEL
+from fxlrp.recipe.recipe import Recipe
 from fxlrp.relevance.seed import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
@@ -36,29 +37,28 @@ class Explainer(nn.Module):
         self,
         program: Program,
         annotated: fx.Graph,
-        inputs: Inputs,
+        recipe: Recipe,
         sizes: Sizes | None = None,
         *,
         stages: Stages | None = None,
-        output: Output = None,
     ) -> None:
         """Wrap a generated program.
 
         Args:
             program: The program.
             annotated: The annotated graph that it was made from.
-            inputs: The model's inputs.
+            recipe: How the program was made.
             sizes: The sizes of inputs for which the program is right, if not all.
             stages: The stages of its compilation, if they were kept.
-            output: Which of the model's outputs is explained.
         """
         super().__init__()
         self.training = False
         self.graph_module = program.graph_module
         self._annotated = annotated
         self._vocabulary = program.vocabulary
+        inputs = recipe.inputs
         self._inputs, self._sizes, self._at = inputs, sizes, program.at
-        self._stages, self._output = stages, output
+        self._stages, self._recipe = stages, recipe
         nodes = self.nodes
         reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
         self._relevant = tuple(node in reached for node in nodes if node.op == "placeholder")
@@ -193,14 +193,38 @@ class Explainer(nn.Module):
             >>> fxlrp.compile(model, debug=True).check_stages(torch.ones(2, 4)).wrong()
             ()
         """
-        stages, model = self.stages, self.graph_module.get_submodule(MODEL)
+        stages, model = self.stages, self._model
         values = self._inputs.arrange(inputs, named)
         self._check(values)
         if any(module.training for module in model.modules()):
             raise InputError("the model is in training mode: call model.eval() first")
         with torch.no_grad():
-            output = follow(self._inputs.call(model, [value.clone() for value in values]), self._output)
+            output = follow(self._inputs.call(model, [value.clone() for value in values]), self._recipe.output)
         return check(stages, self.graph_module, values, (target, seed), output)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write how the explainer was made as JSON: rules, options and a fingerprint of the model, but no code.
+
+        :func:`fxlrp.load` makes the explainer again, for the same model.
+
+        Raises:
+            RecipeError: A selector is a function, or a dynamic shape has a name of its own.
+
+        Example:
+            >>> import tempfile, torch, fxlrp
+            >>> model = torch.nn.Linear(4, 3).eval()
+            >>> path = tempfile.mkdtemp() + "/explain.json"
+            >>> fxlrp.compile(model).save(path)
+            >>> fxlrp.load(path, model)(torch.ones(2, 4), target=1).shape
+            torch.Size([2, 4])
+        """
+        self._recipe.save(path, self._model, self.nodes)
+
+    @property
+    def _model(self) -> nn.Module:
+        """The user's model."""
+        model: nn.Module = self.graph_module.get_submodule(MODEL)
+        return model
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""

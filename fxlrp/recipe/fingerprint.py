@@ -1,0 +1,63 @@
+"""A model's fingerprint: its modules and their settings, and each parameter's and buffer's shape, type and values."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxlrp.errors import RecipeError
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """The fingerprint of ``model``, made of what JSON can hold."""
+    tensors = {name: _tensor(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    # Where an object's settings show its address, they show nothing else of it.
+    structure = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    return {"class": type(model).__qualname__, "structure": _digest(structure.encode()), "tensors": tensors}
+
+
+def check(model: nn.Module, saved: dict[str, Any], *, weights: bool) -> None:
+    """Refuse a model that is not the one of a fingerprint.
+
+    Args:
+        model: The model.
+        saved: The fingerprint.
+        weights: Whether the values of parameters and buffers must be the same too.
+
+    Raises:
+        RecipeError: The model differs; the message says in what.
+    """
+    found = fingerprint(model)
+    if found["class"] != saved["class"]:
+        raise RecipeError(f"the recipe is for a {saved['class']}, not for a {found['class']}")
+    for name in sorted(saved["tensors"].keys() ^ found["tensors"].keys()):
+        has = "lacks" if name in saved["tensors"] else "also has"
+        raise RecipeError(f"the model has changed: it {has} the parameter or buffer {name!r}")
+    for name, was in saved["tensors"].items():
+        now = found["tensors"][name]
+        for fact in ("shape", "dtype"):
+            if now[fact] != was[fact]:
+                raise RecipeError(f"the model has changed: the {fact} of {name!r} is {now[fact]}, and was {was[fact]}")
+    if found["structure"] != saved["structure"]:
+        raise RecipeError("the model has changed: its modules or their settings, which print(model) shows, are others")
+    changed = [name for name, was in saved["tensors"].items() if found["tensors"][name]["values"] != was["values"]]
+    if weights and changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise RecipeError(
+            f"the model has changed: {changed[0]!r}{more} has other values; fxlrp.load(..., weights=False) takes a "
+            "model of the same structure with any weights"
+        )
+
+
+def _tensor(value: Tensor) -> dict[str, Any]:
+    data = value.detach().cpu().contiguous()
+    memory = (ctypes.c_char * (data.numel() * data.element_size())).from_address(data.data_ptr() or 1)
+    return {"shape": list(data.shape), "dtype": str(data.dtype), "values": _digest(memory if data.numel() else b"")}
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()

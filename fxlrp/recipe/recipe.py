@@ -1,0 +1,152 @@
+"""How an explainer was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+
+from fxlrp.capture import FrontEnd, Output
+from fxlrp.errors import RecipeError
+from fxlrp.inputs import Inputs
+from fxlrp.optimizations import Optimizations
+from fxlrp.recipe.fingerprint import fingerprint
+from fxlrp.recipe.rules import dump_preset, load_preset
+from fxlrp.rules.presets import Preset
+from fxlrp.version import __version__
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an explainer was made with, beside the model and the extensions.
+
+    Args:
+        preset: The rules.
+        front_end: Which front end captured the model.
+        inputs: The inputs, with examples if there were some.
+        output: Which output is explained.
+        at: Where relevance is asked for, if not at the inputs.
+        dynamic_shapes: The sizes that ``torch.export`` left open.
+        optimizations: The optimizations.
+        segments: Into how many segments checkpointing cuts the program.
+        extensions: The names of the functions that have rules of the user's.
+    """
+
+    preset: Preset
+    front_end: FrontEnd
+    inputs: Inputs
+    output: Output
+    at: str | None
+    dynamic_shapes: Mapping[str, Any] | None
+    optimizations: Optimizations
+    segments: int | None
+    extensions: tuple[str, ...]
+
+    def save(self, path: str | os.PathLike[str], model: nn.Module, nodes: Sequence[fx.Node]) -> None:
+        """Write the recipe as JSON, with fingerprints of the model and of its annotated nodes.
+
+        Raises:
+            RecipeError: It holds code, such as a predicate that selects nodes.
+        """
+        saved = {
+            "format": FORMAT,
+            "versions": versions(),
+            "rules": dump_preset(self.preset),
+            "front_end": self.front_end,
+            "example_inputs": _dump_examples(self.inputs),
+            "output": list(self.output) if isinstance(self.output, tuple) else self.output,
+            "at": self.at,
+            "dynamic_shapes": _dump_shapes(self.dynamic_shapes),
+            "optimizations": dataclasses.asdict(self.optimizations),
+            "segments": self.segments,
+            "extensions": list(self.extensions),
+            "model": fingerprint(model),
+            "graph": digest(nodes),
+        }
+        Path(path).write_text(json.dumps(saved, indent=1) + "\n")
+
+
+def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The arguments of :func:`fxlrp.compile`, but for extensions, that a recipe was made with."""
+    output, segments = saved["output"], saved["segments"]
+    return {
+        "rules": load_preset(saved["rules"], model),
+        "capture": saved["front_end"],
+        "example_inputs": _load_examples(saved["example_inputs"]),
+        "output": tuple(output) if isinstance(output, list) else output,
+        "at": saved["at"],
+        "dynamic_shapes": _load_shapes(saved["dynamic_shapes"]),
+        "optimize": Optimizations(**saved["optimizations"]),
+        "checkpoint": segments or segments is not None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a graph depends on."""
+    return {"fxlrp": __version__, "torch": torch.__version__.partition("+")[0]}
+
+
+def digest(nodes: Sequence[fx.Node]) -> str:
+    """A fingerprint of a graph's nodes: what each calls with what."""
+    lines = [str(node.format_node()) for node in nodes]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _dump_examples(inputs: Inputs) -> Any:
+    """What the example inputs look like, as compile takes them; their values do not matter."""
+    specs = {
+        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for name, value in inputs.examples.items()
+    }
+    if inputs.keyword:
+        return {"tensors": specs, "constants": dict(inputs.constants)}
+    return [specs[name] for name in inputs.positional] if specs else None
+
+
+def _load_examples(saved: Any) -> Any:
+    if isinstance(saved, Mapping):
+        return {**{name: _example(spec) for name, spec in saved["tensors"].items()}, **saved["constants"]}
+    return None if saved is None else tuple(_example(spec) for spec in saved)
+
+
+def _example(spec: Mapping[str, Any]) -> Tensor:
+    return torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]))
+
+
+_HINTS = {"AUTO": Dim.AUTO, "DYNAMIC": Dim.DYNAMIC, "STATIC": Dim.STATIC}
+
+
+def _dump_shapes(shapes: Any) -> Any:
+    """Dynamic shapes as what JSON can hold; its keys are strings, so a mapping becomes a list of pairs."""
+    if isinstance(shapes, Mapping):
+        return {"mapping": [[key, _dump_shapes(value)] for key, value in shapes.items()]}
+    if isinstance(shapes, list | tuple):
+        return {"sequence": [_dump_shapes(value) for value in shapes]}
+    if shapes is None or isinstance(shapes, int):
+        return shapes
+    for name, hint in _HINTS.items():
+        if shapes == hint:
+            return {"hint": name}
+    raise RecipeError(
+        f"a recipe cannot hold the dynamic shape {shapes!r}: take torch.export.Dim.AUTO, Dim.DYNAMIC or Dim.STATIC"
+    )
+
+
+def _load_shapes(saved: Any) -> Any:
+    if not isinstance(saved, Mapping):
+        return saved
+    ((kind, value),) = saved.items()
+    if kind == "mapping":
+        return {key: _load_shapes(each) for key, each in value}
+    return tuple(_load_shapes(each) for each in value) if kind == "sequence" else _HINTS[value]

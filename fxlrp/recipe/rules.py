@@ -1,0 +1,84 @@
+"""Presets as what JSON can hold, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+import fxlrp.rules
+from fxlrp.errors import RecipeError
+from fxlrp.rules.presets import Pair, Preset
+from fxlrp.rules.selectors import FirstLayer, Selector
+from fxlrp.rules.specs import Custom, Rule
+
+
+def dump_preset(preset: Preset) -> dict[str, Any]:
+    """A preset as what JSON can hold.
+
+    Raises:
+        RecipeError: A selector is a predicate, or a rule is a function.
+    """
+    pairs = [
+        {"selector": _dump_selector(pair.selector), "rule": _dump_rule(pair.rule), "origin": pair.origin}
+        for pair in preset.pairs
+        if not isinstance(pair.rule, Custom)
+    ]
+    return {"name": preset.name, "epsilon": preset.epsilon, "pairs": pairs}
+
+
+def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
+    """The preset again; classes of modules are looked for in ``model``, and nothing is imported.
+
+    Raises:
+        RecipeError: There is no such rule or class.
+    """
+    pairs = tuple(
+        Pair(_load_selector(pair["selector"], model), _load_rule(pair["rule"]), pair["origin"])
+        for pair in saved["pairs"]
+    )
+    return Preset(saved["name"], pairs, saved["epsilon"])
+
+
+def _dump_selector(selector: Selector) -> dict[str, str]:
+    if isinstance(selector, FirstLayer):
+        return {"first layer": ""}
+    if isinstance(selector, str):
+        return {"name": selector}
+    if isinstance(selector, type):
+        return {"class": _name(selector)}
+    raise RecipeError(
+        f"the selector {getattr(selector, '__name__', selector)!r} is a function, and a recipe holds no code: select "
+        "by a class, a glob on the module path or an operation's name"
+    )
+
+
+def _load_selector(saved: dict[str, str], model: nn.Module) -> Selector:
+    ((kind, value),) = saved.items()
+    if kind == "name":
+        return value
+    if kind == "first layer":
+        return FirstLayer()
+    for module in model.modules():
+        for cls in type(module).__mro__:
+            if _name(cls) == value:
+                return cls
+    raise RecipeError(f"the model has no module of the class {value}, for which the recipe has a rule")
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _dump_rule(rule: Rule) -> dict[str, Any]:
+    return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
+
+
+def _load_rule(saved: dict[str, Any]) -> Rule:
+    parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+    name = str(parameters.pop("rule"))
+    cls = getattr(fxlrp.rules, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Rule)):
+        raise RecipeError(f"this version of fxlrp has no rule {name!r}")
+    return cls(**parameters)
