@@ -31,7 +31,8 @@ def stabilize_one_sign(z: Tensor, epsilon: float) -> Tensor:
 
 def unbroadcast(relevance: Tensor, like: Tensor) -> Tensor:
     """Sum ``relevance`` back to the shape of an operand that was broadcast to it, and undo a promotion of its type."""
-    if relevance.shape != like.shape:
+    # Shapes of different lengths are compared element by element first: an open size would become another one's rival.
+    if relevance.dim() != like.dim() or relevance.shape != like.shape:
         relevance = relevance.sum_to_size(like.shape)
     return as_type_of(relevance, like)
 
