@@ -28,6 +28,10 @@ class InputError(FxlrpError, ValueError):
     """A model, input, target or seed that an explanation cannot be computed from."""
 
 
+class ExportError(FxlrpError, RuntimeError):
+    """The explanation cannot be written as what was asked for; the message says why and how to mend it."""
+
+
 class GraphError(InputError):
     """The captured graph does not run on the example inputs: they do not fit, or tracing went wrong."""
 

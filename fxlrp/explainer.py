@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxlrp import deploy
 from fxlrp.balance import Balance, measure
-from fxlrp.capture import FrontEnd, Sizes
+from fxlrp.capture import DynamicShapes, FrontEnd, Sizes
 from fxlrp.capture.outputs import follow
 from fxlrp.constants import ProgramWithConstants, can_be_watched
 from fxlrp.debugging.check import StageChecks, check
@@ -225,6 +226,52 @@ class Explainer(nn.Module):
         """The user's model."""
         model: nn.Module = self.graph_module.get_submodule(MODEL)
         return model
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        example_inputs: deploy.Examples,
+        *,
+        format: deploy.Format = "export",
+        target: deploy.ExportTarget = "input",
+        dynamic_shapes: DynamicShapes = None,
+    ) -> None:
+        """Write the explanation as a file that runs without fxlrp, for every batch size.
+
+        The file holds the weights as they are now. Its inputs are the model's and, by default, the target; it returns
+        what an explanation returns.
+
+        Args:
+            path: Where to write it: ``.pt2``, or ``.onnx`` for ONNX.
+            example_inputs: An input, a sequence of them, or a mapping from the names of the model's arguments to
+                inputs and constants. Their types are those of the file's inputs, and so are their sizes, except
+                for the batch.
+            format: "export" for ``torch.export.load``; "aoti" for a package compiled by AOTInductor for this kind of
+                machine; "onnx" for ONNX runtimes.
+            target: "input": the file takes the target behind the model's inputs, a LongTensor of one index for each
+                sample. An int, a tuple of indices or "largest" (None, each sample's largest output) is built in.
+            dynamic_shapes: Which sizes are open, in the form of ``torch.export`` by the input's name. A dict of
+                dimensions adds to the open batch, unless it has an entry for dimension 0.
+
+        Raises:
+            ExportError: The explanation cannot be written as what was asked for.
+            InputError: An example input or the target does not fit.
+            ImportError: A package is not installed that ONNX needs.
+
+        Example:
+            >>> import tempfile, torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> path = tempfile.mkdtemp() + "/explain.pt2"
+            >>> fxlrp.compile(model).export(path, torch.ones(1, 4))
+            >>> torch.export.load(path).module()(torch.ones(5, 4), torch.tensor([0, 1, 2, 1, 0])).shape
+            torch.Size([5, 4])
+        """
+        inputs = deploy.with_examples(self._inputs, example_inputs)
+        self._check(tuple(inputs.examples.values()))
+        rules = deploy.rules_of(self.nodes, self._vocabulary)
+        name = type(self.graph_module).__name__
+        explanation = deploy.Explanation(self.graph_module, inputs, self._tokens, self._sizes, name, rules)
+        deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from fxlrp.deploy import Examples
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.relevance.seed import Seed, Target
@@ -32,10 +34,21 @@ class LazyExplainer(Explainer):
 
     def forward(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Any:
         """Capture the model on ``inputs``, and explain them."""
-        made = self._make(inputs, named)
+        self._capture(inputs, named)
+        return self(*inputs, target=target, seed=seed, **named)
+
+    def export(self, path: str | os.PathLike[str], example_inputs: Examples, **options: Any) -> None:
+        """Capture the model on ``example_inputs``, and write the explanation."""
+        if isinstance(example_inputs, Mapping):
+            self._capture((), example_inputs)
+        else:
+            self._capture((example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs, {})
+        self.export(path, example_inputs, **options)
+
+    def _capture(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        made = self._make(args, kwargs)
         self.__dict__ = made.__dict__
         self.__class__ = Explainer  # type: ignore[assignment]
-        return self(*inputs, target=target, seed=seed, **named)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what is known only once the model is captured."""

@@ -128,7 +128,7 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
         metadata = Parser().parsestr(archive.read(name).decode())
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
-    assert set(metadata.get_all("Provides-Extra", [])) == {"vision", "text", "survey", "demo", "test", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"vision", "text", "survey", "demo", "onnx", "test", "dev"}
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
 
@@ -145,7 +145,7 @@ home = pathlib.Path(sys.prefix).resolve()
 for module in (fxlrp, fxlrp.passes):
     assert home in pathlib.Path(module.__file__).resolve().parents, module.__file__
 
-absent = ["torchvision", "sklearn", "matplotlib", "scipy", "PIL", "tqdm", "pytest", "zennit"]
+absent = ["torchvision", "sklearn", "matplotlib", "scipy", "PIL", "tqdm", "pytest", "zennit", "onnx", "onnxscript"]
 for name in absent:
     assert importlib.util.find_spec(name) is None, f"{name} is here: the environment is not empty"
 
@@ -191,12 +191,20 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 def test_import_loads_no_extra() -> None:
     """Here every extra is installed, so that an import of one would succeed and be seen."""
     extras = {"torchvision", "PIL", "sklearn", "scipy", "matplotlib", "tqdm", "zennit", "pytest"}
+    extras |= {"onnx", "onnxscript", "onnxruntime"}
     for name in extras:
         assert importlib.util.find_spec(name) is not None, name
     path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
     loaded = set(run(sys.executable, "-c", f"{path}\n{IMPORTS}", cwd=ROOT.parent).split())
     assert "fxlrp" in loaded
     assert not loaded & extras
+
+
+def test_import_is_quick() -> None:
+    """Inductor alone takes two seconds to import."""
+    path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    check = "import torch, sys, fxlrp; print('torch._inductor' in sys.modules, 'torch._dynamo' in sys.modules)"
+    assert run(sys.executable, "-c", f"{path}\n{check}", cwd=ROOT.parent).split() == ["False", "False"]
 
 
 def test_passes_are_reached_through_a_relative_link() -> None:

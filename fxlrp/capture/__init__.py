@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from torch import fx, nn
 
 from fxlrp.capture import export, symbolic
+from fxlrp.capture.export import DynamicShapes
 from fxlrp.capture.outputs import EVERY_OUTPUT, Output, Selected, structure_of_outputs
 from fxlrp.capture.sizes import Sizes
 from fxlrp.inputs import Inputs
@@ -17,6 +18,7 @@ __all__ = [
     "EVERY_OUTPUT",
     "FRONT_ENDS",
     "Captured",
+    "DynamicShapes",
     "FrontEnd",
     "Output",
     "Selected",

@@ -53,7 +53,7 @@ def capture(
     Raises:
         CaptureError: ``torch.export`` cannot follow the model either.
     """
-    values = _with_batch(inputs)
+    values = with_batch(inputs)
     if dynamic_shapes is not None:
         tried = [dict(dynamic_shapes)]
     else:
@@ -71,7 +71,7 @@ def capture(
     return on_live_model(model, graph, constants), Sizes.of(exported, inputs, users)
 
 
-def _with_batch(inputs: Inputs) -> dict[str, Tensor]:
+def with_batch(inputs: Inputs) -> dict[str, Tensor]:
     """The examples with at least two samples: torch.export takes a size of one for a constant."""
     values = {name: inputs.examples[name].detach() for name in inputs.names}
     batched = [value for value in values.values() if value.dim()]

@@ -1,0 +1,57 @@
+"""Explanations as files that run without fxlrp: ``torch.export`` programs, AOTInductor packages and ONNX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from fxlrp.capture import DynamicShapes
+from fxlrp.deploy import onnx, package
+from fxlrp.deploy.decompositions import ADAPTIVE, BACKWARD
+from fxlrp.deploy.metadata import describe, rules_of
+from fxlrp.deploy.metadata import read as metadata
+from fxlrp.deploy.program import Examples, Explanation, ExportTarget, Program, export, with_examples
+from fxlrp.errors import ExportError
+
+__all__ = ["Examples", "Explanation", "ExportTarget", "Format", "metadata", "rules_of", "with_examples", "write"]
+
+Format: TypeAlias = Literal["export", "aoti", "onnx"]
+
+
+class _Writer(NamedTuple):
+    suffix: str
+    write: Callable[[Program, Path, str], None]
+    require: Callable[[], None] = lambda: None
+    decompositions: Mapping[Any, Callable[..., Any]] = {}
+
+
+_WRITERS: Mapping[str, _Writer] = {
+    "export": _Writer(".pt2", package.write_export),
+    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, ADAPTIVE),
+    "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **BACKWARD}),
+}
+
+
+def write(
+    explanation: Explanation,
+    path: str | os.PathLike[str],
+    *,
+    format: Format = "export",
+    target: ExportTarget = "input",
+    dynamic_shapes: DynamicShapes = None,
+) -> None:
+    """Write an explanation as a file; the arguments are those of :meth:`fxlrp.Explainer.export`.
+
+    Raises:
+        ExportError: What was asked for does not exist, or cannot be made of this explanation.
+    """
+    if format not in _WRITERS:
+        raise ExportError(f"there is no format {format!r}; there are: {', '.join(_WRITERS)}")
+    writer = _WRITERS[format]
+    if Path(path).suffix != writer.suffix:
+        raise ExportError(f"a file of the format {format!r} ends in {writer.suffix}, not as {os.fspath(path)!r} does")
+    writer.require()
+    program = export(explanation, target=target, dynamic_shapes=dynamic_shapes, decompositions=writer.decompositions)
+    writer.write(program, Path(path), describe(explanation, program))

@@ -1,0 +1,159 @@
+"""Operators that other runtimes lack, as compositions of some that they have.
+
+Most are ATen's backward kernels, which relevance steps call as the transposed maps that they are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxlrp.relevance.windows import ntuple
+
+aten = torch.ops.aten
+
+
+def convolution_backward(
+    r: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> Any:
+    """The transposed map of a convolution: a transposed convolution; that of a transposed one: a convolution.
+
+    Calls that ask for gradients of weights, too, stay as they are.
+    """
+    if tuple(output_mask) != (True, False, False):
+        return NotImplemented
+    sizes, none = x.shape[2:], [0] * (weight.dim() - 2)
+    if transposed:
+        back = aten.convolution.default(r, weight, None, stride, padding, dilation, False, none, groups)
+        return _cut(back, none, sizes), None, None
+    beyond = [
+        size + 2 * pad - dilate * (kernel - 1) - 1 - (out - 1) * step
+        for size, pad, dilate, kernel, out, step in zip(
+            sizes, padding, dilation, weight.shape[2:], r.shape[2:], stride, strict=True
+        )
+    ]
+    if all(isinstance(amount, int) for amount in beyond):
+        back = aten.convolution.default(r, weight, None, stride, padding, dilation, True, beyond, groups)
+        return back, None, None
+    # Of an open size it is not known how much lies beyond the last window: make room for all that may.
+    back = aten.convolution.default(r, weight, None, stride, none, dilation, True, none, groups)
+    room = [amount for step in reversed(stride) for amount in (0, step - 1)]
+    return _cut(F.pad(back, room), padding, sizes), None, None
+
+
+def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """The part of an image that starts there and has these sizes."""
+    for dim, (start, size) in enumerate(zip(starts, sizes, strict=True), start=2):
+        if isinstance(size, int):
+            x = x.narrow(dim, start, size)
+        else:
+            # A slice would have to be proven to lie inside, which is beyond torch.export for strides.
+            x = x.index_select(dim, torch.arange(size, device=x.device) + start)
+    return x
+
+
+def avg_pool_backward(
+    r: Tensor,
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """The transposed map of average pooling: every element of a window gets its share."""
+    dims = len(kernel_size)
+    steps, sizes = stride or kernel_size, x.shape[-dims:]
+    # How far the last windows reach behind the input; negative where they leave some of it out.
+    behind = [
+        (out - 1) * step + kernel - pad - size
+        for out, step, kernel, pad, size in zip(r.shape[-dims:], steps, kernel_size, padding, sizes, strict=True)
+    ]
+    convolution = (steps, [0] * dims, [1] * dims)
+    ones = x.new_ones((1, 1, *kernel_size))
+    if divisor_override is None:
+        counted = F.pad(x.new_ones((1, 1, *sizes)), _pads(padding, padding), value=float(count_include_pad))
+        rest = [amount - pad for amount, pad in zip(behind, padding, strict=True)]
+        counted = F.pad(counted, _pads([0] * dims, rest))
+        count: Any = aten.convolution.default(counted, ones, None, *convolution, False, [0] * dims, 1)
+    else:
+        count = divisor_override
+    share = r.reshape(-1, 1, *r.shape[-dims:]) / count
+    back = aten.convolution.default(share, ones, None, *convolution, True, [0] * dims, 1)
+    return F.pad(back, _pads([-pad for pad in padding], [-amount for amount in behind])).reshape(x.shape)
+
+
+def _pads(before: Sequence[int], behind: Sequence[int]) -> list[int]:
+    """The padding of the last dimensions in the form of ``F.pad``."""
+    return [amount for pair in zip(reversed(before), reversed(behind), strict=True) for amount in pair]
+
+
+def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int) -> Tensor:
+    """Adaptive average pooling: a product with one matrix for each axis."""
+    for axis, count in zip(range(-dims, 0), ntuple(output_size, dims), strict=True):
+        if count is not None:
+            x = (x.movedim(axis, -1) @ _adaptive_windows(x, axis, count).T).movedim(-1, axis)
+    return x
+
+
+def adaptive_avg_pool_backward(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
+    """The transposed map of adaptive average pooling: the matrices transposed."""
+    for axis in range(-dims, 0):
+        matrix = _adaptive_windows(x, axis, r.shape[axis])
+        r = (r.movedim(axis, -1) @ matrix).movedim(-1, axis)
+    return r
+
+
+def _adaptive_windows(x: Tensor, axis: int, count: int) -> Tensor:
+    """How adaptive average pooling maps an axis to ``count`` windows, ``(count, size)``."""
+    size = x.shape[axis]
+    window, position = torch.arange(count, device=x.device), torch.arange(size, device=x.device)
+    start, end = window * size // count, ((window + 1) * size + count - 1) // count
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    return inside.to(x.dtype) / (end - start)[:, None].to(x.dtype)
+
+
+def max_pool_backward(r: Tensor, x: Tensor, *arguments: Any, dims: int) -> Tensor:
+    """The transposed map of max pooling: to the winners, which are the last of the arguments."""
+    winners = arguments[-1].flatten(-dims)
+    return torch.zeros_like(x).flatten(-dims).scatter_add(-1, winners, r.flatten(-dims)).reshape(x.shape)
+
+
+# What runtimes make of these themselves they choose by the sizes of the example, also where sizes are open.
+ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
+    operator: functools.partial(adaptive_avg_pool, dims=dims)
+    for dims, operators in {
+        1: (torch.adaptive_avg_pool1d, aten.adaptive_avg_pool1d.default),
+        2: (F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d, aten.adaptive_avg_pool2d.default),
+        3: (F.adaptive_avg_pool3d, torch._C._nn.adaptive_avg_pool3d, aten.adaptive_avg_pool3d.default),
+    }.items()
+    for operator in operators
+}
+
+BACKWARD: Mapping[Any, Callable[..., Any]] = {
+    aten.convolution_backward.default: convolution_backward,
+    aten.avg_pool2d_backward.default: avg_pool_backward,
+    aten.avg_pool3d_backward.default: avg_pool_backward,
+    aten._adaptive_avg_pool2d_backward.default: functools.partial(adaptive_avg_pool_backward, dims=2),
+    aten._adaptive_avg_pool3d_backward.default: functools.partial(adaptive_avg_pool_backward, dims=3),
+    aten.max_pool2d_with_indices_backward.default: functools.partial(max_pool_backward, dims=2),
+    aten.max_pool3d_with_indices_backward.default: functools.partial(max_pool_backward, dims=3),
+    aten.adaptive_max_pool2d_backward.default: functools.partial(max_pool_backward, dims=2),
+    aten.adaptive_max_pool3d_backward.default: functools.partial(max_pool_backward, dims=3),
+}

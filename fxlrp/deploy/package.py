@@ -1,0 +1,53 @@
+"""Files that PyTorch itself runs: ``torch.export`` programs, and packages compiled by AOTInductor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fxlrp.deploy import metadata
+from fxlrp.deploy.program import Program
+from fxlrp.errors import ExportError
+
+# Inductor is imported where it is used: `import fxlrp` would take seconds with it.
+
+
+def write_export(program: Program, path: Path, description: str) -> None:
+    """Write the program itself."""
+    torch.export.save(program.exported, path, extra_files={metadata.EXTRA_FILE: description})
+
+
+def require_compiler() -> None:
+    """Find the compiler of AOTInductor.
+
+    Raises:
+        ExportError: There is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ExportError("AOTInductor needs a C++ compiler: install g++ or clang, or name one in CXX") from error
+
+
+def write_aoti(program: Program, path: Path, description: str) -> None:
+    """Compile the program and write it with its machine code.
+
+    Raises:
+        ExportError: AOTInductor cannot compile the program.
+    """
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import CppCompileError, InductorError
+
+    # With a lower bound the checks of inputs, if they are switched on, refuse a batch of one.
+    options = {"aot_inductor.metadata": {metadata.KEY: description}, "aot_inductor.check_lowerbound": False}
+    try:
+        aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)
+    except (InductorError, CppCompileError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"AOTInductor cannot compile the explanation ({reason}): export it with format='export' or 'onnx'"
+        ) from error

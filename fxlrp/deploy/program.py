@@ -1,0 +1,290 @@
+"""From an explanation to a ``torch.export`` program: plain ATen operators, the weights once, an open batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
+
+from fxlrp.capture import DynamicShapes, Sizes
+from fxlrp.capture.export import with_batch
+from fxlrp.errors import ExportError, FxlrpError, InputError
+from fxlrp.inputs import Inputs
+from fxlrp.relevance.seed import initial_relevance
+
+Examples: TypeAlias = "Tensor | Sequence[Tensor] | Mapping[str, Any]"
+ExportTarget: TypeAlias = "Literal['input', 'largest'] | int | tuple[int, ...] | None"
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an explainer hands over.
+
+    Args:
+        graph_module: The generated program.
+        inputs: The model's inputs, with examples.
+        tokens: Which of them select rows of an embedding.
+        sizes: The sizes of inputs for which the program is right, if not all.
+        model: The name of the model's class.
+        rules: For every relevance step its operation, its rule and who chose it.
+    """
+
+    graph_module: fx.GraphModule
+    inputs: Inputs
+    tokens: tuple[bool, ...]
+    sizes: Sizes | None
+    model: str
+    rules: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported explanation.
+
+    Args:
+        exported: The program.
+        inputs: The names of its inputs, in order.
+        shapes: Their sizes, names for those that are open.
+        outputs: The names of its outputs, in order.
+        target: The name of the input that is the target, the indices of a target that is built in, or "largest".
+    """
+
+    exported: ExportedProgram
+    inputs: tuple[str, ...]
+    shapes: tuple[tuple[int | str, ...], ...]
+    outputs: tuple[str, ...]
+    target: str | tuple[int, ...]
+
+
+def with_examples(inputs: Inputs, examples: Examples) -> Inputs:
+    """``inputs`` with these examples.
+
+    Args:
+        inputs: The inputs of an explainer.
+        examples: A tensor, a sequence of tensors, or a mapping of argument names to tensors and constants.
+
+    Raises:
+        InputError: An example is missing or unknown, or a constant is not the one of the explainer.
+    """
+    if isinstance(examples, Mapping):
+        for name, value in inputs.constants.items():
+            if name in examples and (type(examples[name]), examples[name]) != (type(value), value):
+                raise InputError(f"the explainer was compiled for {name}={value!r}, not {examples[name]!r}")
+        given = {name: value for name, value in examples.items() if name not in inputs.constants}
+        values = inputs.arrange((), given)
+    else:
+        values = inputs.arrange((examples,) if isinstance(examples, Tensor) else tuple(examples), {})
+    return replace(inputs, examples=dict(zip(inputs.names, values, strict=True)))
+
+
+def export(
+    explanation: Explanation,
+    *,
+    target: ExportTarget,
+    dynamic_shapes: DynamicShapes,
+    decompositions: Mapping[Any, Callable[..., Any]] | None = None,
+) -> Program:
+    """The exported program of an explanation.
+
+    Args:
+        explanation: The explanation.
+        target: Which output is explained, or "input" for an input that says so.
+        dynamic_shapes: Which sizes are open beside the batch, in the form of ``torch.export``, by input.
+        decompositions: What to call in place of ATen operators.
+
+    Raises:
+        ExportError: The target does not fit the model's output, or a size cannot be open.
+    """
+    values = with_batch(explanation.inputs)
+    args = [values[name] for name in explanation.inputs.names]
+    batch = next((value.shape[0] for value in args if value.dim()), None)
+    shapes = _shapes(values, batch, dynamic_shapes)
+    graph, name = _graph(explanation, target)
+    if name is not None:
+        args.append(torch.zeros(batch or 1, dtype=torch.long, device=args[0].device))
+    try:
+        with torch.no_grad(), _Decomposed(decompositions or {}):
+            module = _module(explanation.graph_module, graph)
+            exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes[: len(args)], strict=False)
+    except FxlrpError as error:
+        # Tracing adds where in the graph it was.
+        raise type(error)(str(error).partition("\n\nWhile executing")[0]) from error
+    except Exception as error:
+        raise ExportError(_cannot_export(error)) from error
+    _remove_idle_casts(exported.graph)
+    exported.graph_module.recompile()
+    names = explanation.inputs.names if name is None else (*explanation.inputs.names, name)
+    return Program(
+        exported,
+        inputs=names,
+        shapes=_named_shapes(exported, names),
+        outputs=_output_names(explanation),
+        target=name or _described(target),
+    )
+
+
+def _described(target: ExportTarget) -> str | tuple[int, ...]:
+    if isinstance(target, int):
+        return (target,)
+    return "largest" if target is None else target
+
+
+def _named_shapes(exported: ExportedProgram, names: Sequence[str]) -> tuple[tuple[int | str, ...], ...]:
+    """The inputs' sizes; equal ones that are open have one name."""
+    users = set(exported.graph_signature.user_inputs)
+    nodes = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in users]
+    known: dict[str, str] = {}
+    for name, node in zip(names, nodes, strict=True):
+        for dim, size in enumerate(node.meta["val"].shape):
+            if not isinstance(size, int):
+                known.setdefault(str(size), f"{name}_{dim}" if dim or "batch" in known.values() else "batch")
+    return tuple(
+        tuple(size if isinstance(size, int) else known[str(size)] for size in node.meta["val"].shape) for node in nodes
+    )
+
+
+class _Decomposed(TorchFunctionMode):
+    """Calls decompositions in place of operators: while tracing, where it costs no pass of its own."""
+
+    def __init__(self, decompositions: Mapping[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._decompositions = decompositions
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        decompose = self._decompositions.get(func)
+        result = NotImplemented if decompose is None else decompose(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+
+
+def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: DynamicShapes) -> tuple[Any, ...]:
+    """For each input and the target behind them which sizes are open, as ``torch.export`` has it."""
+    asked = dict(dynamic_shapes or {})
+    unknown = [name for name in asked if name not in values]
+    if unknown:
+        raise ExportError(f"dynamic_shapes names {unknown[0]!r}; the inputs are: {', '.join(values)}")
+    batched = [name for name, value in values.items() if value.dim() and value.shape[0] == batch]
+    said = [asked[name] for name in batched if name in asked]
+    chosen = [dims[0] for dims in said if (0 in dims if isinstance(dims, Mapping) else dims)]
+    first = chosen[0] if chosen else Dim.STATIC if None in said else Dim("batch")
+    by_input = []
+    for name in values:
+        open_batch = {0: first} if name in batched else {}
+        dims = asked.get(name, {})
+        by_input.append({**open_batch, **dims} if isinstance(dims, Mapping) else dims)
+    return (*by_input, {0: first})
+
+
+def _graph(explanation: Explanation, target: ExportTarget) -> tuple[fx.Graph, str | None]:
+    """The graph with its target as asked for and without a seed, and the name of the input that is the target."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    returned: Any = graph.graph_copy(explanation.graph_module.graph, copies)
+    *inputs, given, seed = (node for node in graph.nodes if node.op == "placeholder")
+    for node in (*inputs, given):
+        node.args, node.type = (), None
+    (start,) = (node for node in graph.nodes if node.target is initial_relevance)
+    output = start.args[0]
+    if target == "input":
+        with graph.inserting_before(start):
+            index = graph.call_function(_index, (given, output))
+        start.args = (output, index, None)
+    elif target is None or target == "largest":
+        start.args = (output, None, None)
+    elif isinstance(target, int | tuple) and not isinstance(target, bool):
+        start.args = (output, target, None)
+    else:
+        raise ExportError(f"target must be 'input', 'largest', an index or a tuple of indices, not {target!r}")
+    graph.erase_node(seed)
+    if target != "input":
+        graph.erase_node(given)
+    if explanation.sizes is not None:
+        # Run on symbolic sizes, the conditions of capture become conditions of the program.
+        with graph.inserting_after(given if target == "input" else inputs[-1]):
+            graph.call_function(explanation.sizes.check, (tuple(inputs),))
+    graph.output(_explained(explanation, returned))
+    return graph, str(given.target) if target == "input" else None
+
+
+def _index(target: Tensor, output: Tensor) -> Tensor:
+    """Where to find each sample's target; a wrong one is handed on so that every runtime refuses to look there."""
+    if output.dim() != 2:
+        raise ExportError(
+            f"an output of {output.dim()} dimensions does not take one target for each sample: export with "
+            "target='largest', or with a tuple of indices that is built in"
+        )
+    # In ONNX negative indices count from the end.
+    return torch.where(target < 0, output.shape[1], target)
+
+
+def _explained(explanation: Explanation, returned: Any) -> Any:
+    """Of the relevance of all inputs that of the floating-point ones and of tokens, as an explanation returns it."""
+    if not isinstance(returned, tuple):
+        return returned
+    kept = [returned[index] for index in _with_relevance(explanation)]
+    return kept[0] if len(kept) == 1 else tuple(kept)
+
+
+def _with_relevance(explanation: Explanation) -> list[int]:
+    names = explanation.inputs.names
+    shown = enumerate(zip(names, explanation.tokens, strict=True))
+    examples = explanation.inputs.examples
+    return [index for index, (name, is_token) in shown if is_token or examples[name].is_floating_point()]
+
+
+def _output_names(explanation: Explanation) -> tuple[str, ...]:
+    names = explanation.inputs.names
+    returned = explanation.graph_module.graph.output_node().args[0]
+    several = _with_relevance(explanation) if isinstance(returned, tuple) else []
+    return tuple(f"relevance_{names[index]}" for index in several) if len(several) > 1 else ("relevance",)
+
+
+def _module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """``graph`` on the tensors of ``root`` that it reads, shared and without gradients."""
+    constants: dict[str, Tensor] = {}
+    shared: dict[Tensor, Tensor] = {}
+    for path in _paths(graph.nodes):
+        value = attrgetter(path)(root)
+        if value not in shared:
+            detached = value.detach()
+            shared[value] = nn.Parameter(detached, False) if isinstance(value, nn.Parameter) else detached
+        constants[path] = shared[value]
+    return fx.GraphModule(constants, graph, class_name="Explanation")
+
+
+def _paths(nodes: Iterable[fx.Node]) -> list[str]:
+    return sorted({str(node.target) for node in nodes if node.op == "get_attr"})
+
+
+def _remove_idle_casts(graph: fx.Graph) -> None:
+    """Remove casts of values to the type that they have, and the checks of types that come with each."""
+    casts = [node for node in graph.nodes if node.target is aten.to.dtype]
+    for node in casts:
+        source = node.args[0]
+        is_idle = node.meta["val"].dtype == source.meta["val"].dtype and len(node.args) == 2 and not node.kwargs
+        if is_idle and graph.output_node() not in node.users:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            (source,) = node.args[:1]
+            if not any(user.target is aten.to.dtype for user in source.users):
+                graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _cannot_export(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (
+        f"torch.export cannot follow the explanation ({type(error).__name__}: {' '.join(lines[:3])}). Where a size "
+        "cannot be open, fix it: dynamic_shapes={'input': {0: Dim.STATIC}} for the batch of the input named so"
+    )
