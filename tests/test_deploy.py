@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -148,7 +149,7 @@ def assert_same(
 
 @functools.cache
 def model_and_images(name: str) -> tuple[nn.Module, Tensor]:
-    """A model, and three images for it of which two are among those calibrated on."""
+    """A model in float64, and three images for it of which two are among those calibrated on."""
     if name == "vit_b_16":
         torch.manual_seed(0)
         model = zoo.torchvision.models.vit_b_16(weights=None, image_size=64).eval()
@@ -156,7 +157,7 @@ def model_and_images(name: str) -> tuple[nn.Module, Tensor]:
         images = zoo.images(2, 64)
     else:
         model, images = zoo.calibrated(name, size=64)
-    return model.float(), torch.cat([images, zoo.images(1, 64, seed=5)]).float()
+    return model.double(), torch.cat([images, zoo.images(1, 64, seed=5)])
 
 
 def cases() -> list[Any]:
@@ -169,15 +170,22 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "format"), cases())
 def test_models_without_fxlrp(name: str, format: str, tmp_path: Path) -> None:
-    model, images = model_and_images(name)
+    # In float32 the explanations of resnet50 and densenet121 are 3e-5 and more from those in float64. A torch.export
+    # program rounds as eager does. What others compute in another order is held against float64, in which the program
+    # of AOTInductor is, too.
+    reference, images = model_and_images(name)
+    model = reference if format == "aoti" else copy.deepcopy(reference).float()
     explain = fxlrp.compile(model, CONDITIONED)
+    x, dtype = images.to(next(model.parameters()).dtype), torch.float32 if format == "export" else torch.float64
     path, targets = tmp_path / file_name(format), torch.tensor([3, 999, 0])
-    explain.export(path, images[:1], format=format)
-    calls = [(images, targets), (images[:1], targets[1:2])]
-    assert_same(format, path, calls, [explain(x, target=target) for x, target in calls], run_elsewhere)
+    explain.export(path, x[:1], format=format)
+    yardstick = explain if format == "export" else fxlrp.compile(reference, CONDITIONED)
+    calls = [(x, targets), (x[:1], targets[1:2])]
+    expected = [yardstick(x.to(dtype), target=target).to(x.dtype) for x, target in calls]
+    assert_same(format, path, calls, expected, run_elsewhere)
 
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    assert path.stat().st_size < 1.05 * weights + 10e6
+    assert path.stat().st_size < 1.15 * weights + 4e6
     assert path.stat().st_size > 0.9 * weights
 
 
@@ -200,14 +208,26 @@ def convolutional() -> tuple[nn.Module, Tensor]:
 TARGETS = torch.tensor([4, 0, 2])
 
 
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The explanation of the small net as a file of a format, written once."""
+
+    @functools.cache
+    def file_of(format: str) -> Path:
+        model, x = convolutional()
+        path = tmp_path_factory.mktemp("small") / file_name(format)
+        fxlrp.compile(model, [("conv2d", fxlrp.rules.Gamma(0.25))]).export(path, x, format=format)
+        return path
+
+    return file_of
+
+
 @pytest.mark.parametrize("format", formats())
-def test_target_is_an_input(format: str, tmp_path: Path) -> None:
+def test_target_is_an_input(format: str, file_of: Callable[[str], Path]) -> None:
     model, x = convolutional()
-    explain = fxlrp.compile(model)
-    path = tmp_path / file_name(format)
-    explain.export(path, x, format=format)
+    explain = fxlrp.compile(model, [("conv2d", fxlrp.rules.Gamma(0.25))])
     calls = [(x, TARGETS), (x[2:], TARGETS[1:2])]
-    assert_same(format, path, calls, [explain(*call[:1], target=call[1]) for call in calls])
+    assert_same(format, file_of(format), calls, [explain(*call[:1], target=call[1]) for call in calls])
     # The target matters.
     assert error(explain(x, target=TARGETS), explain(x, target=0)) > 0.1
 
@@ -321,11 +341,9 @@ def test_one_number_for_each_sample_has_no_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", formats())
-def test_targets_out_of_range_are_refused(format: str, tmp_path: Path) -> None:
-    model, x = convolutional()
-    path = tmp_path / file_name(format)
-    fxlrp.compile(model).export(path, x, format=format)
-    run = loaded(format, path)
+def test_targets_out_of_range_are_refused(format: str, file_of: Callable[[str], Path]) -> None:
+    _, x = convolutional()
+    run = loaded(format, file_of(format))
     run(x, torch.tensor([4, 0, 2]))
     for wrong in (5, -1, -5, 1000):
         with pytest.raises(Exception, match=r"(?i)out of (bounds|range)"):
@@ -336,8 +354,13 @@ def test_targets_out_of_range_are_refused(format: str, tmp_path: Path) -> None:
 # Sizes
 
 
-@pytest.mark.parametrize("capture", ["symbolic", "export"])
-@pytest.mark.parametrize("format", formats(slow=True))
+@pytest.mark.parametrize(
+    ("format", "capture"),
+    [
+        *itertools.product(("export", "onnx"), ("symbolic", "export")),
+        pytest.param("aoti", "symbolic", marks=[compiler_needed, pytest.mark.slow]),
+    ],
+)
 def test_open_image_sizes(format: str, capture: Any, tmp_path: Path) -> None:
     model, x = convolutional()
     captured = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if capture == "export" else None
@@ -400,6 +423,7 @@ def test_programs_are_plain_aten(name: str, tmp_path: Path) -> None:
         assert is_aten or getattr(node.target, "__module__", "") == "_operator", node.target
     assert not [node for node in calls if "assert" in str(node.target) or node.target is torch.ops.aten.to.dtype]
     assert not any(node.op == "get_attr" for node in program.graph.nodes)
+    assert not any(node.stack_trace for node in program.graph.nodes)  # paths of the machine that it was written on
     read = {node.target for node in explain.graph_module.graph.nodes if node.op == "get_attr"}
     assert set(program.state_dict) == read
 
@@ -434,11 +458,9 @@ def test_tied_weights_are_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", formats())
-def test_metadata(format: str, tmp_path: Path) -> None:
-    model, x = convolutional()
-    explain = fxlrp.compile(model, [("conv2d", fxlrp.rules.Gamma(0.25))])
-    path = tmp_path / file_name(format)
-    explain.export(path, x, format=format)
+def test_metadata(format: str, file_of: Callable[[str], Path]) -> None:
+    explain = fxlrp.compile(convolutional()[0], [("conv2d", fxlrp.rules.Gamma(0.25))])
+    path = file_of(format)
     # Whoever has no fxlrp reads it like this.
     if format == "export":
         extra = {"fxlrp.json": ""}

@@ -120,6 +120,9 @@ def export(
     except Exception as error:
         raise ExportError(_cannot_export(error)) from error
     _remove_idle_casts(exported.graph)
+    for node in exported.graph.nodes:
+        # The rest says where in the user's code a step comes from, at more length than the steps themselves.
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported.graph_module.recompile()
     names = explanation.inputs.names if name is None else (*explanation.inputs.names, name)
     return Program(
