@@ -308,6 +308,17 @@ def test_the_parts_are_one_graph_each() -> None:
     assert counter.frame_count == 4
 
 
+@ways
+def test_the_logs_show_what_is_made(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, (x,) = zoo.small_net("residual")
+    with caplog.at_level("DEBUG", "fxlrp"):
+        relevance(WAYS[way](model, "epsilon"), x)
+    said = [record.message for record in caplog.records if record.name.startswith("fxlrp.")]
+    assert any(message.startswith("fold_batch_norm: 3") for message in said)
+    assert any("preset default: conv2d" in message or "default: linear" in message for message in said)
+    assert any("gradient_of_head" in message and "the generated program" in message for message in said)
+
+
 @pytest.mark.slow
 @ways
 @pytest.mark.parametrize(

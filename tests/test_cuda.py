@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import torch
 
 import fxlrp
 import zoo
@@ -43,3 +44,67 @@ def test_an_explainer_moves_with_its_model() -> None:
     with pytest.raises(InputError, match="cpu"):
         explain(x)
     assert_relevance(explain.cpu()(x), expected, 1e-9)
+
+
+def residual() -> tuple[fxlrp.Explainer, torch.Tensor, torch.Tensor]:
+    """An explainer and an image on the device, and what is expected there."""
+    model, (x,) = zoo.small_net("residual")
+    expected = fxlrp.compile(model, "epsilon_plus")(x, target=1)
+    return fxlrp.compile(model.cuda(), "epsilon_plus"), x.cuda(), expected
+
+
+def test_a_cuda_graph() -> None:
+    explain, x, expected = residual()
+    explain(x, target=1)  # allocates workspaces, which capture may not
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = explain(x, target=1)
+    x.copy_(x.flip(0))
+    graph.replay()
+    assert_relevance(captured.cpu(), expected.flip(0), 1e-9)
+
+
+def test_autocast_and_half_precision() -> None:
+    explain, x, expected = residual()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = explain(x, target=1)
+    halved = fxlrp.compile(copy.deepcopy(explain.graph_module.model).bfloat16(), "epsilon_plus")
+    for each in (found, halved(x.bfloat16(), target=1)):
+        assert each.isfinite().all()
+        assert torch.corrcoef(torch.stack([each.double().flatten().cpu(), expected.flatten()]))[0, 1] > 0.95
+
+
+def test_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    explain, x, _ = residual()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(explain(x, target=1), explain(x, target=1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_backward() -> None:
+    explain, x, expected = residual()
+    model = explain.graph_module.model
+    for explained in (
+        fxlrp.autograd(model, "epsilon_plus"),
+        torch.compile(model, backend=fxlrp.backend("epsilon_plus")),
+    ):
+        leaf = x.clone().requires_grad_()
+        explained(leaf)[:, 1].sum().backward()
+        assert leaf.grad is not None
+        assert_relevance(leaf.grad.cpu(), expected, 1e-9)
+
+
+def test_inductor() -> None:
+    explain, x, expected = residual()
+    assert_relevance(torch.compile(explain, fullgraph=True)(x, target=1).cpu(), expected, 1e-9)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device or none")
+def test_several_devices() -> None:
+    explain, x, expected = residual()
+    for index in range(torch.cuda.device_count()):
+        made = copy.deepcopy(explain).to(f"cuda:{index}")
+        assert_relevance(made(x.to(f"cuda:{index}"), target=1).cpu(), expected, 1e-9)

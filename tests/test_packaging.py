@@ -162,6 +162,10 @@ relevance = explain(x.detach())
 torch.testing.assert_close(relevance, (gradient * x).detach(), rtol=1e-3, atol=1e-5)
 print(explain)
 
+explained = torch.compile(model, backend="fxlrp", options={"rules": "epsilon"})
+explained(x).amax(1).sum().backward()
+torch.testing.assert_close(x.grad, relevance)
+
 from fxlrp.extras import import_torchvision, require
 for load, extra in ((import_torchvision, "vision"), (lambda: require("sklearn.datasets", "demo"), "demo")):
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxlrp.backward.split import Split, split
+from fxlrp.debugging.logs import log_program
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
@@ -14,4 +15,5 @@ def lower(program: Program, optimizations: Optimizations) -> Split:
     run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
     run_passes(program, pipeline.EMIT_BACKWARD)
     run_passes(program, pipeline.enabled(pipeline.OPTIMIZE_BACKWARD, optimizations))
+    log_program(program.graph_module)
     return split(program)
