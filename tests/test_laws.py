@@ -883,12 +883,13 @@ STAGES = (
     *(pipeline.CANONICALIZE, pipeline.SIMPLIFY, pipeline.ANALYZE, pipeline.ANNOTATE),
     *(pipeline.SPECIALIZE, pipeline.EMIT, pipeline.CHECKPOINT, pipeline.OPTIMIZE),
 )
+INTO_A_BACKWARD = (*STAGES[:5], pipeline.EMIT_BACKWARD, pipeline.OPTIMIZE_BACKWARD)
 NO_PASSES = {"__init__", "base", "pipeline"}
 
 
 def test_every_file_of_passes_is_one_pass_in_the_order() -> None:
     files = {path.stem for path in Path(fxlrp.passes.__path__[0]).glob("*.py")} - NO_PASSES
-    names = {step.name for stage in STAGES for step in stage}
+    names = {step.name for stages in (STAGES, INTO_A_BACKWARD) for stage in stages for step in stage}
     assert files >= names
     for file in files:
         module = importlib.import_module(f"fxlrp.passes.{file}")
@@ -897,9 +898,10 @@ def test_every_file_of_passes_is_one_pass_in_the_order() -> None:
         assert {step.name for step in own} <= names, file
 
 
-def test_what_a_pass_needs_is_provided_before_it() -> None:
+@pytest.mark.parametrize("stages", [STAGES, INTO_A_BACKWARD], ids=["explainer", "backward"])
+def test_what_a_pass_needs_is_provided_before_it(stages: tuple[tuple[Pass, ...], ...]) -> None:
     provided: set[str] = set()
-    for step in (step for stage in STAGES for step in stage):
+    for step in (step for stage in stages for step in stage):
         assert step.needs <= provided, step.name
         provided |= step.provides
 

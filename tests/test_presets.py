@@ -1,5 +1,7 @@
 """What ``rules=`` means: presets by name and by function, pairs in their order, selectors, first layers, errors."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -582,3 +584,8 @@ def test_a_preset_of_ones_own() -> None:
     found = rules_of(mine)
     assert (found["stem_0"], found["head_0"]) == (rules.WSquare(), rules.Epsilon(0.25))
     assert reasons(mine)["stem_0"] == ("preset mine", "conv2d")
+
+
+@pytest.mark.parametrize("rule", [rules.ZBox((-1.0, -2.0), 3.0), rules.Epsilon(1e-3, bias=False), rules.Gamma(0.5)])
+def test_rules_can_be_copied_and_pickled(rule: rules.Rule) -> None:
+    assert copy.deepcopy(rule) == copy.copy(rule) == pickle.loads(pickle.dumps(rule)) == rule

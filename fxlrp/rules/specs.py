@@ -31,6 +31,10 @@ class Rule:
             raise RuleError(f"{cls.__name__} needs {' and '.join(needed)}")
         return super().__new__(cls)
 
+    def __reduce__(self) -> tuple[type[Rule], tuple[Any, ...]]:
+        """Copy and pickle a rule by its parameters."""
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
     def __str__(self) -> str:
         """The rule's name with its parameters, as in ``Gamma(gamma=0.25)``; numerical floors are left out."""
         shown = [
