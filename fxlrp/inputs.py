@@ -134,7 +134,8 @@ def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | 
     """The names of so many positional arguments, and that of the ``*args`` among them."""
     names: list[str] = []
     variadic = None
-    for parameter in inspect.signature(model.forward).parameters.values():
+    parameters = inspect.signature(model.forward).parameters
+    for parameter in parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             if count is None:
                 raise CaptureError(
@@ -148,8 +149,8 @@ def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | 
                 names.append(parameter.name)
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise CaptureError(f"{type(model).__name__}.forward needs the keyword argument {parameter.name!r}")
-    if count is None and not names:
+    if count is None and not names and parameters:
         raise ExamplesNeeded(f"{type(model).__name__}.forward has optional arguments only")
-    if count is not None and len(names) != count:
-        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count}")
+    if not names or (count is not None and len(names) != count):
+        raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count or 'at least one'}")
     return tuple(names), variadic

@@ -155,6 +155,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "carry_quotients",
         "checkpoint",
         "decompose",
+        "emit_backward",
         "emit_relevance",
         "find_first_layers",
         "fold_batch_norm",
@@ -1438,7 +1439,7 @@ def test_emit_relevance_adds_up_what_a_value_receives() -> None:
 
 
 def test_emit_relevance_refuses_an_emitter_that_drops_relevance(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxlrp.passes import emit_relevance as module
+    from fxlrp import propagate as module
     from fxlrp.relevance.step import Implementation
 
     broken = Implementation(lambda step: [None, None])

@@ -569,9 +569,9 @@ def test_a_predicate_that_fails_says_so_itself() -> None:
 
 
 def test_errors_of_rules_come_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxlrp import compiler
+    from fxlrp import frontend
 
-    monkeypatch.setattr(compiler, "capture_graph", lambda *_: pytest.fail("captured"))
+    monkeypatch.setattr(frontend, "capture", lambda *_, **__: pytest.fail("captured"))
     for bad in ("no such preset", rules.Gamma(), [("add", "equal")], "epsilon_gamma_box"):
         with pytest.raises(RuleError):
             fxlrp.compile(model(), bad)  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "sub": operator.sub,
     "getitem": operator.getitem,
     "setitem": operator.setitem,
+    "multi_head_attention": F.multi_head_attention_forward,
     "stochastic_depth": zoo.torchvision.ops.stochastic_depth,
     "logsigmoid": torch.ops.aten.log_sigmoid,
     "safe_softmax": torch.ops.aten._safe_softmax,
