@@ -19,10 +19,11 @@ from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
+from fxlrp.expected import Expected
 from fxlrp.printing import code, table
-from fxlrp.program import Program, annotation, receivers
+from fxlrp.program import Program, annotation
 from fxlrp.provenance import MODEL
-from fxlrp.recipe.recipe import Recipe
+from fxlrp.recipe.recipe import Recipe, digest
 from fxlrp.relevance.seed import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
@@ -60,15 +61,7 @@ class Explainer(nn.Module):
         inputs = recipe.inputs
         self._inputs, self._sizes, self._at = inputs, sizes, program.at
         self._stages, self._recipe = stages, recipe
-        nodes = self.nodes
-        reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
-        self._relevant = tuple(node in reached for node in nodes if node.op == "placeholder")
-        placeholders = [node.name for node in nodes if node.op == "placeholder"]
-        self._tokens = _among(placeholders, program.tokens)
-        self._masks = _among(placeholders, program.masks)
-        self._constants = tuple(
-            name for name, spec in zip(inputs.names, inputs.specs, strict=False) if not spec.is_floating
-        )
+        self._expected = Expected.of(self.nodes, program, inputs)
         self._seen = inputs.specs or None
         self._with_constants = (
             ProgramWithConstants(program.graph_module, program.constants) if program.constants else None
@@ -110,7 +103,7 @@ class Explainer(nn.Module):
             relevance: Tensor | tuple[Tensor, ...] = program(*values, target, seed)
         if isinstance(relevance, Tensor):
             return relevance
-        shown = zip(relevance, values, self._tokens, strict=True)
+        shown = zip(relevance, values, self._expected.tokens, strict=True)
         explained = tuple(r for r, x, is_token in shown if is_token or x.is_floating_point())
         return explained if len(explained) > 1 else explained[0]
 
@@ -219,7 +212,11 @@ class Explainer(nn.Module):
             >>> fxlrp.load(path, model)(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
-        self._recipe.save(path, self._model, self.nodes)
+        self._recipe.save(path, self._model, self.digest())
+
+    def digest(self) -> str:
+        """A fingerprint of the annotated graph: explainers that share it explain alike, given the same weights."""
+        return digest(self.nodes, self.graph_module)
 
     @property
     def _model(self) -> nn.Module:
@@ -270,7 +267,7 @@ class Explainer(nn.Module):
         self._check(tuple(inputs.examples.values()))
         rules = deploy.rules_of(self.nodes, self._vocabulary)
         name = type(self.graph_module).__name__
-        explanation = deploy.Explanation(self.graph_module, inputs, self._tokens, self._sizes, name, rules)
+        explanation = deploy.Explanation(self.graph_module, inputs, self._expected.tokens, self._sizes, name, rules)
         deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
 
     def train(self, mode: bool = True) -> Explainer:
@@ -278,20 +275,7 @@ class Explainer(nn.Module):
         return self
 
     def _check(self, values: tuple[Any, ...]) -> None:
-        parameter = next(self.graph_module.parameters(), None)
-        facts = zip(self._inputs.names, values, self._relevant, self._tokens, self._masks, strict=True)
-        for name, value, relevant, is_token, is_mask in facts:
-            if not isinstance(value, Tensor):
-                raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
-            if is_token and (value.is_floating_point() or value.is_complex()):
-                raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding")
-            is_indices = is_token or (is_mask and value.dtype == torch.bool)
-            if value.is_complex() or (relevant and not is_indices and not value.is_floating_point()):
-                raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
-            if name in self._constants and value.is_floating_point():
-                raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
-            if parameter is not None and value.device != parameter.device:
-                raise InputError(f"the input {name!r} is on {value.device}, the model on {parameter.device}")
+        self._expected.check(values, next(self.graph_module.parameters(), None))
         if self._sizes is not None:
             self._sizes.check(values)
 
@@ -327,8 +311,3 @@ class Explainer(nn.Module):
         """One line: the model and how many steps its explanation has."""
         steps = sum(annotation(node) is not None for node in self.nodes)
         return f"Explainer({type(self.graph_module).__name__}, {steps} relevance steps)"
-
-
-def _among(names: list[str], nodes: frozenset[fx.Node]) -> tuple[bool, ...]:
-    found = {node.name for node in nodes}
-    return tuple(name in found for name in names)

@@ -64,7 +64,7 @@ class Inputs:
         names = self.names
         given = dict(zip(names, args, strict=False))
         for name, value in kwargs.items():
-            if name in self.constants and value is self.constants[name]:
+            if name in self.constants and type(value) is type(self.constants[name]) and value == self.constants[name]:
                 continue
             if name not in names:
                 raise InputError(f"there is no input {name!r}; the inputs are: {', '.join(names)}")

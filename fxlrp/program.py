@@ -78,6 +78,7 @@ class Program:
         vocabulary: The canonical operations, with the user's own.
         preset: The rules in force.
         values: Fact: what values look like, by node name, where example inputs told it.
+        changed_inputs: Fact: the inputs that the model changes in place.
         tokens: Fact: the integer values that are inputs of embeddings, and the inputs that they come from.
         masks: Fact: the inputs that are masks of attention, of numbers or truth values.
         dependent: Fact: the nodes whose value depends on an input through tensors.
@@ -100,6 +101,7 @@ class Program:
     vocabulary: Vocabulary
     preset: Preset
     values: Mapping[str, InputSpec] = field(default_factory=dict)
+    changed_inputs: tuple[fx.Node, ...] = ()
     tokens: frozenset[fx.Node] = frozenset()
     masks: frozenset[fx.Node] = frozenset()
     dependent: frozenset[fx.Node] = frozenset()

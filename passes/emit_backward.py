@@ -7,11 +7,17 @@ logit, as in an explanation with ``target=c``; whatever else is computed from th
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+from fxlrp.errors import CaptureError
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.propagate import propagate
+
+
+def times_gradient(value: Tensor, gradient: Tensor) -> Tensor:
+    """The initial relevance of an output: zero where nothing is asked, even of an infinite value."""
+    return torch.where(gradient == 0, 0, value * gradient)
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
@@ -21,13 +27,19 @@ def emit_backward(program: Program) -> int:
     The graph takes the gradient of each output that relevance leaves from, behind its inputs, and returns what it
     returned and the relevance of each input, None for one that none reaches.
     """
+    if program.changed_inputs:
+        names = ", ".join(repr(node.name) for node in program.changed_inputs)
+        raise CaptureError(
+            f"the model changes its input {names} in place, which its caller would see, and fxlrp computes without: "
+            "write it without the in-place operation"
+        )
     graph, output = program.graph, program.graph.output_node()
     forward = list(graph.nodes)
     inputs = [node for node in forward if node.op == "placeholder"]
     program.gradients = _gradients(graph, inputs, [node for node in program.outputs if node in program.dependent])
     with graph.inserting_before(output):
         starts = {
-            explained: graph.call_function(torch.mul, (explained, gradient))
+            explained: graph.call_function(times_gradient, (explained, gradient))
             for explained, gradient in program.gradients.items()
         }
         ledger = propagate(program, forward, starts)

@@ -29,6 +29,7 @@ def functionalize(program: Program) -> int:
     position = {node: index for index, node in enumerate(program.graph.nodes)}
     owner: dict[fx.Node, fx.Node] = {}
     changes = 0
+    changed_inputs: dict[fx.Node, None] = {}
     for node in list(program.graph.nodes):
         changed = _changed_value(node, program.vocabulary)
         if changed is None or changed in sizes:
@@ -37,6 +38,8 @@ def functionalize(program: Program) -> int:
             continue
         if owner[changed].op == "get_attr":
             raise SymbolicTraceError(f"the model changes a parameter or buffer in place: {describe(node)}")
+        if owner[changed].op == "placeholder":
+            changed_inputs[owner[changed]] = None
         aliases = [other for other in owner if owner[other] is owner[changed] and other is not changed]
         for alias in aliases:
             later = sorted((user for user in alias.users if position[user] > position[node]), key=position.__getitem__)
@@ -51,6 +54,7 @@ def functionalize(program: Program) -> int:
             _spell_out_of_place(node)
         owner[node] = node
         changes += 1
+    program.changed_inputs = tuple(changed_inputs)
     return changes
 
 

@@ -328,3 +328,151 @@ def test_real_models(name: str, way: str) -> None:
     model, x = zoo.calibrated(name)
     (found,) = relevance(WAYS[way](model, "epsilon_plus_flat"), x, select=lambda out: out[:, 3].sum())
     assert_relevance(found, fxlrp.compile(model, "epsilon_plus_flat")(x, target=3), 1e-5)
+
+
+class Loop(nn.Module):
+    """Breaks inside a loop: TorchDynamo runs the forward in eager Python and compiles its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = ManyLayers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = self.inner(x)
+            torch._dynamo.graph_break()
+        return x
+
+
+class ManyLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x))
+
+
+class Disabled(nn.Module):
+    """Its first layer runs in eager Python, before any operation of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch._dynamo.disable(lambda x: self.first(x))(x))
+
+
+@pytest.mark.parametrize("model", [Loop, Disabled])
+def test_parts_of_a_model_are_refused(model: type[nn.Module]) -> None:
+    explained = torch.compile(model().eval(), backend=fxlrp.backend("epsilon"))
+    with pytest.raises(BackendCompilerFailed, match="Relevance cannot pass from one to the other"):
+        relevance(explained, torch.rand(2, 4))
+
+
+def test_a_frame_that_is_compiled_too_often_is_an_error() -> None:
+    model = nn.Linear(4, 3).eval()
+    explained = torch.compile(lambda x: model(x), backend=fxlrp.backend(LRP0), dynamic=False)
+    with pytest.raises(BackendCompilerFailed, match="is compiled for the 8th time"):
+        for batch in range(2, 20):
+            x = torch.rand(batch, 4)
+            assert_relevance(relevance(explained, x)[0], zoo.gradient_times_input(model, x)[0], 1e-5)
+
+
+def test_suppressed_errors_are_not() -> None:
+    with torch._dynamo.config.patch(suppress_errors=True), pytest.raises(CaptureError, match="suppress_errors"):
+        relevance(torch.compile(nn.Linear(4, 3).eval(), backend=fxlrp.backend()), torch.rand(2, 4))
+
+
+GLOBAL = torch.tensor([2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+
+
+def test_tensors_that_no_caller_gives_are_constants() -> None:
+    closed, model = GLOBAL + 1, nn.Linear(4, 3).double().eval()
+    model.held = GLOBAL + 2  # type: ignore[assignment]
+    explained = torch.compile(lambda x: model(x * closed * GLOBAL * model.held), backend=fxlrp.backend(LRP0))
+    x = random(2, 4)
+    (expected,) = zoo.gradient_times_input(lambda x: model(x * closed * GLOBAL * model.held), x)
+    assert_relevance(relevance(explained, x)[0], expected, 1e-12)
+    parameter = nn.Parameter(x)
+    zoo.largest(torch.compile(model, backend=fxlrp.backend(LRP0))(parameter)).backward()
+    assert_relevance(parameter.grad, zoo.gradient_times_input(model, x)[0], 1e-12)  # type: ignore[arg-type]
+
+
+@ways
+def test_autocast_around_the_forward_alone(way: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.rand(2, 4, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = WAYS[way](model, "epsilon")(x)
+        expected = fxlrp.compile(model, "epsilon")(x.detach(), target=1)
+    out[:, 1].sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, expected)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, -torch.inf]))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x) + self.mask, torch.log(x - x)
+
+
+@ways
+def test_infinite_outputs_that_nobody_asks_for(way: str) -> None:
+    model, x = Masked().eval(), torch.rand(2, 4)
+    (found,) = relevance(WAYS[way](model, "epsilon"), x, select=lambda out: out[0][:, 1].sum())
+    torch.testing.assert_close(found, fxlrp.compile(model, "epsilon", output=0)(x, target=1))
+
+
+@ways
+def test_changes_of_inputs_are_refused(way: str) -> None:
+    class Changes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2) + 1
+
+    with pytest.raises((CaptureError, BackendCompilerFailed), match=r"changes its input .* in place"):
+        WAYS[way](Changes().eval(), "epsilon")(torch.rand(2, 3, requires_grad=True) * 1)
+
+
+@ways
+def test_outputs_of_inputs_that_ask_for_nothing(way: str) -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 2 * y, 3 * y
+
+    both, other = WAYS[way](Two().eval(), "epsilon")(torch.rand(2, 3, requires_grad=True), torch.rand(2, 3))
+    assert both.requires_grad and not other.requires_grad
+
+
+@ways
+def test_relevance_has_no_derivative(way: str) -> None:
+    model, x = nn.Linear(4, 3).eval(), torch.rand(2, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="create_graph"):
+        torch.autograd.grad(WAYS[way](model, "epsilon")(x).sum(), x, create_graph=True)
+
+
+def test_a_model_with_another_root_rule() -> None:
+    model, (x,) = zoo.small_net("arithmetic")
+    for pairs in ([("*", fxlrp.rules.Epsilon(0.3))], [(type(model), fxlrp.rules.Epsilon(0.3))]):
+        expected = fxlrp.compile(model, pairs)(x)  # type: ignore[arg-type]
+        for way in WAYS:
+            assert_relevance(relevance(WAYS[way](model, pairs), x)[0], expected, 1e-10)
+
+
+def test_inputs_are_checked_as_an_explainers() -> None:
+    class Times(nn.Module):
+        def forward(self, x: Tensor, k: Tensor, *, scale: float = 1.0) -> Tensor:
+            return x * k * scale
+
+    x = torch.rand(2, 3, requires_grad=True)
+    with pytest.raises(fxlrp.errors.InputError, match=r"'k' is torch\.int64"):
+        fxlrp.autograd(Times().eval())(x, torch.ones(3, dtype=torch.long))
+    explained = fxlrp.autograd(Times().eval(), example_inputs={"x": x, "k": torch.ones(3), "scale": 2.5})
+    torch.testing.assert_close(explained(x, torch.ones(3), scale=float("2.5")), 2.5 * x)
+    with pytest.raises(fxlrp.errors.InputError, match=r"captured with scale=2\.5"):
+        explained(x, torch.ones(3))

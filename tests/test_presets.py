@@ -589,3 +589,10 @@ def test_a_preset_of_ones_own() -> None:
 @pytest.mark.parametrize("rule", [rules.ZBox((-1.0, -2.0), 3.0), rules.Epsilon(1e-3, bias=False), rules.Gamma(0.5)])
 def test_rules_can_be_copied_and_pickled(rule: rules.Rule) -> None:
     assert copy.deepcopy(rule) == copy.copy(rule) == pickle.loads(pickle.dumps(rule)) == rule
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    x = torch.rand(2, 3)
+    explain = fxlrp.compile(nn.Linear(3, 2).eval(), [("linear", rules.Epsilon(numpy.float64(0.5)))])
+    assert explain(x).shape == x.shape

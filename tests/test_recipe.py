@@ -250,3 +250,45 @@ def test_any_tensor_has_a_fingerprint(tmp_path: Path) -> None:
     model.low[1] += 1  # type: ignore[operator, index]
     with pytest.raises(RecipeError, match="'low' has other values"):
         fxlrp.load(tmp_path / "recipe.json", model)
+
+
+class Held(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = torch.tensor(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def test_other_constants_are_refused(tmp_path: Path) -> None:
+    fxlrp.compile(Held(2.0).eval()).save(tmp_path / "recipe.json")
+    with pytest.raises(RecipeError, match="something else"):
+        fxlrp.load(tmp_path / "recipe.json", Held(3.0).eval())
+
+
+def test_a_rule_that_is_a_function_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="a recipe holds no code"):
+        saved(tmp_path, [("conv2d", halved_relevance.rule)])
+
+
+def test_a_truncated_recipe_and_meta_tensors(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"format": 1}')
+    with pytest.raises(RecipeError, match="can read"):
+        fxlrp.load(tmp_path / "recipe.json", nn.Linear(2, 2))
+    fxlrp.compile(nn.Linear(2, 2, device="meta").eval()).save(tmp_path / "recipe.json")
+    fxlrp.load(tmp_path / "recipe.json", nn.Linear(2, 2, device="meta").eval())
+
+
+def test_rules_by_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    def made() -> type[nn.Module]:
+        class Layer(nn.Linear):
+            pass
+
+        return Layer
+
+    first, second = made(), made()
+    model = nn.Sequential(first(3, 3), nn.ReLU(), second(3, 2)).eval()
+    fxlrp.compile(model, [(second, rules.Epsilon(0.5))]).save(tmp_path / "recipe.json")
+    with pytest.raises(RecipeError, match="its rules are others"):
+        fxlrp.load(tmp_path / "recipe.json", model)

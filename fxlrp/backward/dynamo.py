@@ -58,14 +58,21 @@ def backend(
     def compile_graph(graph_module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         # Imported here: it needs TorchDynamo, which takes a second to import, and is there by now.
         from fxlrp.capture import dynamo
+        from fxlrp.capture.compiled_frame import CompiledFrame
 
         arguments = dynamo.arguments(graph_module, examples)
         data = {argument.node.name: argument.example for argument in arguments if argument.is_data}
-        if not (torch.is_grad_enabled() and any(value.requires_grad for value in data.values())):
+        is_asked = torch.is_grad_enabled() and any(value.requires_grad for value in data.values())
+        if not is_asked or not dynamo.returns_numbers(graph_module):
             return graph_module.forward
-        _check_whole(graph_module)
+        if torch._dynamo.config.suppress_errors:
+            return _refuse
+        frame = CompiledFrame.current()
+        frame.check_whole(graph_module)
         vocabulary, extended = extend(CANONICAL, preset, extensions)
-        program = Program(dynamo.capture(graph_module, arguments), vocabulary, extended, observers=(PassLog(),))
+        program = Program(
+            dynamo.capture(graph_module, arguments, frame.root), vocabulary, extended, observers=(PassLog(),)
+        )
         program.tell("capture", len(program.graph.nodes))
         split = lower(annotate(program, Inputs(tuple(data), examples=data)), optimizations)
         split = split if compiler is None else split.compiled(compiler)
@@ -97,13 +104,9 @@ def named_backend(
     return backend(**given)(graph_module, examples)
 
 
-def _check_whole(graph_module: fx.GraphModule) -> None:
-    """Refuse a part of a model: autograd would lead gradients, not relevance, through what lies between the parts."""
-    reason = getattr(graph_module, "compile_subgraph_reason", None)
-    if reason is not None and reason.graph_break:
-        where = reason.user_stack[-1] if reason.user_stack else None
-        at = f" at {where.filename}:{where.lineno}: {where.line}" if where else ""
-        raise CaptureError(
-            f"torch.compile breaks the model into several graphs{at} ({reason.reason}). Relevance cannot pass from one "
-            "to the other: mend the break, which torch.compile(..., fullgraph=True) explains, or use fxlrp.autograd"
-        )
+def _refuse(*_: Any) -> Any:
+    """Stands for a compiled graph where an error at compilation would be suppressed."""
+    raise CaptureError(
+        "torch._dynamo.config.suppress_errors is on: what cannot be explained would run in eager Python, and gradients "
+        "would mix with relevance"
+    )

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fxlrp.backward.split import Split
 
@@ -29,21 +28,33 @@ class _ExplainedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, split: Split, *values: Any) -> tuple[Any, ...]:
         outputs, saved = split.forward(*values)
+        # An output that is an input itself would be that tensor, and changes of one would change the other.
+        given = {id(value) for value in values}
+        outputs = tuple(
+            value.clone() if isinstance(value, Tensor) and id(value) in given else value for value in outputs
+        )
         ctx.split = split
         # Sizes are numbers, which autograd does not save; tensors it does, and it notices if one is changed.
         ctx.numbers = [None if isinstance(value, Tensor) else value for value in saved]
         ctx.save_for_backward(*(value for value in saved if isinstance(value, Tensor)))
-        unexplained = [value for index, value in enumerate(outputs) if index not in split.explained]
+        asked = {index for index, needed in enumerate(ctx.needs_input_grad[1:]) if needed}
+        explained = {index for index, reads in split.explained.items() if asked & reads}
+        unexplained = [value for index, value in enumerate(outputs) if index not in explained]
         ctx.mark_non_differentiable(*(value for value in unexplained if isinstance(value, Tensor)))
         ctx.count = len(values)
-        return tuple(outputs)
+        device = next((value.device.type for value in values if isinstance(value, Tensor)), "cpu")
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("relevance cannot be differentiated once more: leave out create_graph=True")
         tensors = iter(ctx.saved_tensors)
         saved = [next(tensors) if number is None else number for number in ctx.numbers]
-        relevances = ctx.split.relevance(*saved, *(gradients[index] for index in ctx.split.explained))
+        device, dtype, enabled = ctx.autocast
+        with torch.autocast(device, dtype, enabled):
+            relevances = ctx.split.relevance(*saved, *(gradients[index] for index in ctx.split.explained))
         asked = zip(relevances, ctx.needs_input_grad[1:], strict=False)
         found = [relevance if needed else None for relevance, needed in asked]
         return (None, *found, *[None] * (ctx.count - len(found)))

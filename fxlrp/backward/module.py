@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from fxlrp.backward.function import explained_forward
 from fxlrp.backward.lower import lower
 from fxlrp.backward.split import Split
 from fxlrp.capture import EVERY_OUTPUT, Sizes, structure_of_outputs
+from fxlrp.errors import InputError
+from fxlrp.expected import Expected
 from fxlrp.extensions import Extension
 from fxlrp.frontend import Capture, Request, annotated_program
 from fxlrp.inputs import ExamplesNeeded, Inputs
@@ -28,6 +31,7 @@ class _Lowered:
     root: fx.GraphModule
     split: Split
     inputs: Inputs
+    expected: Expected
     sizes: Sizes | None
     structure: pytree.TreeSpec
 
@@ -57,11 +61,20 @@ class ExplainedModel(nn.Module):
             self._lowered = self._make(Inputs.of_call(self.model, args, kwargs))
         lowered = self._lowered
         values = lowered.inputs.arrange(args, kwargs)
+        self._check_constants(lowered.inputs.constants, kwargs)
+        lowered.expected.check(values, next(self.model.parameters(), None))
         if lowered.sizes is not None:
             lowered.sizes.check(values)
         parameters = [operator.attrgetter(path)(lowered.root) for path in lowered.split.parameters]
         outputs = explained_forward(lowered.split, values, parameters)
         return pytree.tree_unflatten(outputs, lowered.structure)
+
+    def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        """Refuse a call that leaves out an argument which was captured with another value than its default."""
+        parameters = inspect.signature(self.model.forward).parameters
+        for name in constants.keys() - given.keys():
+            if name in parameters and parameters[name].default != constants[name]:
+                raise InputError(f"the model was captured with {name}={constants[name]!r}: every call must say so")
 
     def train(self, mode: bool = True) -> ExplainedModel:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
@@ -113,8 +126,9 @@ def autograd(
     def lowered(inputs: Inputs) -> _Lowered:
         program, captured = annotated_program(request, inputs)
         structure = structure_of_outputs(program.graph)
+        expected = Expected.of(list(program.graph.nodes), program, inputs)
         split = lower(program, optimizations)
         split = split if compiler is None else split.compiled(compiler)
-        return _Lowered(program.graph_module, split, inputs, captured.sizes, structure)
+        return _Lowered(program.graph_module, split, inputs, expected, captured.sizes, structure)
 
     return ExplainedModel(model, lowered, example_inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,14 +21,15 @@ class Split:
         relevance: ``(*saved, *gradients) -> relevances``, one for each input; None where no relevance arrives.
         parameters: The paths of the parameters, buffers and constants, below the root of the program.
         outputs: Which of the values each output is.
-        explained: The values that relevance leaves from, whose gradients ``relevance`` takes.
+        explained: The values that relevance leaves from, whose gradients ``relevance`` takes, and which inputs each
+            is computed from.
     """
 
     forward: Callable[..., Any]
     relevance: Callable[..., Any]
     parameters: tuple[str, ...]
     outputs: tuple[int, ...]
-    explained: tuple[int, ...]
+    explained: Mapping[int, frozenset[int]]
 
     def compiled(self, compiler: str | Callable[..., Any]) -> Split:
         """The same with both parts compiled by ``torch.compile`` with this backend."""
@@ -81,7 +82,12 @@ def split(program: Program) -> Split:
         tuple(
             first.index(outputs.index(value) if isinstance(value, fx.Node) else i) for i, value in enumerate(outputs)
         ),
-        tuple(first.index(outputs.index(node)) for node in gradients),
+        {
+            first.index(outputs.index(node)): frozenset(
+                index for index, source in enumerate(inputs) if source in _needed_for([node])
+            )
+            for node in gradients
+        },
     )
 
 

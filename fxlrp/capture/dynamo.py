@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.source import is_from_unspecialized_param_buffer_source
+from torch._dynamo.source import LocalSource, is_from_unspecialized_nn_module_source
 
 from fxlrp.capture.export import users_line
 from fxlrp.capture.live import CONSTANTS, on_live_model
@@ -28,7 +28,7 @@ class Argument:
     Args:
         node: Its placeholder.
         example: What it was when the graph was captured.
-        is_data: Whether it is a tensor that is no parameter or buffer.
+        is_data: Whether it is a tensor that the caller gave: no parameter, attribute, global or closure.
         is_wrapped: Whether it is a number that TorchDynamo has wrapped as a tensor, and reads by ``item``.
     """
 
@@ -55,15 +55,35 @@ def arguments(graph_module: fx.GraphModule, examples: Sequence[Any]) -> tuple[Ar
 
 def _argument(node: fx.Node, example: Any) -> Argument:
     source = getattr(node.meta.get("grapharg"), "source", None)
-    is_parameter = isinstance(example, nn.Parameter) or (
-        source is not None and is_from_unspecialized_param_buffer_source(source)
-    )
     is_wrapped = bool(node.users) and all(user.op == "call_method" and user.target == "item" for user in node.users)
-    return Argument(node, example, isinstance(example, Tensor) and not is_parameter and not is_wrapped, is_wrapped)
+    is_data = isinstance(example, Tensor) and not is_wrapped and _is_handed_over(source, example)
+    return Argument(node, example, is_data, is_wrapped)
 
 
-def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument]) -> fx.GraphModule:
+def _is_handed_over(source: Any, example: Tensor) -> bool:
+    """Whether the compiled function's caller gave a tensor, or a container of it; not a module, global or closure."""
+    if source is None:
+        return not isinstance(example, nn.Parameter)
+    root = source
+    while hasattr(root, "base"):
+        root = root.base
+    return isinstance(root, LocalSource) and root.is_input and not is_from_unspecialized_nn_module_source(source)
+
+
+def returns_numbers(graph_module: fx.GraphModule) -> bool:
+    """Whether a graph returns any real numbers, which alone can be explained, and not only indices or truth values."""
+    values: list[Any] = []
+    fx.map_arg(graph_module.graph.output_node().args, lambda node: values.append(node.meta.get("example_value")))
+    return any(not isinstance(value, Tensor) or value.is_floating_point() for value in values)
+
+
+def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument], root: nn.Module | None) -> fx.GraphModule:
     """The captured graph on its data alone; it returns the tuple of all outputs.
+
+    Args:
+        graph_module: What TorchDynamo has captured.
+        arguments: Its arguments.
+        root: The module whose forward was compiled; None for another function.
 
     Raises:
         CaptureError: It calls a subgraph.
@@ -83,7 +103,7 @@ def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument]) -> fx.G
         if node.op == "output":
             graph.output(fx.map_arg(node.args[0], values.__getitem__))
         elif node.op != "placeholder":
-            values[node] = values[node.args[0]] if node.args[0] in wrapped else _copy(graph, node, values)
+            values[node] = values[node.args[0]] if node.args[0] in wrapped else _copy(graph, node, values, root)
     return on_live_model(nn.Module(), graph, constants)
 
 
@@ -98,18 +118,23 @@ def _keep(constants: nn.Module, argument: Argument) -> None:
         setattr(constants, name, argument.unwrapped(example))
 
 
-def _copy(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> fx.Node:
+def _copy(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node], root: nn.Module | None) -> fx.Node:
     made = graph.node_copy(node, values.__getitem__)
-    made.meta = {"nn_module_stack": _module_stack(node)}
+    made.meta = {"nn_module_stack": _module_stack(node, root)}
     made.stack_trace = users_line(node.stack_trace)
     return made
 
 
-def _module_stack(node: fx.Node) -> dict[str, tuple[str, type]]:
-    """The module stack in the form in which symbolic tracing records it."""
-    stack = {}
-    for key, (path, cls) in (node.meta.get("nn_module_stack") or {}).items():
-        # "L['self'].layer1.0": below the module, or the function's variable, that was compiled.
-        below = re.sub(r"^[LG]\[[^\]]*\]", "", re.sub(r"@\d+", "", str(path))).lstrip(".")
-        stack[str(key)] = (f"{MODEL}.{below}".rstrip("."), cls)
+def _module_stack(node: fx.Node, root: nn.Module | None) -> dict[str, tuple[str, type]]:
+    """The module stack in the form in which symbolic tracing records it, from the compiled module down."""
+    recorded = [(re.sub(r"@\d+", "", str(path)), cls) for path, cls in node.meta.get("nn_module_stack", {}).values()]
+    if root is not None:
+        # "L['self'].layer1.0"
+        above, stack = r"^L\[[^\]]*\]", {"": (MODEL, type(root))}
+    else:
+        # "L['net'].layers[1]": in a function paths begin at the outermost module.
+        above, stack = re.escape(recorded[0][0]) if recorded else "", {}
+    for path, cls in recorded:
+        below = re.sub(above, "", path).lstrip(".")
+        stack[path] = (f"{MODEL}.{below}".rstrip("."), cls)
     return stack

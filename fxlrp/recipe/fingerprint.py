@@ -14,7 +14,7 @@ from fxlrp.errors import RecipeError
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """The fingerprint of ``model``, made of what JSON can hold."""
-    tensors = {name: _tensor(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    tensors = {name: tensor_fingerprint(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
     # Where an object's settings show its address, they show nothing else of it.
     structure = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
     return {"class": type(model).__qualname__, "structure": _digest(structure.encode()), "tensors": tensors}
@@ -53,7 +53,10 @@ def check(model: nn.Module, saved: dict[str, Any], *, weights: bool) -> None:
         )
 
 
-def _tensor(value: Tensor) -> dict[str, Any]:
+def tensor_fingerprint(value: Tensor) -> dict[str, Any]:
+    """A tensor's shape and type, and a digest of its values."""
+    if value.is_meta:
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "values": "none"}
     data = value.detach().cpu().contiguous()
     memory = (ctypes.c_char * (data.numel() * data.element_size())).from_address(data.data_ptr() or 1)
     return {"shape": list(data.shape), "dtype": str(data.dtype), "values": _digest(memory if data.numel() else b"")}

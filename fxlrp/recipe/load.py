@@ -16,7 +16,7 @@ from fxlrp.errors import RecipeError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension
 from fxlrp.recipe import fingerprint
-from fxlrp.recipe.recipe import FORMAT, digest, options, versions
+from fxlrp.recipe.recipe import FORMAT, KEYS, options, versions
 
 
 def load(
@@ -59,8 +59,8 @@ def load(
             "changed is not checked",
             stacklevel=2,
         )
-    elif digest(explain.nodes) != saved["graph"]:
-        raise RecipeError("the model has changed: its forward() computes something else")
+    elif explain.digest() != saved["graph"]:
+        raise RecipeError("the model has changed: its forward() computes something else, or its rules are others")
     return explain
 
 
@@ -69,7 +69,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         saved = json.loads(Path(path).read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecipeError(f"{os.fspath(path)} is no recipe of an explainer: {error}") from error
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT or not saved.keys() >= KEYS:
         raise RecipeError(f"{os.fspath(path)} is no recipe that this version of fxlrp can read")
     return saved
 

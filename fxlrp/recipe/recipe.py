@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,18 @@ from fxlrp.capture import FrontEnd, Output
 from fxlrp.errors import RecipeError
 from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
-from fxlrp.recipe.fingerprint import fingerprint
+from fxlrp.program import annotation
+from fxlrp.provenance import MODEL
+from fxlrp.recipe.fingerprint import fingerprint, tensor_fingerprint
 from fxlrp.recipe.rules import dump_preset, load_preset
 from fxlrp.rules.presets import Preset
 from fxlrp.version import __version__
 
 FORMAT = 1
+KEYS = frozenset(
+    "format versions rules front_end example_inputs output at dynamic_shapes optimizations segments extensions model "
+    "graph".split()
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class Recipe:
     segments: int | None
     extensions: tuple[str, ...]
 
-    def save(self, path: str | os.PathLike[str], model: nn.Module, nodes: Sequence[fx.Node]) -> None:
-        """Write the recipe as JSON, with fingerprints of the model and of its annotated nodes.
+    def save(self, path: str | os.PathLike[str], model: nn.Module, graph: str) -> None:
+        """Write the recipe as JSON, with the fingerprint of the model and that of its annotated graph.
 
         Raises:
             RecipeError: It holds code, such as a predicate that selects nodes.
@@ -72,7 +79,7 @@ class Recipe:
             "segments": self.segments,
             "extensions": list(self.extensions),
             "model": fingerprint(model),
-            "graph": digest(nodes),
+            "graph": graph,
         }
         Path(path).write_text(json.dumps(saved, indent=1) + "\n")
 
@@ -97,10 +104,23 @@ def versions() -> dict[str, str]:
     return {"fxlrp": __version__, "torch": torch.__version__.partition("+")[0]}
 
 
-def digest(nodes: Sequence[fx.Node]) -> str:
-    """A fingerprint of a graph's nodes: what each calls with what."""
-    lines = [str(node.format_node()) for node in nodes]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
+    """A fingerprint of an annotated graph: what each node calls with what, its rule, and the tensors in it that
+    are neither parameters nor buffers of the model.
+
+    Args:
+        nodes: The nodes of the graph.
+        root: Holds its constants.
+    """
+    lines = [f"{node.format_node()} {annotation(node)}" for node in nodes]
+    tensors = (
+        *root.named_parameters(remove_duplicate=False),
+        *root.named_buffers(remove_duplicate=False),
+    )
+    weights = {name for name, _ in tensors if name.startswith(f"{MODEL}.")}
+    paths = [str(node.target) for node in nodes if node.op == "get_attr" and node.target not in weights]
+    constants = [tensor_fingerprint(attrgetter(path)(root)) for path in paths]
+    return hashlib.sha256("\n".join([*lines, json.dumps(constants)]).encode()).hexdigest()
 
 
 def _dump_examples(inputs: Inputs) -> Any:

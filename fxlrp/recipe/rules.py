@@ -20,10 +20,11 @@ def dump_preset(preset: Preset) -> dict[str, Any]:
     Raises:
         RecipeError: A selector is a predicate, or a rule is a function.
     """
+    # The rules of extensions come with the extensions, which are given again.
     pairs = [
         {"selector": _dump_selector(pair.selector), "rule": _dump_rule(pair.rule), "origin": pair.origin}
         for pair in preset.pairs
-        if not isinstance(pair.rule, Custom)
+        if not pair.by_extension
     ]
     return {"name": preset.name, "epsilon": preset.epsilon, "pairs": pairs}
 
@@ -72,6 +73,8 @@ def _name(cls: type) -> str:
 
 
 def _dump_rule(rule: Rule) -> dict[str, Any]:
+    if isinstance(rule, Custom):
+        raise RecipeError(f"the rule {rule} is a function, and a recipe holds no code: give it by extensions=[...]")
     return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
 
 

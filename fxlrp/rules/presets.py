@@ -31,6 +31,8 @@ from fxlrp.rules.specs import (
     ZPlus,
 )
 
+_EXTENSION = "rule_for"
+
 
 class Pair(NamedTuple):
     """A rule for what a selector selects."""
@@ -43,6 +45,11 @@ class Pair(NamedTuple):
     def by_user(self) -> bool:
         """Whether the user laid the pair over a preset."""
         return self.origin.startswith("user pair")
+
+    @property
+    def by_extension(self) -> bool:
+        """Whether the pair comes with an extension."""
+        return self.origin == _EXTENSION
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Preset:
 
     def extend(self, rules: Iterable[tuple[str, Rule]]) -> Preset:
         """This preset with rules for operations of the user's own, behind the user's pairs."""
-        own = [Pair(name, rule, "rule_for") for name, rule in rules]
+        own = [Pair(name, rule, _EXTENSION) for name, rule in rules]
         users = [pair for pair in self.pairs if pair.by_user]
         return replace(self, pairs=(*users, *own, *self.pairs[len(users) :]))
 

@@ -55,6 +55,9 @@ def _short(value: Any) -> str:
 
 def _require_number(rule: Rule, name: str, *, positive: bool = False) -> None:
     value = getattr(rule, name)
+    if isinstance(value, float) and type(value) is not float:
+        # NumPy's are floats too, but not to generated code.
+        object.__setattr__(rule, name, float(value))
     if isinstance(value, bool) or not isinstance(value, int | float) or not value == value or value < 0:
         raise RuleError(f"{type(rule).__name__}: {name} must be a number of at least 0, not {value!r}")
     if positive and value == 0:
