@@ -577,10 +577,13 @@ def test_operators_that_onnx_lacks_are_named(tmp_path: Path) -> None:
         explain.export(tmp_path / "explain.onnx", x, format="onnx")
 
 
-def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
+    from torch._inductor import config
+
     model, x = convolutional()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    with pytest.raises(ExportError, match="C\\+\\+ compiler: install"):
+    # pytest's monkeypatch would delete a setting of the module when it undoes its change.
+    missing = config.patch({"cpp.cxx": (None, "no-such-compiler")})
+    with missing, pytest.raises(ExportError, match="C\\+\\+ compiler: install"):
         fxlrp.compile(model).export(tmp_path / "explain.pt2", x, format="aoti")
 
 
