@@ -476,3 +476,50 @@ def test_inputs_are_checked_as_an_explainers() -> None:
     torch.testing.assert_close(explained(x, torch.ones(3), scale=float("2.5")), 2.5 * x)
     with pytest.raises(fxlrp.errors.InputError, match=r"captured with scale=2\.5"):
         explained(x, torch.ones(3))
+
+
+class ByName(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(size=(3,), dtype=x.dtype)
+
+
+@ways
+def test_calls_with_arguments_by_name_alone(way: str) -> None:
+    x = random(2, 3)
+    expected = fxlrp.compile(ByName().eval(), "epsilon")(x, target=1)
+    (found,) = relevance(WAYS[way](ByName().eval(), "epsilon"), x, select=lambda out: out[:, 1].sum())
+    assert_relevance(found, expected, 1e-12)
+
+
+class OwnPrecision(nn.Module):
+    """Computes in a precision of its own choice, which a graph of operations would not."""
+
+    def __init__(self, enabled: bool) -> None:
+        super().__init__()
+        self.layer, self.enabled = nn.Linear(4, 3), enabled
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.enabled):
+            y = self.layer(x)
+        return y.float() * 2
+
+
+@ways
+def test_autocast_inside_a_model_is_kept_or_refused(way: str) -> None:
+    model, x = OwnPrecision(True).eval(), torch.rand(2, 4)
+    if way == "autograd":
+        # torch.export records the casts.
+        out = fxlrp.autograd(model, "epsilon", example_inputs=x)(x)
+        assert torch.equal(out, model(x).detach())
+    else:
+        with pytest.raises(BackendCompilerFailed, match="autocast region"):
+            relevance(WAYS[way](model, "epsilon"), x)
+    torch.compiler.reset()
+    model = OwnPrecision(False).eval()
+    torch.testing.assert_close(relevance(WAYS[way](model, LRP0), x), zoo.gradient_times_input(model, x))
+
+
+def test_symbolic_tracing_refuses_autocast_inside_a_model() -> None:
+    with pytest.raises(CaptureError, match="autocast region"):
+        fxlrp.compile(OwnPrecision(True).eval(), capture="symbolic")
+    assert fxlrp.compile(OwnPrecision(True).eval(), example_inputs=torch.rand(2, 4)).front_end == "export"

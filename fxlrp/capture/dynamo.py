@@ -100,11 +100,23 @@ def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument], root: n
     for node in graph_module.graph.nodes:
         if node.op in ("get_attr", "call_module"):
             raise CaptureError(f"the compiled function calls a subgraph, as control flow on values does: {node.target}")
+        _check_precision(node)
         if node.op == "output":
             graph.output(fx.map_arg(node.args[0], values.__getitem__))
         elif node.op != "placeholder":
-            values[node] = values[node.args[0]] if node.args[0] in wrapped else _copy(graph, node, values, root)
+            number = next((source for source in node.all_input_nodes if source in wrapped), None)
+            values[node] = _copy(graph, node, values, root) if number is None else values[number]
     return on_live_model(nn.Module(), graph, constants)
+
+
+def _check_precision(node: fx.Node) -> None:
+    """Refuse an autocast region: the graph of its operations would compute in another precision."""
+    if node.target is torch.amp.autocast_mode._enter_autocast:
+        device, _, enabled, *_ = node.args
+        if enabled != torch.is_autocast_enabled(str(device)):
+            raise CaptureError(
+                "an autocast region inside the compiled function, whose precision a graph would not keep"
+            )
 
 
 def _keep(constants: nn.Module, argument: Argument) -> None:

@@ -101,6 +101,7 @@ class _Tracer(fx.Tracer):
         )
         self._paths = {id(tensor): path for path, tensor in reversed(self._named.items())}
         self._thread = threading.get_ident()
+        self._autocast = _autocast()
         self.constants = nn.Module()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -157,6 +158,8 @@ class _Tracer(fx.Tracer):
         return a in self.tensor_attrs or any(a is buffer for buffer in self.root.buffers())
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _autocast() != self._autocast:
+            raise SymbolicTraceError("an autocast region inside the model, whose precision a graph would not keep")
         frame: FrameType | None = sys._getframe(1)
         while self._whole and frame is not None:
             if frame.f_code in self._whole:
@@ -166,6 +169,17 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.stack_trace = _user_line(sys._getframe(1))
         return node
+
+
+def _autocast() -> tuple[Any, ...]:
+    """In which precision autocast computes, if it does."""
+    return tuple(
+        (
+            torch.is_autocast_enabled(device),
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+        )
+        for device in ("cpu", "cuda")
+    )
 
 
 def _user_line(frame: FrameType | None) -> str | None:
