@@ -26,6 +26,9 @@ def emit_backward(program: Program) -> int:
 
     The graph takes the gradient of each output that relevance leaves from, behind its inputs, and returns what it
     returned and the relevance of each input, None for one that none reaches.
+
+    Raises:
+        CaptureError: The model changes an input in place.
     """
     if program.changed_inputs:
         names = ", ".join(repr(node.name) for node in program.changed_inputs)
