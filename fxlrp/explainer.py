@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 
 from fxlrp import deploy
 from fxlrp.balance import Balance, measure
+from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.capture import DynamicShapes, FrontEnd, Sizes
 from fxlrp.capture.outputs import follow
-from fxlrp.constants import ProgramWithConstants, can_be_watched
-from fxlrp.debugging.check import StageChecks, check
 from fxlrp.debugging.relevances import Relevances, relevances
+from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
@@ -24,7 +24,7 @@ from fxlrp.printing import code, table
 from fxlrp.program import Program, annotation
 from fxlrp.provenance import MODEL
 from fxlrp.recipe.recipe import Recipe, digest
-from fxlrp.relevance.seed import Seed, Target
+from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fxlrp.capture import FRONT_ENDS, Captured, FrontEnd, Selected, capture
-from fxlrp.capture.choice import first_that_follows
+from fxlrp.capture.fallback import first_that_follows
 from fxlrp.debugging.logs import PassLog
 from fxlrp.debugging.stages import Recorder
 from fxlrp.errors import CaptureError, GraphError, InputError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxlrp.deploy import Examples
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
-from fxlrp.relevance.seed import Seed, Target
+from fxlrp.relevance.initial_relevance import Seed, Target
 
 Make = Callable[[Sequence[Any], Mapping[str, Any]], Explainer]
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program, annotation
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Pass, SignalTakeAll, Taylor, Uniform, WinnerTakesAll, ZPlus
+from fxlrp.rules.specs import (
+    AlphaBeta,
+    Epsilon,
+    Gamma,
+    PassThrough,
+    SignalTakeAll,
+    Taylor,
+    Uniform,
+    WinnerTakesAll,
+    ZPlus,
+)
 
 
 @compiler_pass(needs=["annotated"], provides=["quotients"])
@@ -27,7 +37,7 @@ def carry_quotients(program: Program) -> int:
     return len(chosen)
 
 
-_RULES = (Epsilon, ZPlus, AlphaBeta, Gamma, Pass, WinnerTakesAll, SignalTakeAll, Uniform, Taylor)
+_RULES = (Epsilon, ZPlus, AlphaBeta, Gamma, PassThrough, WinnerTakesAll, SignalTakeAll, Uniform, Taylor)
 _FAMILIES = frozenset(
     (
         *(Family.MATMUL, Family.SOFTMAX, Family.MASK, Family.PRODUCT),

@@ -13,7 +13,7 @@ from torch import fx
 
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.relevance.seed import initial_relevance
+from fxlrp.relevance.initial_relevance import initial_relevance
 
 
 @compiler_pass(needs=["relevance"], provides=["checkpoints"])

@@ -12,7 +12,7 @@ from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.propagate import Ledger, propagate
 from fxlrp.provenance import describe, is_inside
-from fxlrp.relevance.seed import initial_relevance
+from fxlrp.relevance.initial_relevance import initial_relevance
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])

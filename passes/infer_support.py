@@ -11,7 +11,7 @@ from torch import fx
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Annotation, Program, annotation
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Magnitude, Pass, WinnerTakesAll, ZPlus
+from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Magnitude, PassThrough, WinnerTakesAll, ZPlus
 
 
 @compiler_pass(needs=["annotated"], provides=["support"])
@@ -38,7 +38,7 @@ def _supported(program: Program, operation: Operation, annotated: Annotation, in
     if isinstance(annotated.rule, _PRODUCTS):
         # It is a multiple of the operand.
         return operand in program.non_negative
-    if isinstance(annotated.rule, Pass | WinnerTakesAll):
+    if isinstance(annotated.rule, PassThrough | WinnerTakesAll):
         moves = operation.family in (Family.SHAPE, Family.MAX_POOL, Family.CHECK)
         return inside and (moves or operation.name in _SAME_SIGN)
     return False

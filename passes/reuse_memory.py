@@ -12,8 +12,8 @@ from torch import fx
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.relevance import average, linear, linear_specialized, maps, max_pool, normalization, quotients
-from fxlrp.relevance.seed import initial_relevance
+from fxlrp.relevance import average, linear, linear_maps, linear_specialized, max_pool, normalization, quotients
+from fxlrp.relevance.initial_relevance import initial_relevance
 
 
 @compiler_pass(needs=["relevance"])
@@ -80,7 +80,8 @@ _ALLOCATING = frozenset(
     (
         *(operator.add, operator.mul, operator.truediv, *_IN_PLACE.values()),
         *(quotients.rescale, quotients.rescale_positive, quotients.share),
-        *(maps.dense_transposed, maps.convolution_transposed, maps.transposed_convolution_transposed),
+        *(linear_maps.dense_transposed, linear_maps.convolution_transposed),
+        linear_maps.transposed_convolution_transposed,
         *(linear.linear_epsilon, linear.linear_zplus, linear.linear_alpha_beta, linear.linear_gamma),
         *(linear_specialized.weigh, linear_specialized.of_own_sign),
         *(max_pool.max_pool_winner, max_pool.to_winners, normalization.batch_norm_transposed),

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
+from fxlrp.relevance.first_layer import flat_of_one_channel, wsquare_of_one_sample, zbox_of_one_sample
 from fxlrp.relevance.linear import linear_flat, linear_wsquare, linear_zbox
-from fxlrp.relevance.linear_first import flat_of_one_channel, wsquare_of_one_sample, zbox_of_one_sample
 
 _ONCE: Mapping[object, Callable[..., Tensor]] = {
     linear_flat: flat_of_one_channel,

@@ -347,7 +347,7 @@ CHOICES: dict[Family, tuple[rules.Rule, ...]] = {
     Family.AVERAGE: (rules.Epsilon(0.25), rules.Epsilon(1e-3), rules.Custom(evenly)),
     Family.NORMALIZATION: (rules.Epsilon(0.25), rules.Epsilon(1e-2, bias=False)),
     Family.MATMUL: (rules.Epsilon(0.25), rules.Epsilon(1e-2)),
-    Family.ACTIVATION: (rules.Pass(), rules.Pass(), rules.Pass(), rules.Custom(evenly)),
+    Family.ACTIVATION: (rules.PassThrough(), rules.PassThrough(), rules.PassThrough(), rules.Custom(evenly)),
 }
 
 

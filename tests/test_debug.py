@@ -21,7 +21,7 @@ import fxlrp
 import zoo
 from fxlrp import presets, rules
 from fxlrp.debugging import logs
-from fxlrp.debugging.finite import NotFinite
+from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.relevances import Relevances
 from fxlrp.errors import InputError
 from fxlrp.passes import pipeline

@@ -473,7 +473,7 @@ def test_a_pair_precedes_an_extension() -> None:
     assert torch.equal(explain(X, seed=R), 5 * R)
     assert "user pair 0: cube" in str(explain)
     # A pair that selects it and does not fit leaves it open.
-    explain = explained(lambda x: torch.relu(cube(x)), cube_relevance, rules=[(lambda node: True, rules.Pass())])
+    explain = explained(lambda x: torch.relu(cube(x)), cube_relevance, rules=[(lambda node: True, rules.PassThrough())])
     assert_relevance(explain(X, seed=R), 100 * R + 10 * X + X**3 + 1, 1e-14)
     assert "rule_for: cube" in str(explain)
 

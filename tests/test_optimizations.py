@@ -767,7 +767,7 @@ def relevance_of(node: fx.Node, named: dict[str, fx.Node]) -> fx.Node:
     if f"r_{node.name}" in named:
         return named[f"r_{node.name}"]
     (user,) = (user for user in node.users if node in receivers(user, CANONICAL))
-    assert isinstance(user.meta["fxlrp"].rule, rules.Pass)
+    assert isinstance(user.meta["fxlrp"].rule, rules.PassThrough)
     return relevance_of(user, named)
 
 

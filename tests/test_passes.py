@@ -1331,7 +1331,7 @@ def test_annotate_counts(resnet18: nn.Module) -> None:
     assert not [node for node in annotated if node.op != "call_function"]
     # zennit's composite: flat for the first, z+ for the other convolutions, epsilon for the head
     of_rules = Counter(type(node.meta["fxlrp"].rule).__name__ for node in annotated)
-    assert of_rules == {"Flat": 1, "ZPlus": 19, "Epsilon": 1 + 8 + 1, "Pass": 17 + 1, "WinnerTakesAll": 1}
+    assert of_rules == {"Flat": 1, "ZPlus": 19, "Epsilon": 1 + 8 + 1, "PassThrough": 17 + 1, "WinnerTakesAll": 1}
 
 
 def test_annotate_leaves_out_what_no_relevance_reaches(efficientnet: nn.Module) -> None:
@@ -1379,7 +1379,8 @@ def test_annotate_lists_what_has_no_rule_in_the_order_of_the_model() -> None:
 
 def test_annotate_refuses_an_unmatched_pair() -> None:
     with pytest.raises(RuleError, match=r"user pair 1.*conv3d"):
-        annotate(program_after(before(annotate), torch.relu, [("relu", rules.Pass()), ("conv3d", rules.ZPlus())]))
+        pairs = [("relu", rules.PassThrough()), ("conv3d", rules.ZPlus())]
+        annotate(program_after(before(annotate), torch.relu, pairs))
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 49), ("googlenet", 139), ("densenet121", 372)])

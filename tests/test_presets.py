@@ -58,13 +58,13 @@ def reasons(choice: Any) -> dict[str, tuple[str, str]]:
 CONVOLUTIONS = ("body_up", "body_conv")
 EPSILON = rules.Epsilon(1e-6)
 OTHERS = {
-    "stem_1": rules.Pass(),
+    "stem_1": rules.PassThrough(),
     "add": EPSILON,
     "mul": rules.SignalTakeAll(),
     "pool": rules.WinnerTakesAll(),
     "mean": EPSILON,
     "head_0": EPSILON,
-    "head_1": rules.Pass(),
+    "head_1": rules.PassThrough(),
     "head_2": EPSILON,
 }
 
@@ -535,7 +535,7 @@ def test_a_pair_that_matches_nothing_names_itself(selector: Any, named: str) -> 
 def test_a_pair_that_selects_only_what_no_relevance_reaches() -> None:
     """A gate's branch has no rule: a pair for it would do nothing."""
     with pytest.raises(RuleError, match=r"user pair 0.*sigmoid.*matches nothing"):
-        fxlrp.compile(model(), [("sigmoid", rules.Pass())])
+        fxlrp.compile(model(), [("sigmoid", rules.PassThrough())])
 
 
 def test_a_pair_whose_rule_fits_nothing_it_selects() -> None:
@@ -557,7 +557,7 @@ def test_a_pair_that_an_earlier_one_always_precedes_is_no_error() -> None:
 
 def test_a_presets_own_pairs_need_not_match() -> None:
     """A preset is for every model; only what the user writes for this one must be of use."""
-    assert rules_of("epsilon_plus_flat", One(torch.relu).eval()) == {"relu": rules.Pass()}
+    assert rules_of("epsilon_plus_flat", One(torch.relu).eval()) == {"relu": rules.PassThrough()}
 
 
 def test_a_predicate_that_fails_says_so_itself() -> None:

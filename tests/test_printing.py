@@ -161,8 +161,8 @@ def test_table_cells() -> None:
     assert rows_of(str(explain)) == [
         Row("image", "input", "", "5x1x4x4", "", "", "yes"),
         Row("body_0", "conv2d", "body.0", "5x2x2x2", "Gamma(gamma=0.5)", "user pair 1: Conv2d", "yes"),
-        Row("body_1", "relu", "body.1", "5x2x2x2", "Pass()", "default: activation", "yes"),
-        Row("flatten", "flatten", "", "5x8", "Pass()", "default: shape", "yes"),
+        Row("body_1", "relu", "body.1", "5x2x2x2", "PassThrough()", "default: activation", "yes"),
+        Row("flatten", "flatten", "", "5x8", "PassThrough()", "default: shape", "yes"),
         Row("head", "linear", "head", "5x3", "Epsilon(epsilon=0.25)", "user pair 0: head", "yes"),
     ]
 
@@ -306,7 +306,7 @@ def test_summary_of_resnet18() -> None:
     }
     assert of_rules == {
         "ZPlus()": 19,
-        "Pass()": 18,
+        "PassThrough()": 18,
         "Epsilon(epsilon=1e-06)": 10,
         "Flat()": 1,
         "WinnerTakesAll()": 1,

@@ -10,7 +10,7 @@ from torch import fx, nn
 from fxlrp.capture import export, symbolic
 from fxlrp.capture.export import DynamicShapes
 from fxlrp.capture.outputs import EVERY_OUTPUT, Output, Selected, structure_of_outputs
-from fxlrp.capture.sizes import Sizes
+from fxlrp.capture.shape_guards import Sizes
 from fxlrp.inputs import Inputs
 from fxlrp.operation import Family, Vocabulary
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch._dynamo.source import LocalSource, is_from_unspecialized_nn_module_source
 
 from fxlrp.capture.export import users_line
-from fxlrp.capture.live import CONSTANTS, on_live_model
+from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.errors import CaptureError
 from fxlrp.provenance import MODEL
 

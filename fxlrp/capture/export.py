@@ -20,9 +20,9 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
-from fxlrp.capture.live import CONSTANTS, on_live_model
 from fxlrp.capture.outputs import Selected, place_output
-from fxlrp.capture.sizes import Sizes
+from fxlrp.capture.root_module import CONSTANTS, on_live_model
+from fxlrp.capture.shape_guards import Sizes
 from fxlrp.errors import CaptureError
 from fxlrp.inputs import Inputs
 from fxlrp.operation import Vocabulary

@@ -16,10 +16,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
-from fxlrp.capture.live import CONSTANTS, on_live_model
-from fxlrp.capture.openings import open_modules
 from fxlrp.capture.outputs import Selected, place_output
-from fxlrp.capture.stand_ins import stand_ins
+from fxlrp.capture.recorded_functions import stand_ins
+from fxlrp.capture.root_module import CONSTANTS, on_live_model
+from fxlrp.capture.traceable_forwards import open_modules
 from fxlrp.errors import CaptureError, SymbolicTraceError
 from fxlrp.inputs import Inputs
 from fxlrp.provenance import is_users_file

@@ -12,9 +12,9 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor, fx
 
-from fxlrp.debugging.breaks import Break, first_break
-from fxlrp.debugging.finite import NotFinite
-from fxlrp.debugging.place import Place
+from fxlrp.debugging.first_non_finite import Break, first_break
+from fxlrp.debugging.node_location import Place
+from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.shares import Constant, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError

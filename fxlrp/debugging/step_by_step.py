@@ -13,7 +13,7 @@ from torch import fx
 from fxlrp.operation import Operation, Vocabulary
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.program import Annotation, Flow, Program, annotation, receivers
-from fxlrp.relevance.seed import initial_relevance
+from fxlrp.relevance.initial_relevance import initial_relevance
 from fxlrp.rules.presets import Preset
 
 

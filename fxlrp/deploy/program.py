@@ -16,7 +16,7 @@ from fxlrp.capture import DynamicShapes, Sizes
 from fxlrp.capture.export import with_batch
 from fxlrp.errors import ExportError, FxlrpError, InputError
 from fxlrp.inputs import Inputs
-from fxlrp.relevance.seed import initial_relevance
+from fxlrp.relevance.initial_relevance import initial_relevance
 
 Examples: TypeAlias = "Tensor | Sequence[Tensor] | Mapping[str, Any]"
 ExportTarget: TypeAlias = "Literal['input', 'largest'] | int | tuple[int, ...] | None"

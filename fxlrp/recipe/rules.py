@@ -68,6 +68,10 @@ def _load_selector(saved: dict[str, str], model: nn.Module) -> Selector:
     raise RecipeError(f"the model has no module of the class {value}, for which the recipe has a rule")
 
 
+# Rules that recipes of version 0.1 have under another name.
+_RENAMED = {"Pass": "PassThrough"}
+
+
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -81,7 +85,7 @@ def _dump_rule(rule: Rule) -> dict[str, Any]:
 def _load_rule(saved: dict[str, Any]) -> Rule:
     parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
     name = str(parameters.pop("rule"))
-    cls = getattr(fxlrp.rules, name, None)
+    cls = getattr(fxlrp.rules, _RENAMED.get(name, name), None)
     if not (isinstance(cls, type) and issubclass(cls, Rule)):
         raise RecipeError(f"this version of fxlrp has no rule {name!r}")
     return cls(**parameters)

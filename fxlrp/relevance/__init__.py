@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance import (
     activation,
-    add,
     average,
     custom,
     embedding,
@@ -19,18 +18,19 @@ from fxlrp.relevance import (
     matmul,
     max_pool,
     normalization,
-    product,
+    products,
     recurrent,
     shape,
     softmax,
+    sums,
 )
 from fxlrp.relevance.step import Implementation, RuleTable
 from fxlrp.rules.specs import Epsilon, Rule
 
 RULES: Mapping[Family, RuleTable] = {
     Family.LINEAR: linear.RULES,
-    Family.SUM: add.RULES,
-    Family.PRODUCT: product.RULES,
+    Family.SUM: sums.RULES,
+    Family.PRODUCT: products.RULES,
     Family.MATMUL: matmul.RULES,
     Family.ACTIVATION: activation.RULES,
     Family.MAX_POOL: max_pool.RULES,

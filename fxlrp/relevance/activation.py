@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
-from fxlrp.rules.specs import Pass
+from fxlrp.rules.specs import PassThrough
 
 
 def _emit_pass(step: Step) -> Contributions:
@@ -11,4 +11,4 @@ def _emit_pass(step: Step) -> Contributions:
     return step.to_receivers(lambda _: step.single)
 
 
-RULES: RuleTable = {Pass: Implementation(_emit_pass)}
+RULES: RuleTable = {PassThrough: Implementation(_emit_pass)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
-from fxlrp.rules.specs import Pass
+from fxlrp.rules.specs import PassThrough
 
 
 def embedding_relevance(r: Tensor) -> Tensor:
@@ -17,4 +17,4 @@ def _emit_sum(step: Step) -> Contributions:
     return [step.call(embedding_relevance, step.relevance)]
 
 
-RULES: RuleTable = {Pass: Implementation(_emit_sum)}
+RULES: RuleTable = {PassThrough: Implementation(_emit_sum)}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fxlrp.errors import RuleError
 from fxlrp.relevance import linear_specialized
-from fxlrp.relevance.maps import Geometry, forward, geometry_of, transposed
+from fxlrp.relevance.linear_maps import Geometry, forward, geometry_of, transposed
 from fxlrp.relevance.numerics import stabilize, stabilize_one_sign
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus

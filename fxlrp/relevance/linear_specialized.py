@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, fx
 
-from fxlrp.relevance.maps import (
+from fxlrp.relevance.linear_maps import (
     Convolution,
     Geometry,
     convolution_transposed,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxlrp.errors import RuleError
 from fxlrp.relevance.numerics import stabilize, unbroadcast
-from fxlrp.relevance.product import gate_rank
+from fxlrp.relevance.products import gate_rank
 from fxlrp.relevance.quotients import over_value
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, SignalTakeAll

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.average import adaptive_avg_pool_transposed, options_of, sum_epsilon, sum_transposed
-from fxlrp.relevance.maps import Convolution, forward, transposed
+from fxlrp.relevance.linear_maps import Convolution, forward, transposed
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, window

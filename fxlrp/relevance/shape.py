@@ -15,7 +15,7 @@ from fxlrp.functions import set_item
 from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import as_type_of, unbroadcast
 from fxlrp.relevance.step import Contribution, Contributions, Emitter, Implementation, RuleTable, Step
-from fxlrp.rules.specs import Pass
+from fxlrp.rules.specs import PassThrough
 
 
 def reshape_relevance(x: Tensor, r: Tensor) -> Tensor:
@@ -412,4 +412,4 @@ def _specialize_shape(step: Step) -> Contributions | None:
     ]
 
 
-RULES: RuleTable = {Pass: Implementation(_emit_shape, specialize=_specialize_shape)}
+RULES: RuleTable = {PassThrough: Implementation(_emit_shape, specialize=_specialize_shape)}

@@ -1,5 +1,8 @@
 """What a user chooses: rules, selectors and presets."""
 
+import warnings
+from typing import Any
+
 from fxlrp.rules.selectors import FirstLayer
 from fxlrp.rules.specs import (
     AlphaBeta,
@@ -11,7 +14,7 @@ from fxlrp.rules.specs import (
     Gamma,
     Magnitude,
     Only,
-    Pass,
+    PassThrough,
     Rule,
     SignalTakeAll,
     Taylor,
@@ -33,7 +36,7 @@ __all__ = [
     "Gamma",
     "Magnitude",
     "Only",
-    "Pass",
+    "PassThrough",
     "Rule",
     "SignalTakeAll",
     "Taylor",
@@ -43,3 +46,13 @@ __all__ = [
     "ZBox",
     "ZPlus",
 ]
+
+_RENAMED = {"Pass": "PassThrough"}
+
+
+def __getattr__(name: str) -> Any:
+    """A rule under its name of version 0.1."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"fxlrp.rules.{name} is now fxlrp.rules.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

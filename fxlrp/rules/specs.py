@@ -264,7 +264,7 @@ class Flat(_Stabilized):
 
 
 @dataclass(frozen=True)
-class Pass(Rule):
+class PassThrough(Rule):
     """Relevance passes unchanged: activations; for shape operations it follows the elements."""
 
 

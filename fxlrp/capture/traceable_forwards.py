@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxlrp.capture.stand_ins import recorded
+from fxlrp.capture.recorded_functions import recorded
 from fxlrp.errors import CaptureError, SymbolicTraceError
 from fxlrp.functions import expect_dims, initial_state
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp.debugging.finite import NotFinite
-from fxlrp.debugging.place import Place
+from fxlrp.debugging.node_location import Place
+from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.printing.table import constants_among
 

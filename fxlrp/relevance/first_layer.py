@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.relevance.linear import bound
-from fxlrp.relevance.maps import Convolution, Geometry, forward, transposed
+from fxlrp.relevance.linear_maps import Convolution, Geometry, forward, transposed
 from fxlrp.relevance.numerics import stabilize
 
 
