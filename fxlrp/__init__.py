@@ -2,15 +2,15 @@
 
 import os
 
-from fxlrp import deploy, errors, rules
+from fxlrp import deploy, errors, passes, rules
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.compiler import compile
 from fxlrp.debugging.logs import set_logs, set_logs_of_environment
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, rule_for
+from fxlrp.load import load
 from fxlrp.optimizations import Optimizations
-from fxlrp.recipe.load import load
 from fxlrp.rules import presets
 from fxlrp.version import __version__
 
@@ -26,6 +26,7 @@ __all__ = [
     "deploy",
     "errors",
     "load",
+    "passes",
     "presets",
     "rule_for",
     "rules",

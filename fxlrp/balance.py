@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tabulate import tabulate
-from torch import Tensor, fx
 
-from fxlrp.debugging.step_by_step import StepByStep
-from fxlrp.provenance import module_path
+from fxlrp.debugging.relevances import Relevances
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,23 @@ class Balance:
     at_inputs: float
     nodes: tuple[NodeBalance, ...]
 
+    @staticmethod
+    def of(relevances: Relevances) -> Balance:
+        """The balance of an explanation that was run node by node."""
+        nodes = tuple(
+            NodeBalance(
+                each.node,
+                each.location.operation,
+                each.location.module,
+                each.location.rule,
+                each.received.sum,
+                each.handed_on,
+            )
+            for each in relevances.nodes
+            if each.handed_on is not None
+        )
+        return Balance(relevances.explained, relevances.at_inputs, nodes)
+
     def leaks(self, tolerance: float = 1e-6) -> tuple[NodeBalance, ...]:
         """The nodes that created or absorbed more than ``tolerance`` of the explained output, the largest first."""
         least = tolerance * abs(self.explained)
@@ -83,38 +96,3 @@ class Balance:
     def __str__(self) -> str:
         """:meth:`table`."""
         return self.table()
-
-
-def measure(steps: StepByStep, values: Sequence[Tensor], explained: Sequence[Any]) -> Balance:
-    """Run the explanation step by step, without optimizations, and sum up each step.
-
-    Args:
-        steps: The explanation.
-        values: The inputs.
-        explained: The target and the seed.
-    """
-    ends = [relevance for _, relevance in steps.ends]
-    relevances = {steps.start, *ends, *(each for flow in steps.flows for each in (*flow.received, *flow.handed_on))}
-    sums: dict[fx.Node, Tensor] = {}
-
-    def observe(node: fx.Node, value: Any) -> None:
-        # At once, so that no step's tensors outlive it.
-        if node in relevances:
-            sums[node] = value.double().sum()
-
-    def total(nodes: Iterable[fx.Node]) -> float:
-        return sum(float(sums[node]) for node in nodes)
-
-    steps.run(values, explained, observe)
-    nodes = tuple(
-        NodeBalance(
-            flow.node.name,
-            flow.operation.name,
-            module_path(flow.node),
-            str(flow.annotation.rule),
-            total(flow.received),
-            total(flow.handed_on),
-        )
-        for flow in steps.flows
-    )
-    return Balance(total([steps.start]), total(ends), nodes)

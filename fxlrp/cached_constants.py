@@ -48,6 +48,11 @@ class ProgramWithConstants:
         self._sources: tuple[Callable[[Any], Tensor], ...] = tuple(map(operator.attrgetter, paths))
         self._kept: _Kept | None = None
 
+    @staticmethod
+    def of(graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> ProgramWithConstants | None:
+        """A program with its constants kept; None if it has none."""
+        return ProgramWithConstants(graph_module, constants) if constants else None
+
     def __call__(self, *inputs: Any) -> Any:
         """What the whole program returns for ``inputs``."""
         return self._main(*inputs, *self._values())

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from fxlrp.cached_constants import ProgramWithConstants
 from fxlrp.capture import Output
-from fxlrp.debugging.logs import log_program
-from fxlrp.debugging.stages import recorded
-from fxlrp.errors import InputError
-from fxlrp.explainer import Explainer
+from fxlrp.debugging.stages import log_and_stages, recorded
+from fxlrp.driver import compiled, log_only
+from fxlrp.explainer import Explainer, Explanation
 from fxlrp.extensions import Extension
-from fxlrp.frontend import Capture, Request, annotated_program
-from fxlrp.inputs import ExamplesNeeded, Inputs
-from fxlrp.lazy import LazyExplainer
+from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
-from fxlrp.passes import pipeline
-from fxlrp.passes.base import run_passes
+from fxlrp.passes import Pass, pipeline
 from fxlrp.recipe.recipe import Recipe
+from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
 
 
@@ -36,6 +33,7 @@ def compile(
     extensions: Sequence[Extension] = (),
     optimize: bool | Optimizations = True,
     checkpoint: bool | int = False,
+    passes: Sequence[Pass] = (),
     debug: bool = False,
 ) -> Explainer:
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
@@ -60,6 +58,7 @@ def compile(
         optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
         checkpoint: For models whose activations do not fit: keep few of them and compute the others again, in so many
             segments; True takes the square root of the number of operations. Costs one more forward pass.
+        passes: Passes of one's own, made by :func:`fxlrp.passes.compiler_pass`, which say where they belong.
         debug: Whether to keep the graph after every pass as ``explain.stages``.
 
     Returns:
@@ -78,52 +77,33 @@ def compile(
         >>> explain(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 1, 8, 8])
     """
-    optimizations, segments = Optimizations.resolve(optimize), _segments(checkpoint)
+    check_model(model)
+    optimizations = Optimizations.resolve(optimize)
     request = Request.of(
-        model,
         rules,
-        capture=capture,
         extensions=extensions,
+        capture=capture,
+        checkpoint=checkpoint,
         output=output,
         dynamic_shapes=dynamic_shapes,
         at=at,
-        debug=debug,
     )
+    ordered = pipeline.explanation(optimizations, checkpoints=request.segments is not None, user_defined=passes)
 
-    def explainer(inputs: Inputs) -> Explainer:
-        program, captured = annotated_program(request, inputs)
-        run_passes(program, pipeline.enabled(pipeline.SPECIALIZE, optimizations))
-        forward = copy.deepcopy(program.graph)
-        run_passes(program, pipeline.EMIT)
-        if segments is not None:
-            program.segments = segments
-            run_passes(program, pipeline.CHECKPOINT)
-        run_passes(program, pipeline.enabled(pipeline.OPTIMIZE, optimizations))
-        program.graph_module.recompile()
-        log_program(program.graph_module)
-        recipe = Recipe(
-            preset=request.preset,
-            front_end="symbolic" if captured.sizes is None else "export",
-            inputs=inputs,
-            output=output,
-            at=at,
-            dynamic_shapes=dynamic_shapes,
-            optimizations=optimizations,
-            segments=segments,
-            extensions=tuple(extension.function.__name__ for extension in extensions),
+    def explanation(model: nn.Module, inputs: Inputs) -> Explanation:
+        observers = log_and_stages if debug else log_only
+        done = compiled(model, inputs, request, ordered, observers)
+        program, emitted = done.program, done.program.emitted
+        return Explanation(
+            graph_module=program.graph_module,
+            constants=ProgramWithConstants.of(program.graph_module, emitted.constants),
+            interface=emitted.interface,
+            signature=done.signature,
+            annotated=emitted.annotated,
+            vocabulary=program.vocabulary,
+            options=program.options,
+            recipe=Recipe.of(request, inputs, done.front_end, optimizations, extensions, passes),
+            stages=recorded(program),
         )
-        return Explainer(program, forward, recipe, captured.sizes, stages=recorded(program))
 
-    try:
-        return explainer(Inputs.of(model, example_inputs))
-    except ExamplesNeeded as needed:
-        return LazyExplainer(lambda args, kwargs: explainer(Inputs.of_call(model, args, kwargs)), needed.reason)
-
-
-def _segments(checkpoint: Any) -> int | None:
-    """Into how many segments to cut the program: 0 for a good number, None for not at all."""
-    if isinstance(checkpoint, bool):
-        return 0 if checkpoint else None
-    if not isinstance(checkpoint, int) or checkpoint < 1:
-        raise InputError(f"checkpoint must be True, False or a number of segments, not {checkpoint!r}")
-    return checkpoint
+    return Explainer(model, explanation, example_inputs)

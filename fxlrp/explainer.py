@@ -3,69 +3,128 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxlrp import deploy
-from fxlrp.balance import Balance, measure
+from fxlrp.balance import Balance
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
-from fxlrp.capture import DynamicShapes, FrontEnd, Sizes
+from fxlrp.capture import DynamicShapes, FrontEnd
 from fxlrp.capture.outputs import follow
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
-from fxlrp.expected import Expected
+from fxlrp.first_call import MadeOnInputs
+from fxlrp.inputs import Inputs, as_call
+from fxlrp.interface import Interface
 from fxlrp.printing import code, table
-from fxlrp.program import Program, annotation
+from fxlrp.program import Options, annotation
 from fxlrp.provenance import MODEL
 from fxlrp.recipe.recipe import Recipe, digest
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
+from fxlrp.signature import Signature
+from fxlrp.vocabulary.lookup import Vocabulary
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an explainer keeps of a compilation.
+
+    Args:
+        graph_module: The generated program.
+        constants: The program with its constants kept between calls; None if it has none.
+        interface: What the program takes and gives.
+        signature: What a call may pass.
+        annotated: The annotated graph that the program was made from.
+        vocabulary: The operations in it.
+        options: What was asked for.
+        recipe: How the program was made.
+        stages: The stages of its compilation, if they were kept.
+    """
+
+    graph_module: fx.GraphModule
+    constants: ProgramWithConstants | None
+    interface: Interface
+    signature: Signature
+    annotated: fx.Graph
+    vocabulary: Vocabulary
+    options: Options
+    recipe: Recipe
+    stages: Stages | None
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        """The annotated forward nodes, in order of execution."""
+        return tuple(node for node in self.annotated.nodes if node.op != "output")
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The values of a call, checked, in the order of the program's inputs."""
+        return self.signature.bind(args, kwargs, next(self.graph_module.parameters(), None))
+
+    def program(self) -> Callable[..., Any]:
+        """The program with its constants kept, except where nothing would tell that a parameter has changed."""
+        return self.graph_module if self.constants is None or not can_be_watched() else self.constants
+
+    def step_by_step(self) -> StepByStep:
+        """The program without optimizations, to be run node by node."""
+        return StepByStep.of(self.graph_module, self.annotated, self.vocabulary, self.options)
+
+
+class _Uncaptured(nn.Module):
+    """Holds a model in the place of the program that is not there yet."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.add_module(MODEL, model)
 
 
 class Explainer(nn.Module):
     """Explains a model's outputs by the relevance of its inputs.
 
     Holds the model itself, not a copy: it follows every change of the weights, and moving it moves the model.
-    Made by :func:`fxlrp.compile`.
+    Made by :func:`fxlrp.compile`. Where the model needs example inputs and has none, it is captured at the first call.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        annotated: fx.Graph,
-        recipe: Recipe,
-        sizes: Sizes | None = None,
-        *,
-        stages: Stages | None = None,
-    ) -> None:
-        """Wrap a generated program.
+    def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], Explanation], examples: Any) -> None:
+        """Compile ``model``, or wait for the first call.
 
         Args:
-            program: The program.
-            annotated: The annotated graph that it was made from.
-            recipe: How the program was made.
-            sizes: The sizes of inputs for which the program is right, if not all.
-            stages: The stages of its compilation, if they were kept.
+            model: The model.
+            make: Compiles it for its inputs.
+            examples: The example inputs; None for those of the first call, if the model needs any.
         """
         super().__init__()
         self.training = False
-        self.graph_module = program.graph_module
-        self._annotated = annotated
-        self._vocabulary = program.vocabulary
-        inputs = recipe.inputs
-        self._inputs, self._sizes, self._at = inputs, sizes, program.at
-        self._stages, self._recipe = stages, recipe
-        self._expected = Expected.of(self.nodes, program, inputs)
-        self._seen = inputs.specs or None
-        self._with_constants = (
-            ProgramWithConstants(program.graph_module, program.constants) if program.constants else None
-        )
+        self._explanation = MadeOnInputs(make, model, examples)
+        self._seen: tuple[InputSpec, ...] | None = None
+        # Whatever moves or casts the explainer moves the model, also before it is captured.
+        self._modules["graph_module"] = _Uncaptured(model)
+        if self._explanation.is_made:
+            made = self._explanation.require("the explanation")
+            self._seen = made.signature.inputs.specs or None
+            self._modules["graph_module"] = made.graph_module
+
+    def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Explanation:
+        """The explanation; the model is captured on the inputs of this call if it is the first."""
+        if self._explanation.is_made:
+            return self._explanation.require("the explanation")
+        made = self._explanation.on_call(self._model, args, kwargs)
+        self._modules["graph_module"] = made.graph_module
+        return made
+
+    @property
+    def _model(self) -> nn.Module:
+        """The user's model."""
+        root = self._modules["graph_module"]
+        assert root is not None
+        return root.get_submodule(MODEL)
 
     def forward(
         self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any
@@ -94,22 +153,14 @@ class Explainer(nn.Module):
             >>> explain(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
-        values = self._inputs.arrange(inputs, named)
-        self._check(values)
+        made = self._on_call(inputs, named)
+        values = made.bind(inputs, named)
         if not torch.compiler.is_compiling():
             self._seen = tuple(InputSpec.of(value) for value in values)
-        program = self._program()
         with torch.no_grad():
-            relevance: Tensor | tuple[Tensor, ...] = program(*values, target, seed)
-        if isinstance(relevance, Tensor):
-            return relevance
-        shown = zip(relevance, values, self._expected.tokens, strict=True)
-        explained = tuple(r for r, x, is_token in shown if is_token or x.is_floating_point())
+            returned = made.program()(*made.interface.arguments(values, {"target": target, "seed": seed}))
+        explained = made.signature.explained(values, made.interface.by_name(returned))
         return explained if len(explained) > 1 else explained[0]
-
-    def _program(self) -> Callable[..., Any]:
-        """The program with its constants kept, except where nothing would tell that a parameter has changed."""
-        return self.graph_module if self._with_constants is None or not can_be_watched() else self._with_constants
 
     def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
         """At which nodes the explanation creates or absorbs relevance; the arguments are those of an explanation.
@@ -124,9 +175,7 @@ class Explainer(nn.Module):
             >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
             []
         """
-        values = self._inputs.arrange(inputs, named)
-        self._check(values)
-        return measure(self._step_by_step(), values, (target, seed))
+        return Balance.of(self.debug(*inputs, target=target, seed=seed, **named))
 
     def debug(
         self, *inputs: Tensor, target: Target = None, seed: Seed = None, keep: bool = False, **named: Any
@@ -154,12 +203,9 @@ class Explainer(nn.Module):
             >>> relevances.first_bad is None
             True
         """
-        values = self._inputs.arrange(inputs, named)
-        self._check(values)
-        return relevances(self._step_by_step(), values, (target, seed), keep=keep)
-
-    def _step_by_step(self) -> StepByStep:
-        return StepByStep.of(self.graph_module, self._annotated, self._vocabulary, self._at)
+        made = self._on_call(inputs, named)
+        values = made.bind(inputs, named)
+        return relevances(made.step_by_step(), values, {"target": target, "seed": seed}, keep=keep)
 
     @property
     def stages(self) -> Stages:
@@ -168,9 +214,10 @@ class Explainer(nn.Module):
         Raises:
             InputError: The stages were not kept.
         """
-        if self._stages is None:
+        stages = self._explanation.require("which stages there were").stages
+        if stages is None:
             raise InputError("the stages were not kept: compile with fxlrp.compile(..., debug=True)")
-        return self._stages
+        return stages
 
     def check_stages(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> StageChecks:
         """Run every stage of the compilation, and say which pass changed what is computed, and by how much.
@@ -187,14 +234,14 @@ class Explainer(nn.Module):
             >>> fxlrp.compile(model, debug=True).check_stages(torch.ones(2, 4)).wrong()
             ()
         """
-        stages, model = self.stages, self._model
-        values = self._inputs.arrange(inputs, named)
-        self._check(values)
+        made, model = self._on_call(inputs, named), self._model
+        stages, values = self.stages, made.bind(inputs, named)
         if any(module.training for module in model.modules()):
             raise InputError("the model is in training mode: call model.eval() first")
         with torch.no_grad():
-            output = follow(self._inputs.call(model, [value.clone() for value in values]), self._recipe.output)
-        return check(stages, self.graph_module, values, (target, seed), output)
+            returned = made.signature.inputs.call(model, [value.clone() for value in values])
+        arguments = made.interface.arguments(values, {"target": target, "seed": seed})
+        return check(stages, made.graph_module, values, arguments, follow(returned, made.recipe.output))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write how the explainer was made as JSON: rules, options and a fingerprint of the model, but no code.
@@ -212,17 +259,12 @@ class Explainer(nn.Module):
             >>> fxlrp.load(path, model)(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
-        self._recipe.save(path, self._model, self.digest())
+        recipe = self._explanation.require("the recipe").recipe
+        recipe.save(path, self._model, self.digest())
 
     def digest(self) -> str:
         """A fingerprint of the annotated graph: explainers that share it explain alike, given the same weights."""
         return digest(self.nodes, self.graph_module)
-
-    @property
-    def _model(self) -> nn.Module:
-        """The user's model."""
-        model: nn.Module = self.graph_module.get_submodule(MODEL)
-        return model
 
     def export(
         self,
@@ -263,31 +305,32 @@ class Explainer(nn.Module):
             >>> torch.export.load(path).module()(torch.ones(5, 4), torch.tensor([0, 1, 2, 1, 0])).shape
             torch.Size([5, 4])
         """
-        inputs = deploy.with_examples(self._inputs, example_inputs)
-        self._check(tuple(inputs.examples.values()))
-        rules = deploy.rules_of(self.nodes, self._vocabulary)
-        name = type(self.graph_module).__name__
-        explanation = deploy.Explanation(self.graph_module, inputs, self._expected.tokens, self._sizes, name, rules)
+        made = self._on_call(*as_call(example_inputs))
+        signature = made.signature.with_examples(example_inputs)
+        made.bind(tuple(signature.inputs.examples.values()), {})
+        explanation = deploy.Exportable(
+            made.graph_module, made.interface, signature, deploy.rules_of(made.nodes, made.vocabulary)
+        )
         deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
 
     def train(self, mode: bool = True) -> Explainer:
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
         return self
 
-    def _check(self, values: tuple[Any, ...]) -> None:
-        self._expected.check(values, next(self.graph_module.parameters(), None))
-        if self._sizes is not None:
-            self._sizes.check(values)
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The generated program, an ordinary ``torch.fx`` graph on the live model."""
+        return self._explanation.require("the program").graph_module
 
     @property
     def front_end(self) -> FrontEnd:
         """Which front end has captured the model."""
-        return "symbolic" if self._sizes is None else "export"
+        return self._explanation.require("the front end").recipe.front_end
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
         """The annotated forward nodes that the program was made from, in order of execution."""
-        return tuple(node for node in self._annotated.nodes if node.op != "output")
+        return self._explanation.require("the annotated graph").nodes
 
     @property
     def code(self) -> str:
@@ -300,14 +343,18 @@ class Explainer(nn.Module):
         Args:
             constants: Whether parameters, and what is computed from them alone, have rows too.
         """
-        shapes = infer_shapes(self.graph_module, self._annotated, self._seen) if self._seen else {}
-        return table.render(self.nodes, self._vocabulary, shapes, constants=constants)
+        made = self._explanation.require("the annotated graph")
+        shapes = infer_shapes(made.graph_module, made.annotated, self._seen) if self._seen else {}
+        return table.render(made.nodes, made.vocabulary, shapes, constants=constants)
 
     def __str__(self) -> str:
-        """The annotated graph as a table."""
-        return self.table()
+        """The annotated graph as a table; one line before the model is captured."""
+        return self.table() if self._explanation.is_made else repr(self)
 
     def __repr__(self) -> str:
         """One line: the model and how many steps its explanation has."""
+        name = type(self._model).__name__
+        if not self._explanation.is_made:
+            return f"Explainer({name}, captured at the first call)"
         steps = sum(annotation(node) is not None for node in self.nodes)
-        return f"Explainer({type(self.graph_module).__name__}, {steps} relevance steps)"
+        return f"Explainer({name}, {steps} relevance steps)"

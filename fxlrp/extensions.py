@@ -11,9 +11,10 @@ import torch
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
 from fxlrp.errors import RuleError
-from fxlrp.operation import Family, Operation, Vocabulary
+from fxlrp.operation import Family, Operation
 from fxlrp.rules.presets import Preset
 from fxlrp.rules.specs import Custom, Rule
+from fxlrp.vocabulary.lookup import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Extension:
         also = (name,) if _is_torchs(self.function) else ()
         if name in vocabulary.operations:
             name = f"{self.function.__module__}.{self.function.__qualname__}"
-        return Operation(name, Family.CUSTOM, self.function, {}, names, also=also, signatures=self.signatures)
+        return Operation(name, Family.CUSTOM, self.function, {}, names, aliases=also, signatures=self.signatures)
 
 
 def rule_for(

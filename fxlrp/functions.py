@@ -81,3 +81,13 @@ def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
 def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> Tensor:
     """The state that ``count`` recurrent layers start with: zeros, ``(count, batch, features)``."""
     return input.new_zeros(count, input.size(batch_dim), features)
+
+
+def add_into(input: Tensor, other: Tensor) -> Tensor:
+    """``input + other`` in the memory of ``input``, if it has the type of the sum."""
+    return input.add_(other) if input.dtype == other.dtype else input + other
+
+
+def multiply_into(input: Tensor, other: Tensor) -> Tensor:
+    """``input * other`` in the memory of ``input``, if it has the type of the product."""
+    return input.mul_(other) if input.dtype == other.dtype else input * other

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.shapes import InputSpec
+
+Examples: TypeAlias = "Tensor | Sequence[Tensor] | Mapping[str, Any]"
 
 
 class ExamplesNeeded(Exception):
@@ -75,6 +77,22 @@ class Inputs:
             raise InputError(f"expected {len(names)} inputs ({', '.join(names)}), got {max(len(args), len(given))}")
         return tuple(given[name] for name in names)
 
+    def with_examples(self, examples: Examples) -> Inputs:
+        """These inputs with other examples.
+
+        Args:
+            examples: A tensor, a sequence of tensors, or a mapping of argument names to tensors and constants.
+
+        Raises:
+            InputError: An example is missing or unknown, or a constant is not the one of these inputs.
+        """
+        args, kwargs = as_call(examples)
+        for name, value in self.constants.items():
+            if name in kwargs and (type(kwargs[name]), kwargs[name]) != (type(value), value):
+                raise InputError(f"the explainer was compiled for {name}={value!r}, not {kwargs[name]!r}")
+        values = self.arrange(args, kwargs)
+        return replace(self, examples=dict(zip(self.names, values, strict=True)))
+
     @staticmethod
     def of(model: nn.Module, examples: Any = None) -> Inputs:
         """The inputs that ``examples`` give values for; without examples every argument that has no default.
@@ -107,6 +125,13 @@ class Inputs:
             return Inputs.of(model, args)
         names, _ = _names(model, len(args)) if args else ((), None)
         return Inputs.of(model, {**dict(zip(names, args, strict=True)), **kwargs})
+
+
+def as_call(examples: Examples) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The call, by position and by name, that examples stand for."""
+    if isinstance(examples, Mapping):
+        return (), examples
+    return (examples,) if isinstance(examples, Tensor) else tuple(examples), {}
 
 
 def _by_name(model: nn.Module, examples: Mapping[str, Any]) -> Inputs:

@@ -1,20 +1,16 @@
-"""What a canonical operation is, and how a call finds its own."""
+"""What a canonical operation is, and what is known about it."""
 
 from __future__ import annotations
 
 import enum
 import inspect
-import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import fx
-
-from fxlrp.errors import InternalError
 
 REQUIRED = ...
 
@@ -42,9 +38,43 @@ class Family(enum.Enum):
     NO_RELEVANCE = "no relevance"
 
 
+class Gate(enum.IntEnum):
+    """How much of a gate the result of an operation is, as a factor of a product."""
+
+    NO = 0
+    SELF_GATED = 1
+    SATURATING = 2
+    STATISTIC = 3
+    """Computed from the values as a scale, as the 1/sigma of a normalization: always a constant (Ali et al., 2022)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call, with what is known about them.
+
+    Args:
+        arguments: The arguments by parameter name.
+        operands: The values in the operand positions.
+        non_negative: The nodes whose value is never negative.
+    """
+
+    arguments: Mapping[str, Any]
+    operands: tuple[Any, ...] = ()
+    non_negative: Collection[fx.Node] = ()
+
+    def is_non_negative(self, value: Any) -> bool:
+        """Whether a value is known to be never negative: a node that was found so, or a number."""
+        if isinstance(value, fx.Node):
+            return value in self.non_negative
+        return isinstance(value, int | float) and value >= 0
+
+
 @dataclass(frozen=True)
 class Operation:
     """One canonical operation.
+
+    The fields from ``allocates`` on are facts that passes rely on. A fact that is not stated is not assumed: without it
+    the program is correct, and slower. ``tests/vocabulary`` checks every stated fact on values.
 
     Args:
         name: The ATen name.
@@ -52,16 +82,30 @@ class Operation:
         function: What a canonical node calls.
         parameters: The call's parameters in order, with their defaults; ``...`` marks a required one.
         operands: The parameters through which relevance may flow (a list of tensors counts once for each tensor).
-        also: Further names under which torch, ``torch.nn.functional``, ``operator`` or ``Tensor`` offer it.
-        qualified: Full names of the functions of other libraries that compute it.
+        aliases: Further names under which torch, ``torch.nn.functional``, ``operator`` or ``Tensor`` offer it.
+        qualified_names: Full names of the functions of other libraries that compute it.
         variadic: A parameter that methods also take as several arguments, as in ``x.view(2, 3)``.
-        weights: Parameters that may depend on the input and still receive no relevance.
-        constants: Parameters that count as constants where an operand depends on the input.
-        frozen: Parameters that must have this value for the rule to be right.
-        many: Whether the result is a tuple of tensors.
-        view: Whether the result may share memory with its input.
-        signatures: The forms of the call, instead of ``parameters``, for a function of the user's.
-        free: Whether calls keep their other arguments as they are, under the names ``args`` and ``kwargs``.
+        without_relevance: Parameters that may depend on the input and still receive no relevance.
+        held_constant: Parameters that count as constants where an operand depends on the input.
+        required_values: Parameters that must have this value for the rule to be right.
+        multiple_results: Whether the result is a tuple of tensors.
+        signatures: The forms of the call, instead of ``parameters``, for a user-defined function.
+        keeps_arguments: Whether calls keep their other arguments as they are, under the names ``args`` and ``kwargs``.
+        dims: The number of spatial dimensions of a convolution or a pooling operation; 0 for a dense layer.
+        transposes: Whether the operation is a transposed convolution.
+        allocates: Whether the result never shares memory with an argument.
+        in_place: The function that writes the result into the memory of the first operand.
+        non_negative: Tells whether the result of a call is never negative.
+        keeps_support: Whether a positive element of the result comes from a positive element of an operand: the one
+            that takes its relevance where a rule passes relevance on.
+        moves: Whether the result consists of elements of the operands, and of numbers that arguments name.
+        neutral: Whether a linear map that reads an input through this operation is still a first layer.
+        gate: How much of a gate the result is, or a function of the call that tells.
+        token_operand: The parameter whose integers select rows of a table, and may carry relevance as tokens.
+        mask_operand: The parameter that may be a mask of numbers or of truth values.
+        is_size: Whether the result is a Python number computed from sizes.
+        is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
+        makes_integers: Tells whether a call converts its operand to integers, which carry no relevance.
     """
 
     name: str
@@ -69,16 +113,29 @@ class Operation:
     function: Callable[..., Any]
     parameters: Mapping[str, Any]
     operands: tuple[str, ...] = ("input",)
-    also: tuple[str, ...] = ()
-    qualified: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    qualified_names: tuple[str, ...] = ()
     variadic: str | None = None
-    weights: tuple[str, ...] = ()
-    constants: tuple[str, ...] = ()
-    frozen: Mapping[str, Any] = field(default_factory=dict)
-    many: bool = False
-    view: bool = False
-    free: bool = False
+    without_relevance: tuple[str, ...] = ()
+    held_constant: tuple[str, ...] = ()
+    required_values: Mapping[str, Any] = field(default_factory=dict)
+    multiple_results: bool = False
     signatures: tuple[inspect.Signature, ...] = ()
+    keeps_arguments: bool = False
+    dims: int = 0
+    transposes: bool = False
+    allocates: bool = False
+    in_place: Callable[..., Any] | None = None
+    non_negative: Fact | None = None
+    keeps_support: bool = False
+    moves: bool = False
+    neutral: bool = False
+    gate: Gate | Callable[[Call, Collection[Any]], Gate] = Gate.NO
+    token_operand: str | None = None
+    mask_operand: str | None = None
+    is_size: bool = False
+    is_flat: Fact | None = None
+    makes_integers: Fact | None = None
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Match a call's arguments to the parameters by name, with defaults filled in.
@@ -89,7 +146,7 @@ class Operation:
         if self.signatures:
             return dict(self._bind_signature(args, kwargs).arguments)
         names = list(self.parameters)
-        if self.free:
+        if self.keeps_arguments:
             others = {name: value for name, value in kwargs.items() if name != "input"}
             return {"input": args[0] if args else kwargs["input"], "args": args[1:], "kwargs": others}
         if self.variadic in names:
@@ -110,7 +167,7 @@ class Operation:
             bound[name] = value
         missing = [name for name in names if name not in bound and self.parameters[name] is REQUIRED]
         if missing:
-            raise TypeError(f"{self.name} lacks the argument {missing[0]!r}")
+            raise TypeError(f"{self.name} needs the argument {missing[0]!r}")
         return {name: bound.get(name, self.parameters[name]) for name in names}
 
     def _bind_signature(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
@@ -127,7 +184,7 @@ class Operation:
 
     def call(self, bound: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The shortest canonical ``args, kwargs`` for bound arguments; the inverse of :meth:`bind`."""
-        if self.free:
+        if self.keeps_arguments:
             return (bound["input"], *bound["args"]), dict(bound["kwargs"])
         if self.signatures:
             whole = next(each for each in self.signatures if set(each.parameters) >= set(bound))
@@ -151,13 +208,40 @@ class Operation:
 
     def operands_of(self, node: fx.Node) -> tuple[Any, ...]:
         """The values in the operand positions, in order: nodes, numbers or None."""
-        arguments = self.arguments(node)
+        return self.operands_among(self.arguments(node))
+
+    def operands_among(self, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values in the operand positions of bound arguments."""
         operands: list[Any] = []
         for name in self.operands:
             value = arguments[name]
             operands.extend(value if isinstance(value, list | tuple) else (value,))
         return tuple(operands)
 
+    def is_non_negative(self, arguments: Mapping[str, Any], known: Collection[fx.Node]) -> bool:
+        """Whether the result of a call is known to be never negative, given the nodes that are."""
+        if self.non_negative is None:
+            return False
+        return self.non_negative(Call(arguments, self.operands_among(arguments), known))
+
+    def gate_of(self, node: fx.Node, dependent: Collection[Any]) -> Gate:
+        """How much of a gate the value of a canonical node is.
+
+        Args:
+            node: The node.
+            dependent: The nodes that depend on an input.
+        """
+        if isinstance(self.gate, Gate):
+            return self.gate
+        arguments = self.arguments(node)
+        return self.gate(Call(arguments, self.operands_among(arguments)), dependent)
+
+    def tells(self, fact: Fact | None, arguments: Mapping[str, Any]) -> bool:
+        """What a stated fact tells of a call with these arguments; False if it is not stated."""
+        return fact is not None and fact(Call(arguments))
+
+
+Fact: TypeAlias = Callable[[Call], bool]
 
 # Arguments that change how a value is computed, never what it is.
 IGNORED = ("inplace", "_stacklevel", "memory_format", "non_blocking", "copy")
@@ -177,82 +261,3 @@ _PARAMETER_SYNONYMS = {
     "train": "training",
     "tensors": "operands",
 }
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """How a model may write an operation."""
-
-    operation: Operation
-    inplace: bool
-
-
-_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, torch.ops.aten)
-
-
-def _spellings(operation: Operation) -> Iterator[tuple[Any, Spelling]]:
-    for qualified in operation.qualified:
-        yield qualified, Spelling(operation, inplace=False)
-    # A function of the user's may share its name with one of torch's.
-    own_name = () if operation.signatures else (operation.name,)
-    for name in (*own_name, *operation.also):
-        for namespace in _NAMESPACES:
-            inplace_name = f"i{name}" if namespace is operator else f"{name}_"
-            for spelled in (name, f"__{name}__", inplace_name, f"__i{name}__"):
-                function = getattr(namespace, spelled, None)
-                if callable(function) and not isinstance(function, type):
-                    inplace = spelled in (inplace_name, f"__i{name}__") or name == "setitem"
-                    yield function, Spelling(operation, inplace)
-
-
-class Vocabulary:
-    """Finds the canonical operation of a call or of a canonical node."""
-
-    def __init__(self, operations: Iterable[Operation]) -> None:
-        """Index ``operations``; of two operations with one spelling, the first wins."""
-        self.operations: dict[str, Operation] = {}
-        self._spellings: dict[Any, Spelling] = {}
-        for operation in operations:
-            if operation.name in self.operations:
-                raise InternalError(f"the operation {operation.name!r} is listed twice")
-            self.operations[operation.name] = operation
-        # What an operation calls means that operation, whoever else shares its name.
-        for operation in self.operations.values():
-            self._spellings.setdefault(operation.function, Spelling(operation, inplace=False))
-        for operation in self.operations.values():
-            for function, spelling in _spellings(operation):
-                self._spellings.setdefault(function, spelling)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Vocabulary:
-        """Itself: a vocabulary never changes."""
-        return self
-
-    def extend(self, operations: Iterable[Operation]) -> Vocabulary:
-        """A vocabulary in which ``operations`` take precedence over these."""
-        added = list(operations)
-        names = {operation.name for operation in added}
-        return Vocabulary([*added, *(old for old in self.operations.values() if old.name not in names)])
-
-    def functions(self, family: Family) -> tuple[Callable[..., Any], ...]:
-        """What the operations of a family call."""
-        return tuple(operation.function for operation in self.operations.values() if operation.family is family)
-
-    def spelling(self, target: Any) -> Spelling | None:
-        """The operation that a call of ``target`` (a function or a method's name) means, if it is known."""
-        if isinstance(target, str):
-            target = getattr(torch.Tensor, target, None)
-        try:
-            found = self._spellings.get(target)
-        except TypeError:
-            return None
-        if found is None:
-            qualified = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-            found = self._spellings.get(qualified)
-        return found
-
-    def operation(self, node: fx.Node) -> Operation | None:
-        """The operation of a canonical node; None for placeholders, constants and unknown calls."""
-        if node.op != "call_function":
-            return None
-        found = self.spelling(node.target)
-        return found.operation if found else None

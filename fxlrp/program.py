@@ -1,17 +1,18 @@
-"""The program under compilation: the graph, and what is known about it."""
+"""The program under compilation: the graph, what was asked for, what is known, and what was emitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import fx
 
-from fxlrp.operation import Vocabulary
+from fxlrp.interface import Interface
 from fxlrp.rules.presets import Preset
 from fxlrp.rules.specs import Rule
 from fxlrp.shapes import InputSpec
+from fxlrp.vocabulary.lookup import Vocabulary
 
 ANNOTATION = "fxlrp"
 
@@ -54,14 +55,14 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Flow:
-    """The relevance that a step received, for each of the node's results, and what it handed on to each operand."""
+    """The relevance that a step received, for each of the node's results, and what it passed to each operand."""
 
     received: tuple[Relevance, ...]
-    handed_on: tuple[Relevance, ...]
+    passed_on: tuple[Relevance, ...]
 
 
 def receivers(node: fx.Node, vocabulary: Vocabulary) -> tuple[fx.Node, ...]:
-    """The nodes to which ``node`` hands relevance, with repetitions; none if no relevance reaches it."""
+    """The nodes to which ``node`` passes relevance, with repetitions; none if no relevance reaches it."""
     annotated, operation = annotation(node), vocabulary.operation(node)
     if annotated is None or operation is None:
         return ()
@@ -69,37 +70,39 @@ def receivers(node: fx.Node, vocabulary: Vocabulary) -> tuple[fx.Node, ...]:
     return tuple(operands[position] for position in annotated.carries)
 
 
-@dataclass
-class Program:
-    """What passes work on.
+@dataclass(frozen=True)
+class Options:
+    """What was asked for.
 
     Args:
-        graph_module: The graph, first forward only, in the end with the relevance program behind it.
-        vocabulary: The canonical operations, with the user's own.
         preset: The rules in force.
-        values: Fact: what values look like, by node name, where example inputs told it.
-        changed_inputs: Fact: the inputs that the model changes in place.
-        tokens: Fact: the integer values that are inputs of embeddings, and the inputs that they come from.
-        masks: Fact: the inputs that are masks of attention, of numbers or truth values.
-        dependent: Fact: the nodes whose value depends on an input through tensors.
-        first_layer: Fact: the linear maps that read a model input directly.
-        non_negative: Fact: the nodes whose value is never negative.
-        supported: Fact: the nodes whose relevance is zero wherever their value is zero or negative.
-        quotients: Decision: the nodes whose steps may hand on relevance as quotients.
-        constants: Decision: the nodes that are computed from parameters alone and may be kept between calls.
-        at: Option: where relevance is asked for: a node's name or a module's path; None for the inputs.
-        gradients: Fact: the inputs that hold the gradients of outputs, by output, in a program for a backward.
-        flows: Fact: what each step received and handed on, from the output back.
-        ends: Fact: the values whose relevance the program returns.
-        segments: Option: into how many segments checkpointing cuts the forward program; 0 is a good number.
-        recomputed: Fact: the copies of forward nodes that stand among the relevance steps.
-        properties: What the passes so far have provided.
-        observers: Told of every stage.
+        at: Where relevance is asked for: a node's name or a module's path; None for the inputs.
+        segments: Into how many segments checkpointing cuts the forward program; 0 is a good number.
+        examples: What the inputs look like, in order; empty if that is not known.
     """
 
-    graph_module: fx.GraphModule
-    vocabulary: Vocabulary
     preset: Preset
+    at: str | None = None
+    segments: int = 0
+    examples: tuple[InputSpec, ...] = ()
+
+
+@dataclass
+class Facts:
+    """What passes have found out about the forward graph, and decided.
+
+    Args:
+        values: What values look like, by node name, where example inputs told it.
+        changed_inputs: The inputs that the model changes in place.
+        tokens: The integer values that are inputs of embeddings, and the inputs that they come from.
+        masks: The inputs that are masks of attention, of numbers or truth values.
+        dependent: The nodes whose value depends on an input through tensors.
+        first_layer: The linear maps that read a model input directly.
+        non_negative: The nodes whose value is never negative.
+        supported: The nodes whose relevance is zero wherever their value is zero or negative.
+        quotients: Decision: the nodes whose steps may pass on relevance as quotients.
+    """
+
     values: Mapping[str, InputSpec] = field(default_factory=dict)
     changed_inputs: tuple[fx.Node, ...] = ()
     tokens: frozenset[fx.Node] = frozenset()
@@ -109,15 +112,57 @@ class Program:
     non_negative: frozenset[fx.Node] = frozenset()
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
-    constants: tuple[fx.Node, ...] = ()
-    at: str | None = None
-    gradients: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
-    flows: dict[fx.Node, Flow] = field(default_factory=dict)
-    ends: tuple[fx.Node, ...] = ()
-    segments: int = 0
+
+
+@dataclass
+class Emitted:
+    """What was emitted behind the forward graph.
+
+    Args:
+        annotated: The annotated forward graph, as it was before.
+        interface: What the program takes and gives.
+        flows: What each step received and passed on, from the output back.
+        recomputed: The copies of forward nodes that stand among the relevance steps.
+        constants: The nodes that are computed from parameters alone and may be kept between calls.
+    """
+
+    annotated: fx.Graph
+    interface: Interface
+    flows: Mapping[fx.Node, Flow]
     recomputed: frozenset[fx.Node] = frozenset()
+    constants: tuple[fx.Node, ...] = ()
+
+
+@dataclass
+class Program:
+    """What passes work on.
+
+    Args:
+        graph_module: The graph, first forward only, in the end with the relevance program behind it.
+        vocabulary: The canonical operations, with user-defined ones.
+        options: What was asked for.
+        facts: What is known about the forward graph.
+        properties: What the passes so far have provided.
+        observers: Told of every stage.
+    """
+
+    graph_module: fx.GraphModule
+    vocabulary: Vocabulary
+    options: Options
+    facts: Facts = field(default_factory=Facts)
     properties: set[str] = field(default_factory=set)
     observers: tuple[Observer, ...] = ()
+    _emitted: Emitted | None = field(default=None, init=False)
+
+    @property
+    def emitted(self) -> Emitted:
+        """What was emitted behind the forward graph; a pass that reads it needs the property "relevance"."""
+        assert self._emitted is not None, "no relevance has been emitted"
+        return self._emitted
+
+    @emitted.setter
+    def emitted(self, emitted: Emitted) -> None:
+        self._emitted = emitted
 
     @property
     def graph(self) -> fx.Graph:
@@ -131,6 +176,12 @@ class Program:
         fx.map_arg(self.graph.output_node().args, found.setdefault)
         return tuple(found)
 
+    @property
+    def start(self) -> int:
+        """The position in the graph of the first initial relevance: what stands before is the forward program."""
+        starts = set(self.emitted.interface.starts.values())
+        return min(index for index, node in enumerate(self.graph.nodes) if node.name in starts)
+
     def tell(self, stage: str, count: int) -> None:
         """Tell the observers that a stage is reached: the capture, or the end of a pass and how often it applied."""
         for observer in self.observers:
@@ -138,3 +189,18 @@ class Program:
 
 
 Observer: TypeAlias = Callable[[str, int, Program], None]
+
+
+def nodes_by_name(graph: fx.Graph) -> dict[str, fx.Node]:
+    """The nodes of a graph by name."""
+    return {node.name: node for node in graph.nodes}
+
+
+def inputs_among(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """The placeholders among nodes, in order."""
+    return [node for node in nodes if node.op == "placeholder"]
+
+
+def returned_by(graph: fx.Graph) -> Any:
+    """What a graph returns, with nodes in the place of values."""
+    return graph.output_node().args[0]

@@ -15,11 +15,10 @@ from typing import Any
 from torch import fx
 
 from fxlrp.errors import InternalError
-from fxlrp.operation import Operation
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
 from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
-from fxlrp.relevance.step import Contributions, Facts, Step
+from fxlrp.relevance.step import Contributions, Step, StepFacts
 
 
 def propagate(program: Program, forward: Sequence[fx.Node], starts: Mapping[fx.Node, fx.Node]) -> Ledger:
@@ -36,12 +35,11 @@ def propagate(program: Program, forward: Sequence[fx.Node], starts: Mapping[fx.N
     for node in reversed(forward):
         annotated = annotation(node)
         if annotated is not None:
-            _emit_step(program, node, annotated, ledger)
-            ledger.steps += 1
+            ledger.flows[node] = _emit_step(program, node, annotated, ledger)
     return ledger
 
 
-def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger) -> None:
+def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger) -> Flow:
     operation = program.vocabulary.operation(node)
     how = implementation(operation, annotated.rule) if operation else None
     received = ledger.received(node)
@@ -50,14 +48,13 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     arrived = (received,) if isinstance(received, Relevance) else tuple(received.values())
     if not annotated.carries:
         # The rule gives all of it to an operand that does not depend on the input.
-        program.flows[node] = Flow(arrived, ())
-        return
-    operands = operation.operands_of(node)
-    if _picks_part(program, operation, operands):
-        program.flows[node] = Flow(arrived, arrived)
-        ledger.credit_part(operands[0], operation.arguments(node)["index"], received)
-        return
-    facts = Facts(program.non_negative, node in program.supported, node in program.quotients)
+        return Flow(arrived, ())
+    operands, index = operation.operands_of(node), program.vocabulary.result_index(node)
+    if index is not None:
+        ledger.credit_part(operands[0], index, received)
+        return Flow(arrived, arrived)
+    known = program.facts
+    facts = StepFacts(known.non_negative, node in known.supported, node in known.quotients)
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
     contributions = how.specialize(step)
@@ -65,16 +62,10 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         contributions = how.emit(step)
     _check(node, annotated, operands, contributions)
     credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
-    program.flows[node] = Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
     for operand, relevance in zip(operands, credited, strict=True):
         if relevance is not None:
             ledger.credit(operand, relevance, by=node)
-
-
-def _picks_part(program: Program, operation: Operation, operands: tuple[Any, ...]) -> bool:
-    """Whether a getitem picks one of several results, rather than indexing a tensor."""
-    source = program.vocabulary.operation(operands[0]) if operation.name == "getitem" else None
-    return source is not None and source.many
+    return Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
 
 
 def _check(node: fx.Node, annotated: Annotation, operands: tuple[Any, ...], contributions: Contributions) -> None:
@@ -91,7 +82,7 @@ class Ledger:
 
     def __init__(self, program: Program, forward: Sequence[fx.Node]) -> None:
         """No value of the forward graph has received anything yet."""
-        self.steps = 0
+        self.flows: dict[fx.Node, Flow] = {}
         self._graph = program.graph
         self._received: dict[fx.Node, Relevance] = {}
         self._parts: dict[fx.Node, dict[int, Relevance]] = defaultdict(dict)

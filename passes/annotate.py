@@ -32,12 +32,12 @@ def annotate(program: Program) -> int:
         UnsupportedOpError: Operations have no rule; the message lists all of them.
         RuleError: A user's pair selects nothing, or only operations that its rule does not fit.
     """
-    for pair in program.preset.pairs:
+    for pair in program.options.preset.pairs:
         check_selector(pair.selector, program.vocabulary.operations)
     walk = _Walk(program)
     live = set(program.outputs)
     for node in reversed(program.graph.nodes):
-        relevant = node in live and node in program.dependent and node.op != "placeholder"
+        relevant = node in live and node in program.facts.dependent and node.op != "placeholder"
         if not relevant and node.op != "call_module":
             continue
         annotated = walk.annotation(node)
@@ -72,9 +72,9 @@ class _Walk:
             return None
         rule, how, origin, reason = self._choose(node, operation)
         operands = operation.operands_of(node)
-        dependent = tuple(i for i, operand in enumerate(operands) if operand in self.program.dependent)
+        dependent = tuple(i for i, operand in enumerate(operands) if operand in self.program.facts.dependent)
         receivers = how.receivers(
-            Choice(node, rule, dependent, operands, self.program.dependent, self.program.vocabulary)
+            Choice(node, rule, dependent, operands, self.program.facts.dependent, self.program.vocabulary)
         )
         self.count += 1
         reasons = "; ".join(part for part in (reason, receivers.reason) if part)
@@ -85,28 +85,29 @@ class _Walk:
         if operation is None:
             return ""
         arguments = operation.arguments(node)
-        many = [source for source in node.all_input_nodes if self._has_many(source)]
-        if many and not (operation.name == "getitem" and isinstance(arguments["index"], int)):
-            return f" (takes all parts of {many[0].name!r} at once; pick them one by one)"
+        several = [source for source in node.all_input_nodes if self._has_several(source)]
+        if several and self.program.vocabulary.result_index(node) is None:
+            return f" (reads all results of {several[0].name!r} at once; pick them one by one)"
         for name, value in arguments.items():
-            dependent = any(each in self.program.dependent for each in operation.operands_of(node))
-            if name in (*operation.operands, *operation.weights) or (name in operation.constants and dependent):
+            dependent = any(each in self.program.facts.dependent for each in operation.operands_of(node))
+            carries_none = name in (*operation.operands, *operation.without_relevance)
+            if carries_none or (name in operation.held_constant and dependent):
                 continue
             found: list[fx.Node] = []
             fx.map_arg(value, found.append)
-            if any(source in self.program.dependent for source in found):
+            if any(source in self.program.facts.dependent for source in found):
                 return f" (relevance would flow into its argument {name!r})"
         return ""
 
-    def _has_many(self, node: fx.Node) -> bool:
+    def _has_several(self, node: fx.Node) -> bool:
         operation = self.program.vocabulary.operation(node)
-        return operation is not None and operation.many
+        return operation is not None and operation.multiple_results
 
     def _choose(self, node: fx.Node, operation: Operation) -> tuple[Rule, Implementation, str, str]:
         """The first pair that matches and fits, else the preset's default."""
-        candidate = Candidate(node, operation, node in self.program.first_layer)
+        candidate = Candidate(node, operation, node in self.program.facts.first_layer)
         chosen: tuple[Rule, Implementation, str, str] | None = None
-        for index, pair in enumerate(self.program.preset.pairs):
+        for index, pair in enumerate(self.program.options.preset.pairs):
             if not matches(pair.selector, candidate, self.program.vocabulary.operations):
                 continue
             self.selected.setdefault(index, []).append(operation)
@@ -116,7 +117,7 @@ class _Walk:
                 chosen = chosen or (pair.rule, how, pair.origin, describe_selector(pair.selector))
         if chosen is not None:
             return chosen
-        rule = self.program.preset.default(operation.family)
+        rule = self.program.options.preset.default(operation.family)
         how = implementation(operation, rule)
         assert how is not None, f"the default rule {rule} does not fit {operation.name}"
         return rule, how, "default", operation.family.value
@@ -126,7 +127,7 @@ class _Walk:
             error = UnsupportedOpError(_unsupported_message(self.unsupported))
             error.opaque = self.opaque
             raise error
-        for index, pair in enumerate(self.program.preset.pairs):
+        for index, pair in enumerate(self.program.options.preset.pairs):
             if pair.by_user and index not in self.fitted:
                 raise RuleError(self._unmatched(pair, self.selected.get(index, [])))
 

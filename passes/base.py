@@ -1,9 +1,9 @@
-"""What a pass is, and how a list of them is run."""
+"""What a pass is, and how a list of them is checked and run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fxlrp.errors import InternalError
@@ -19,12 +19,16 @@ class Pass:
         run: Changes the program or its facts, and returns how often it applied.
         needs: The properties that earlier passes must have provided.
         provides: The properties that hold afterwards.
+        after: The names of passes that must not come later than this one, where they run at all.
+        before: The names of passes that must not come earlier than this one, where they run at all.
     """
 
     name: str
     run: Callable[[Program], int]
-    needs: frozenset[str]
-    provides: frozenset[str]
+    needs: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    after: frozenset[str] = frozenset()
+    before: frozenset[str] = frozenset()
 
     def __call__(self, program: Program) -> int:
         """Run the pass on ``program``, check the graph, and return the count.
@@ -45,14 +49,51 @@ class Pass:
 
 
 def compiler_pass(
-    *, needs: Iterable[str] = (), provides: Iterable[str] = ()
+    *,
+    needs: Iterable[str] = (),
+    provides: Iterable[str] = (),
+    after: Iterable[str] = (),
+    before: Iterable[str] = (),
 ) -> Callable[[Callable[[Program], int]], Pass]:
-    """Declare a function as a pass."""
+    """Declare a function as a pass; the arguments are those of :class:`Pass`.
+
+    The function takes the program, changes its graph, its facts or its annotations, and returns how often it applied.
+
+    Example:
+        >>> from fxlrp.passes import compiler_pass
+        >>> @compiler_pass(after=["annotate"], before=["emit_relevance"])
+        ... def count_nodes(program):
+        ...     return len(program.graph.nodes)
+        >>> count_nodes.name
+        'count_nodes'
+    """
 
     def declare(run: Callable[[Program], int]) -> Pass:
-        return Pass(run.__name__, run, frozenset(needs), frozenset(provides))
+        return Pass(run.__name__, run, *map(frozenset, (needs, provides, after, before)))
 
     return declare
+
+
+def check_order(passes: Sequence[Pass]) -> None:
+    """Refuse an order in which a pass would run too early or too late.
+
+    Raises:
+        InternalError: A property is needed before it is provided, or two passes stand in the wrong order.
+    """
+    provided: set[str] = set()
+    names = [each.name for each in passes]
+    for index, each in enumerate(passes):
+        missing = each.needs - provided
+        if missing:
+            raise InternalError(
+                f"the pass {each.name} needs {', '.join(sorted(missing))}, which no pass before provides"
+            )
+        late = each.after.intersection(names[index + 1 :])
+        early = each.before.intersection(names[:index])
+        if late or early:
+            first, second = (each.name, min(late)) if late else (min(early), each.name)
+            raise InternalError(f"the pass {first} must not come before the pass {second}")
+        provided |= each.provides
 
 
 def run_passes(program: Program, passes: Iterable[Pass]) -> Counter[str]:

@@ -13,25 +13,24 @@ from torch import fx
 
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.relevance.initial_relevance import initial_relevance
 
 
-@compiler_pass(needs=["relevance"], provides=["checkpoints"])
+@compiler_pass(needs=["relevance"])
 def checkpoint(program: Program) -> int:
-    """Recompute the inside of each of ``program.segments`` segments but the last; return how many operations."""
+    """Recompute the inside of each of ``segments`` segments but the last; return how many operations."""
     order = {node: index for index, node in enumerate(program.graph.nodes)}
-    start = min((index for node, index in order.items() if node.target is initial_relevance), default=0)
+    start = program.start
     forward = [
         node
         for node, index in order.items()
-        if index < start and node.op == "call_function" and node in program.dependent
+        if index < start and node.op == "call_function" and node in program.facts.dependent
     ]
-    count = program.segments or round(math.sqrt(len(forward)))
+    count = program.options.segments or round(math.sqrt(len(forward)))
     size = math.ceil(len(forward) / max(1, count))
     copies: list[fx.Node] = []
     for first in range(0, len(forward) - size, max(1, size)):
         copies += _recompute(program.graph, forward[first : first + size], order, start)
-    program.recomputed = frozenset(copies)
+    program.emitted.recomputed = frozenset(copies)
     return len(copies)
 
 

@@ -189,7 +189,17 @@ def _where_method(build: _Builder, input: Any, condition: Any, other: Any) -> fx
     return build("where", condition, input, other)
 
 
-DECOMPOSITIONS: Mapping[str, Callable[..., Made]] = {
+def _divide_number(build: _Builder, input: Any, other: Any, rounding_mode: None) -> fx.Node | None:
+    """Rewrite ``2 / x`` as ``2 * x ** -1``: there is no numerator that could take the relevance.
+
+    Where ``x`` is a size, it is a number too, and takes a power as a tensor does.
+    """
+    return None if isinstance(input, fx.Node) else build("mul", build("pow", other, -1.0), input)
+
+
+# What an operation is made of; None for a call that stays as it is.
+DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
+    "div": _divide_number,
     "addmm": _addmm,
     "baddbmm": _baddbmm,
     "addcmul": _addcmul,
@@ -217,16 +227,15 @@ def decompose(program: Program) -> int:
         operation = program.vocabulary.operation(node)
         if operation is None:
             continue
-        if operation.family is Family.COMPOSITE:
-            with program.graph.inserting_before(node):
-                made = DECOMPOSITIONS[operation.name](_Builder(program, node), **operation.arguments(node))
+        decomposition = DECOMPOSITIONS.get(operation.name)
+        if decomposition is None:
+            count += _convert_first(program, node, operation)
+            continue
+        with program.graph.inserting_before(node):
+            made = decomposition(_Builder(program, node), **operation.arguments(node))
+        if made is not None:
             _replace(program, node, made)
             count += 1
-        elif operation.name == "div" and not isinstance(node.args[0], fx.Node):
-            _divide_number(program, node)
-            count += 1
-        elif operation.family in _COMPUTE_IN_A_TYPE:
-            count += _convert_first(program, node, operation)
     return count
 
 
@@ -245,25 +254,12 @@ def _replace(program: Program, node: fx.Node, made: Made) -> None:
     program.graph.erase_node(node)
 
 
-def _divide_number(program: Program, node: fx.Node) -> None:
-    """Rewrite ``2 / x`` as ``2 * x ** -1``: there is no numerator that could take the relevance.
-
-    Where ``x`` is a size, it is a number too, and takes a power as a tensor does.
-    """
-    number, divisor = node.args
-    with program.graph.inserting_before(node):
-        build = _Builder(program, node)
-        made = build("mul", build("pow", divisor, -1.0), number)
-    _replace(program, node, made)
-
-
-_COMPUTE_IN_A_TYPE = (Family.SOFTMAX, Family.AVERAGE)
-
-
 def _convert_first(program: Program, node: fx.Node, operation: Operation) -> int:
     """Rewrite ``softmax(x, dtype=t)`` as ``softmax(x.to(t))``; sums of integers stay as they are."""
+    if "dtype" not in operation.parameters or operation.family is Family.NO_RELEVANCE:
+        return 0
     arguments = operation.arguments(node)
-    dtype = arguments.get("dtype")
+    dtype = arguments["dtype"]
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         return 0
     with program.graph.inserting_before(node):

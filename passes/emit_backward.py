@@ -6,12 +6,15 @@ logit, as in an explanation with ``target=c``; whatever else is computed from th
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import CaptureError
+from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program
+from fxlrp.program import Emitted, Program, inputs_among
 from fxlrp.propagate import propagate
 
 
@@ -30,26 +33,36 @@ def emit_backward(program: Program) -> int:
     Raises:
         CaptureError: The model changes an input in place.
     """
-    if program.changed_inputs:
-        names = ", ".join(repr(node.name) for node in program.changed_inputs)
+    if program.facts.changed_inputs:
+        names = ", ".join(repr(node.name) for node in program.facts.changed_inputs)
         raise CaptureError(
             f"the model changes its input {names} in place, which its caller would see, and fxlrp computes without: "
             "write it without the in-place operation"
         )
     graph, output = program.graph, program.graph.output_node()
-    forward = list(graph.nodes)
-    inputs = [node for node in forward if node.op == "placeholder"]
-    program.gradients = _gradients(graph, inputs, [node for node in program.outputs if node in program.dependent])
+    annotated, forward = copy.deepcopy(graph), list(graph.nodes)
+    inputs = inputs_among(forward)
+    gradients = _gradients(graph, inputs, [node for node in program.outputs if node in program.facts.dependent])
     with graph.inserting_before(output):
         starts = {
             explained: graph.call_function(times_gradient, (explained, gradient))
-            for explained, gradient in program.gradients.items()
+            for explained, gradient in gradients.items()
         }
         ledger = propagate(program, forward, starts)
         relevances = tuple(ledger.relevance(node) for node in inputs)
     output.type = None
     output.args = ((output.args[0], relevances),)
-    return ledger.steps
+    interface = Interface(
+        inputs=tuple(node.name for node in inputs),
+        controls={explained.name: gradient.name for explained, gradient in gradients.items()},
+        starts={explained.name: start.name for explained, start in starts.items()},
+        results=tuple(
+            Result(str(node.target), node.name, None if found is None else found.name, found is not None)
+            for node, found in zip(inputs, relevances, strict=True)
+        ),
+    )
+    program.emitted = Emitted(annotated, interface, ledger.flows)
+    return len(ledger.flows)
 
 
 def _gradients(graph: fx.Graph, inputs: list[fx.Node], explained: list[fx.Node]) -> dict[fx.Node, fx.Node]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import fx
 
 from fxlrp.errors import InputError
+from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program
+from fxlrp.program import Emitted, Program, inputs_among
 from fxlrp.propagate import Ledger, propagate
 from fxlrp.provenance import describe, is_inside
 from fxlrp.relevance.initial_relevance import initial_relevance
@@ -19,49 +21,69 @@ from fxlrp.relevance.initial_relevance import initial_relevance
 def emit_relevance(program: Program) -> int:
     """Append a step for every annotated node and return the inputs' relevance; return how many steps there are."""
     graph, output = program.graph, program.graph.output_node()
-    forward = list(graph.nodes)
-    inputs = [node for node in forward if node.op == "placeholder"]
-    target, seed = _explanation_inputs(graph, inputs)
+    annotated, forward = copy.deepcopy(graph), list(graph.nodes)
+    inputs = inputs_among(forward)
+    controls = _controls(graph, inputs)
     (explained,) = program.outputs
     with graph.inserting_before(output):
-        start = graph.call_function(initial_relevance, (explained, target, seed))
+        start = graph.call_function(initial_relevance, (explained, *controls.values()))
         ledger = propagate(program, forward, {explained: start})
-        program.ends = tuple(inputs) if program.at is None else (_value_at(program, program.at, forward, ledger),)
-        results = [ledger.relevance(node) or graph.call_function(torch.zeros_like, (node,)) for node in program.ends]
-    output.args = (results[0] if len(results) == 1 else tuple(results),)
-    return ledger.steps
+        results = [_result(graph, ledger, name, node) for name, node in _asked_for(program, forward, ledger).items()]
+    output.args = (results[0][1] if len(results) == 1 else tuple(node for _, node in results),)
+    interface = Interface(
+        inputs=tuple(node.name for node in inputs),
+        controls={name: node.name for name, node in controls.items()},
+        starts={explained.name: start.name},
+        results=tuple(result for result, _ in results),
+    )
+    program.emitted = Emitted(annotated, interface, ledger.flows)
+    return len(ledger.flows)
+
+
+def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
+    """The inputs that an explanation has beside the model's, which may have the same names."""
+    taken = {node.target for node in inputs}
+    controls: dict[str, fx.Node] = {}
+    last = inputs[-1]
+    for name in ("target", "seed"):
+        with graph.inserting_after(last):
+            last = graph.placeholder("explanation_" * (name in taken) + name, default_value=None)
+        controls[name] = last
+    return controls
+
+
+def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> dict[str, fx.Node]:
+    """The values whose relevance is asked for, by the name of the result."""
+    at = program.options.at
+    if at is None:
+        return {str(node.target): node for node in inputs_among(forward)}
+    return {at: _value_at(program, at, forward, ledger)}
+
+
+def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node) -> tuple[Result, fx.Node]:
+    received = ledger.relevance(value)
+    relevance = graph.call_function(torch.zeros_like, (value,)) if received is None else received
+    return Result(name, value.name, relevance.name, is_reached=received is not None), relevance
 
 
 def _value_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Ledger) -> fx.Node:
-    """The value that is called ``at``, or that the module at this path hands on.
+    """The value that is called ``at``, or that the module at this path returns.
 
     Raises:
-        InputError: There is no such value, the module hands on several, or no relevance reaches it.
+        InputError: There is no such value, the module returns several, or no relevance reaches it.
     """
     readers = {*forward, program.graph.output_node()}
 
-    def is_handed_on(node: fx.Node) -> bool:
+    def is_returned(node: fx.Node) -> bool:
         return is_inside(node, at) and any(user in readers and not is_inside(user, at) for user in node.users)
 
     found = [node for node in forward if node.name == at]
-    found = found or [node for node in forward if ledger.received(node) is not None and is_handed_on(node)]
+    found = found or [node for node in forward if ledger.received(node) is not None and is_returned(node)]
     if not found:
-        raise InputError(
-            f"at={at!r}: no node has this name, and no module at this path hands on a value with relevance"
-        )
+        raise InputError(f"at={at!r}: no node has this name, and no module at this path returns a value with relevance")
     if len(found) > 1:
         names = ", ".join(repr(node.name) for node in found)
-        raise InputError(f"at={at!r}: the module hands on several values, or is called more than once: take {names}")
+        raise InputError(f"at={at!r}: the module returns several values, or is called more than once: choose {names}")
     if ledger.relevance(found[0]) is None:
         raise InputError(f"at={at!r}: no relevance reaches the {describe(found[0])}")
     return found[0]
-
-
-def _explanation_inputs(graph: fx.Graph, inputs: list[fx.Node]) -> tuple[fx.Node, fx.Node]:
-    """The inputs that an explanation has beside the model's, which may have the same names."""
-    taken = {node.target for node in inputs}
-    names = ["explanation_" * (name in taken) + name for name in ("target", "seed")]
-    with graph.inserting_after(inputs[-1]):
-        seed = graph.placeholder(names[1], default_value=None)
-        target = graph.placeholder(names[0], default_value=None)
-    return target, seed

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxlrp.operation import Family, Operation
+from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-
-_NEUTRAL = (Family.SHAPE, Family.ACTIVATION, Family.CHECK)
-_NEUTRAL_WITH_CONSTANTS = (Family.SUM, Family.PRODUCT)
 
 
 @compiler_pass(needs=["decomposed", "dependence"], provides=["first layers"])
@@ -20,21 +17,18 @@ def find_first_layers(program: Program) -> int:
     """
     near: set[fx.Node] = set()
     first: set[fx.Node] = set()
+    dependent = program.facts.dependent
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
         if node.op == "placeholder":
             near.add(node)
-        elif operation is not None and node in program.dependent:
-            sources = [source for source in operation.operands_of(node) if source in program.dependent]
+        elif operation is not None and node in dependent:
+            sources = [source for source in operation.operands_of(node) if source in dependent]
             if not sources or any(source not in near for source in sources):
                 continue
             if operation.family is Family.LINEAR:
                 first.add(node)
-            elif _is_neutral(operation, sources):
+            elif operation.neutral and (operation.moves or len(sources) == 1):
                 near.add(node)
-    program.first_layer = frozenset(first)
+    program.facts.first_layer = frozenset(first)
     return len(first)
-
-
-def _is_neutral(operation: Operation, sources: list[fx.Node]) -> bool:
-    return operation.family in _NEUTRAL or (operation.family in _NEUTRAL_WITH_CONSTANTS and len(sources) == 1)

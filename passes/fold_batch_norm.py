@@ -60,7 +60,7 @@ def _wide(parameter: Tensor) -> Tensor:
     return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-@compiler_pass(needs=["functional", "decomposed", "no identities"], provides=["folded"])
+@compiler_pass(needs=["functional", "decomposed", "no identities"], after=["infer_values"], before=["infer_dependence"])
 def fold_batch_norm(program: Program) -> int:
     """Fold every BatchNorm that may be folded; return how many were."""
     count = 0
@@ -83,10 +83,10 @@ def fold_batch_norm(program: Program) -> int:
 def _foldable(program: Program, before: fx.Node, linear: Operation, variance: Any) -> bool:
     if linear.family is not Family.LINEAR or len(before.users) != 1:
         return False
-    if linear.name != "linear":
+    if linear.dims > 0:
         return True
     # A dense layer makes the last dimension, BatchNorm runs over the second: these are one for vectors only.
-    value = program.values.get(before.name)
+    value = program.facts.values.get(before.name)
     sizes = [_parameter(program, node) for node in (linear.arguments(before)["weight"], variance)]
     known_to_differ = None not in sizes and sizes[0] != sizes[1]
     return not known_to_differ and (value is None or len(value.shape) == 2)
@@ -106,10 +106,10 @@ def _flattened(linear: fx.Node, program: Program) -> bool:
         operation = program.vocabulary.operation(source)
         if operation is None:
             return False
-        if operation.name == "flatten":
-            arguments = operation.arguments(source)
-            return bool(arguments["start_dim"] == 1 and arguments["end_dim"] == -1)
-        if operation.name not in ("linear", "batch_norm") and operation.family is not Family.ACTIVATION:
+        if operation.tells(operation.is_flat, operation.arguments(source)):
+            return True
+        is_dense = operation.family is Family.LINEAR and operation.dims == 0
+        if not (is_dense or operation.name == "batch_norm" or operation.family is Family.ACTIVATION):
             return False
         source = source.args[0]
     return False
@@ -133,7 +133,7 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
 
     # The normalization alone reads the linear map, so it may stand where the normalization's parameters are known.
     norm.prepend(before)
-    transposed = {"transposed": True, "groups": arguments["groups"]} if "transpose" in linear.name else {}
+    transposed = {"transposed": True, "groups": arguments["groups"]} if linear.transposes else {}
     with graph.inserting_before(before):
         weight = constant(
             folded_weight,
@@ -154,7 +154,7 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
             name="folded_bias",
             eps=eps,
         )
-        if linear.name == "linear" and not _flattened(before, program):
+        if linear.dims == 0 and not _flattened(before, program):
             arguments["input"] = constant(expect_dims, arguments["input"], 2, _VECTORS, name="input")
     before.args, before.kwargs = linear.call({**arguments, "weight": weight, "bias": bias})
     norm.replace_all_uses_with(before)

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxlrp.errors import SymbolicTraceError
-from fxlrp.operation import Vocabulary
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.provenance import describe
-from fxlrp.vocabulary import SHAPE_ATTRIBUTES
+from fxlrp.vocabulary import SHAPE_ATTRIBUTES, Vocabulary
 
 
 @compiler_pass(provides=["functional"])
@@ -54,7 +53,7 @@ def functionalize(program: Program) -> int:
             _spell_out_of_place(node)
         owner[node] = node
         changes += 1
-    program.changed_inputs = tuple(changed_inputs)
+    program.facts.changed_inputs = tuple(changed_inputs)
     return changes
 
 
@@ -64,16 +63,13 @@ def _writes_back(user: fx.Node, base: fx.Node, view: fx.Node, changed: fx.Node) 
     return reads and user.target is operator.setitem and user.args == (base, view.args[1], changed)
 
 
-_SIZES = ("size", "dim", "numel", "element_size")
-
-
 def _sizes(program: Program) -> set[fx.Node]:
     """The nodes whose value is a size or computed from sizes: numbers, which ``+=`` replaces and does not change."""
     found: set[fx.Node] = set()
     for node in program.graph.nodes:
         spelling = program.vocabulary.spelling(node.target) if node.op.startswith("call") else None
         sources = node.all_input_nodes
-        is_size = spelling is not None and spelling.operation.name in _SIZES
+        is_size = spelling is not None and spelling.operation.is_size
         is_attribute = node.target is getattr and node.args[1] in SHAPE_ATTRIBUTES
         is_arithmetic = getattr(node.target, "__module__", None) in ("_operator", "math", "builtins")
         if is_size or is_attribute or (is_arithmetic and sources and found.issuperset(sources)):
@@ -140,4 +136,4 @@ def _viewed_value(node: fx.Node, vocabulary: Vocabulary) -> fx.Node | None:
     if node.op not in ("call_function", "call_method"):
         return None
     spelling = vocabulary.spelling(node.target)
-    return _first(node) if spelling is None or spelling.operation.view or node.target is getattr else None
+    return None if spelling is not None and spelling.operation.allocates else _first(node)

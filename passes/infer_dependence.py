@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import fx
 
@@ -29,8 +29,8 @@ def infer_dependence(program: Program) -> int:
         if node in tokens or (node.op == "placeholder" and not floating):
             continue
         operation = program.vocabulary.operation(node)
-        if operation is not None and operation.family is Family.EMBEDDING:
-            depends = operation.arguments(node)["input"] in tokens
+        if operation is not None and operation.token_operand is not None:
+            depends = operation.arguments(node)[operation.token_operand] in tokens
         else:
             sources = _sources(node, operation)
             if not floating and operation is not None:
@@ -39,28 +39,26 @@ def infer_dependence(program: Program) -> int:
         if depends:
             dependent.add(node)
     _check_outputs(program, dependent)
-    program.dependent, program.tokens, program.masks = (
-        frozenset(dependent),
-        frozenset(tokens),
-        frozenset(_masks(program)),
-    )
+    facts = program.facts
+    facts.dependent, facts.tokens, facts.masks = map(frozenset, (dependent, tokens, _masks(program)))
     return len(dependent)
 
 
 def _may_be_floating(program: Program, node: fx.Node) -> bool:
     """Whether a value is made of real numbers, as far as is known."""
-    value = program.values.get(node.name)
+    value = program.facts.values.get(node.name)
     return value is None or value.is_floating
 
 
 def _tokens(program: Program) -> set[fx.Node]:
-    """Inputs that an embedding reads, and what only moves their elements on the way there."""
-    reads = _moved_to(program, Family.EMBEDDING, "input")
+    """Inputs that select rows of a table, and what only moves their elements on the way there."""
+    reads = _moved_to(program, lambda operation: operation.token_operand)
     inputs = {node for node in reads if node.op == "placeholder"}
-    tokens = {node for node in inputs if node.name not in program.values or not program.values[node.name].is_floating}
+    values = program.facts.values
+    tokens = {node for node in inputs if node.name not in values or not values[node.name].is_floating}
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
-        moves = operation is not None and node in reads and operation.family is Family.SHAPE
+        moves = operation is not None and node in reads and operation.moves
         if operation is not None and moves and any(operand in tokens for operand in operation.operands_of(node)):
             tokens.add(node)
     return tokens
@@ -68,45 +66,48 @@ def _tokens(program: Program) -> set[fx.Node]:
 
 def _masks(program: Program) -> set[fx.Node]:
     """Inputs that attention reads as its mask, and nothing else reads: they may hold numbers or truth values."""
-    reads = _moved_to(program, Family.MASK, "mask")
+    reads = _moved_to(program, lambda operation: operation.mask_operand)
     return {node for node in reads if node.op == "placeholder" and _only_masks(program, node, reads)}
 
 
 def _only_masks(program: Program, node: fx.Node, reads: set[fx.Node]) -> bool:
     for user in node.users:
         operation = program.vocabulary.operation(user)
-        is_mask = (
-            operation is not None and operation.family is Family.MASK and operation.arguments(user)["input"] is not node
-        )
+        if operation is not None and operation.mask_operand is not None:
+            others = {**operation.arguments(user), operation.mask_operand: None}
+            is_mask = node not in others.values()
+        else:
+            is_mask = False
         if not (is_mask or (user in reads and _only_masks(program, user, reads))):
             return False
     return True
 
 
-def _moved_to(program: Program, family: Family, argument: str) -> set[fx.Node]:
-    """The values that operations of a family take for ``argument``, and what only moves elements on the way there."""
+def _moved_to(program: Program, parameter: Callable[[Operation], str | None]) -> set[fx.Node]:
+    """The values that operations take for a parameter, and what only moves elements on the way there."""
     reads: set[fx.Node] = set()
     for node in reversed(program.graph.nodes):
         operation = program.vocabulary.operation(node)
         if operation is None:
             continue
-        if operation.family is family:
-            value = operation.arguments(node)[argument]
+        name = parameter(operation)
+        if name is not None:
+            value = operation.arguments(node)[name]
             reads.update((value,) if isinstance(value, fx.Node) else ())
-        elif node in reads and operation.family is Family.SHAPE:
+        elif node in reads and operation.moves:
             reads.update(operand for operand in operation.operands_of(node) if isinstance(operand, fx.Node))
     return reads
 
 
 def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
-    """The nodes whose dependence ``node`` inherits: weights such as indices and masks pass none on."""
+    """The nodes whose dependence ``node`` inherits: it inherits none from parameters without relevance."""
     if operation is None:
         return node.all_input_nodes
     if operation.family is Family.NO_RELEVANCE:
         return ()
     found: list[fx.Node] = []
     for name, value in operation.arguments(node).items():
-        if name not in operation.weights:
+        if name not in operation.without_relevance:
             fx.map_arg(value, found.append)
     return found
 
@@ -114,8 +115,8 @@ def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
 def _check_outputs(program: Program, dependent: set[fx.Node]) -> None:
     for result in program.outputs:
         operation = program.vocabulary.operation(result)
-        if operation is not None and operation.many:
-            raise CaptureError(f"the model returns the several tensors of {operation.name}; pick one")
+        if operation is not None and operation.multiple_results:
+            raise CaptureError(f"the model returns the several tensors of {operation.name}; choose one of them")
     if dependent.isdisjoint(program.outputs):
         raise CaptureError(
             "no relevance can flow from the model's output to an input: the output is a constant, or depends on the "

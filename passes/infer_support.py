@@ -1,6 +1,6 @@
 """Find the values whose relevance is zero wherever they are zero or negative.
 
-What reads ``relu(z)`` hands it relevance ``relu(z) * (...)``, which is zero where ``z`` is not positive. A rule drops
+What reads ``relu(z)`` passes it relevance ``relu(z) * (...)``, which is zero where ``z`` is not positive. A rule drops
 the half there that serves negative outputs.
 """
 
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Annotation, Program, annotation
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, Magnitude, PassThrough, WinnerTakesAll, ZPlus
+from fxlrp.program import Program, annotation
+from fxlrp.relevance import implementation
 
 
-@compiler_pass(needs=["annotated"], provides=["support"])
+@compiler_pass(needs=["annotated"], after=["infer_signs"], before=["emit_relevance", "emit_backward"])
 def infer_support(program: Program) -> int:
     """Record the values whose relevance vanishes where they are not positive; return how many there are."""
     outside = set(program.outputs)
@@ -25,31 +24,13 @@ def infer_support(program: Program) -> int:
             continue
         if node not in outside:
             inside.add(node)
-        operands = operation.operands_of(node)
+        how, operands = implementation(operation, annotated.rule), operation.operands_of(node)
         for position in annotated.carries:
-            if not _supported(program, operation, annotated, node in inside, operands[position]):
-                outside.add(operands[position])
-    program.supported = frozenset(inside)
+            operand = operands[position]
+            # A contribution that is zero wherever the operand is, or that follows what is positive only with it.
+            vanishes = how is not None and how.vanishes and operand in program.facts.non_negative
+            follows = how is not None and how.follows and operation.keeps_support and node in inside
+            if not (vanishes or follows):
+                outside.add(operand)
+    program.facts.supported = frozenset(inside)
     return len(inside)
-
-
-def _supported(program: Program, operation: Operation, annotated: Annotation, inside: bool, operand: fx.Node) -> bool:
-    """Whether what a step hands to an operand is zero wherever the operand is not positive."""
-    if isinstance(annotated.rule, _PRODUCTS):
-        # It is a multiple of the operand.
-        return operand in program.non_negative
-    if isinstance(annotated.rule, PassThrough | WinnerTakesAll):
-        moves = operation.family in (Family.SHAPE, Family.MAX_POOL, Family.CHECK)
-        return inside and (moves or operation.name in _SAME_SIGN)
-    return False
-
-
-_PRODUCTS = (Epsilon, ZPlus, AlphaBeta, Gamma, Magnitude)
-
-# The result is positive only where the operand is.
-_SAME_SIGN = frozenset(
-    (
-        *("relu", "relu6", "selu", "silu", "gelu", "mish", "hardswish"),
-        *("tanh", "softsign", "tanhshrink", "softshrink", "hardshrink"),
-    )
-)

@@ -12,7 +12,7 @@ from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 
 
-@compiler_pass(needs=["relevance"], provides=["constants"])
+@compiler_pass(needs=["relevance"], after=["share_across_batch", "keep_pool_indices", "checkpoint"])
 def keep_constants(program: Program) -> int:
     """Record the constants that the rest of the program reads; return how many there are."""
     constant: set[fx.Node] = set()
@@ -22,9 +22,9 @@ def keep_constants(program: Program) -> int:
             node.op == "call_function" and sources and constant.issuperset(sources) and not node.is_impure()
         ):
             constant.add(node)
-    program.constants = tuple(
+    program.emitted.constants = tuple(
         node
         for node in program.graph.nodes
         if node in constant and node.op == "call_function" and not constant.issuperset(node.users)
     )
-    return len(program.constants)
+    return len(program.emitted.constants)

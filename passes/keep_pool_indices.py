@@ -10,11 +10,11 @@ from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.provenance import provenance
-from fxlrp.relevance.average import options_of
 from fxlrp.relevance.max_pool import WINDOW, max_pool_winner, max_pool_with_winners, to_winners
+from fxlrp.relevance.proportional import options_of
 
 
-@compiler_pass(needs=["relevance"], provides=["pool indices"])
+@compiler_pass(needs=["relevance"])
 def keep_pool_indices(program: Program) -> int:
     """Share one pooling between the forward program and its relevance step; return for how many."""
     count = 0

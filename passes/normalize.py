@@ -42,12 +42,12 @@ def _canonicalize(program: Program, node: fx.Node, constant: bool) -> int:
         bound = operation.bind(node.args, node.kwargs)
     except TypeError as error:
         raise SymbolicTraceError(f"a call in a form that is not supported, {error}: {describe(node)}") from error
-    if operation.name == "to" and any(_is_integer(value) for value in (*bound["args"], *bound["kwargs"].values())):
+    if operation.tells(operation.makes_integers, bound):
         # No relevance passes a rounding: an operation that is not canonical, and has no rule.
         node.op, node.target = "call_function", _to_integer
         return 1
     if not constant:
-        _check_frozen(node, operation, bound)
+        _check_required(node, operation, bound)
     args, kwargs = operation.call(bound)
     node.op, node.target, node.args, node.kwargs = "call_function", operation.function, args, kwargs
     return int(before != (node.op, node.target, node.args, node.kwargs))
@@ -55,10 +55,6 @@ def _canonicalize(program: Program, node: fx.Node, constant: bool) -> int:
 
 def _to_integer(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return input.to(*args, **kwargs)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, torch.dtype) and not (value.is_floating_point or value.is_complex)
 
 
 def _method_to_function(node: fx.Node) -> int:
@@ -71,8 +67,8 @@ def _method_to_function(node: fx.Node) -> int:
     return 1
 
 
-def _check_frozen(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:
-    for name, required in operation.frozen.items():
+def _check_required(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:
+    for name, required in operation.required_values.items():
         if bound[name] is not required and bound[name] != required:
             hint = (
                 "put the model in eval mode before compiling, and pass training=self.training"

@@ -1,10 +1,13 @@
-"""The order of the passes: one explicit list for each stage of ``fxlrp.compile``."""
+"""The order of the passes: one explicit list for explanations, one for backwards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fxlrp.errors import InputError
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes.annotate import annotate
-from fxlrp.passes.base import Pass
+from fxlrp.passes.base import Pass, check_order
 from fxlrp.passes.carry_quotients import carry_quotients
 from fxlrp.passes.checkpoint import checkpoint
 from fxlrp.passes.decompose import decompose
@@ -16,6 +19,7 @@ from fxlrp.passes.functionalize import functionalize
 from fxlrp.passes.infer_dependence import infer_dependence
 from fxlrp.passes.infer_signs import infer_signs
 from fxlrp.passes.infer_support import infer_support
+from fxlrp.passes.infer_values import infer_values
 from fxlrp.passes.keep_constants import keep_constants
 from fxlrp.passes.keep_pool_indices import keep_pool_indices
 from fxlrp.passes.name_nodes import name_nodes
@@ -33,18 +37,98 @@ CANONICALIZE: tuple[Pass, ...] = (
     remove_dead_code,
     name_nodes,
 )
-SIMPLIFY: tuple[Pass, ...] = (fold_batch_norm, remove_dead_code)
-ANALYZE: tuple[Pass, ...] = (infer_dependence, find_first_layers)
+ANALYZE: tuple[Pass, ...] = (infer_values, fold_batch_norm, remove_dead_code, infer_dependence, find_first_layers)
 ANNOTATE: tuple[Pass, ...] = (annotate,)
 SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, carry_quotients)
-EMIT: tuple[Pass, ...] = (emit_relevance, remove_dead_code)
-EMIT_BACKWARD: tuple[Pass, ...] = (emit_backward, remove_dead_code)
-CHECKPOINT: tuple[Pass, ...] = (checkpoint,)
-OPTIMIZE: tuple[Pass, ...] = (share_across_batch, keep_pool_indices, keep_constants, reuse_memory)
-# Forward and relevance are two programs here: none may write into what the other reads, or keeps.
-OPTIMIZE_BACKWARD: tuple[Pass, ...] = (share_across_batch, keep_pool_indices)
+ANNOTATED: tuple[Pass, ...] = (*CANONICALIZE, *ANALYZE, *ANNOTATE)
+
+EXPLANATION: tuple[Pass, ...] = (
+    *ANNOTATED,
+    *SPECIALIZE,
+    emit_relevance,
+    remove_dead_code,
+    checkpoint,
+    share_across_batch,
+    keep_pool_indices,
+    keep_constants,
+    reuse_memory,
+)
+# Forward and relevance are two programs here: neither may write into what the other reads, or keeps.
+BACKWARD: tuple[Pass, ...] = (
+    *ANNOTATED,
+    *SPECIALIZE,
+    emit_backward,
+    remove_dead_code,
+    share_across_batch,
+    keep_pool_indices,
+)
+
+for _order in (EXPLANATION, BACKWARD):
+    check_order(_order)
+
+
+def explanation(
+    optimizations: Optimizations, *, checkpoints: bool = False, user_defined: Sequence[Pass] = ()
+) -> tuple[Pass, ...]:
+    """The passes of an explanation.
+
+    Args:
+        optimizations: Those that are switched on.
+        checkpoints: Whether activations are computed again.
+        user_defined: Passes of the user's, which are put where they say.
+
+    Raises:
+        InputError: A user-defined pass cannot be placed.
+    """
+    chosen = enabled(place(user_defined, EXPLANATION), optimizations)
+    return tuple(each for each in chosen if checkpoints or each is not checkpoint)
+
+
+def backward(optimizations: Optimizations) -> tuple[Pass, ...]:
+    """The passes of a backward, with the optimizations that are switched on."""
+    return enabled(BACKWARD, optimizations)
 
 
 def enabled(passes: tuple[Pass, ...], optimizations: Optimizations) -> tuple[Pass, ...]:
     """The passes without the optimizations that are switched off."""
     return tuple(each for each in passes if getattr(optimizations, each.name, True))
+
+
+def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    """Put user-defined passes into an order: behind the last that they must follow, or before what they must precede.
+
+    Raises:
+        InputError: A pass does not say where it belongs, names an unknown pass, or cannot be placed.
+    """
+    if not isinstance(user_defined, Sequence):
+        raise InputError(f"passes must be a list of passes, not {user_defined!r}")
+    known = {each.name for each in (*EXPLANATION, *BACKWARD)}
+    for each in user_defined:
+        if not isinstance(each, Pass):
+            raise InputError(f"{each!r} is not a pass: decorate the function with @fxlrp.passes.compiler_pass(...)")
+        unknown = sorted((each.after | each.before) - known - {other.name for other in user_defined})
+        if unknown:
+            raise InputError(f"the pass {each.name} names the pass {unknown[0]!r}, which does not exist")
+        if each.name in known:
+            raise InputError(f"the pass {each.name} has the name of one of fxlrp's: give it another")
+        passes = _placed(each, passes)
+    return passes
+
+
+def _placed(new: Pass, passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    provided: set[str] = set()
+    earliest = 0
+    for index, each in enumerate(passes):
+        if each.name in new.after or new.name in each.before or not new.needs <= provided:
+            earliest = index + 1
+        provided |= each.provides
+    latest = next((index for index, each in enumerate(passes) if each.name in new.before), len(passes))
+    if not (new.after or new.before):
+        raise InputError(f"the pass {new.name} must say where it belongs: @compiler_pass(after=[...], before=[...])")
+    if earliest > latest or not new.needs <= provided:
+        raise InputError(f"the pass {new.name} cannot be placed: what it needs comes after what it must precede")
+    # Right behind what it follows; a pass that only says what it precedes comes right before that.
+    position = earliest if new.after else latest
+    order = (*passes[:position], new, *passes[position:])
+    check_order(order)
+    return order

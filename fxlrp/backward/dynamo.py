@@ -9,16 +9,15 @@ import torch
 from torch import fx
 
 from fxlrp.backward.function import explained_forward
-from fxlrp.backward.lower import lower
-from fxlrp.debugging.logs import PassLog
+from fxlrp.backward.split import split
+from fxlrp.driver import log_only, run
 from fxlrp.errors import CaptureError, InputError
-from fxlrp.extensions import Extension, extend
-from fxlrp.frontend import annotate
+from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
-from fxlrp.program import Program
-from fxlrp.rules.presets import Rules, resolve
-from fxlrp.vocabulary import CANONICAL
+from fxlrp.passes import pipeline
+from fxlrp.request import Request
+from fxlrp.rules.presets import Rules
 
 Backend = Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
 
@@ -53,7 +52,8 @@ def backend(
         >>> torch.allclose(x.grad, fxlrp.compile(model, "epsilon")(x.detach(), target=1))
         True
     """
-    preset, optimizations = resolve(rules), Optimizations.resolve(optimize)
+    request = Request.of(rules, extensions=extensions)
+    passes = pipeline.backward(Optimizations.resolve(optimize))
 
     def compile_graph(graph_module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         # Imported here: it needs TorchDynamo, which takes a second to import, and is there by now.
@@ -69,22 +69,19 @@ def backend(
             return _refuse
         frame = CompiledFrame.current()
         frame.check_whole(graph_module)
-        vocabulary, extended = extend(CANONICAL, preset, extensions)
-        program = Program(
-            dynamo.capture(graph_module, arguments, frame.root), vocabulary, extended, observers=(PassLog(),)
-        )
-        program.tell("capture", len(program.graph.nodes))
-        split = lower(annotate(program, Inputs(tuple(data), examples=data)), optimizations)
-        split = split if compiler is None else split.compiled(compiler)
+        captured = dynamo.capture(graph_module, arguments, frame.root)
+        program = run(captured, Inputs(tuple(data), examples=data), request, passes, log_only())
+        parts = split(program)
+        parts = parts if compiler is None else parts.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}
         inputs = [index for index, argument in enumerate(arguments) if argument.is_data]
-        parameters = [positions[path] for path in split.parameters]
+        parameters = [positions[path] for path in parts.parameters]
 
-        def run(*values: Any) -> tuple[Any, ...]:
+        def explained(*values: Any) -> tuple[Any, ...]:
             constants = [arguments[index].unwrapped(values[index]) for index in parameters]
-            return explained_forward(split, [values[index] for index in inputs], constants)
+            return explained_forward(parts, [values[index] for index in inputs], constants)
 
-        return run
+        return explained
 
     return compile_graph
 

@@ -34,7 +34,7 @@ class _ExplainedForward(torch.autograd.Function):
             value.clone() if isinstance(value, Tensor) and id(value) in given else value for value in outputs
         )
         ctx.split = split
-        # Sizes are numbers, which autograd does not save; tensors it does, and it notices if one is changed.
+        # ShapeGuards are numbers, which autograd does not save; tensors it does, and it notices if one is changed.
         ctx.numbers = [None if isinstance(value, Tensor) else value for value in saved]
         ctx.save_for_backward(*(value for value in saved if isinstance(value, Tensor)))
         asked = {index for index, needed in enumerate(ctx.needs_input_grad[1:]) if needed}

@@ -12,27 +12,27 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from fxlrp.backward.function import explained_forward
-from fxlrp.backward.lower import lower
-from fxlrp.backward.split import Split
-from fxlrp.capture import EVERY_OUTPUT, Sizes, structure_of_outputs
+from fxlrp.backward.split import Split, split
+from fxlrp.capture import EVERY_OUTPUT, structure_of_outputs
+from fxlrp.driver import compiled
 from fxlrp.errors import InputError
-from fxlrp.expected import Expected
 from fxlrp.extensions import Extension
-from fxlrp.frontend import Capture, Request, annotated_program
-from fxlrp.inputs import ExamplesNeeded, Inputs
+from fxlrp.first_call import MadeOnInputs
+from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
+from fxlrp.passes import pipeline
+from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
+from fxlrp.signature import Signature
 
 
 @dataclass(frozen=True)
-class _Lowered:
+class _Halves:
     """A model's program in two parts, and how it is called."""
 
     root: fx.GraphModule
     split: Split
-    inputs: Inputs
-    expected: Expected
-    sizes: Sizes | None
+    signature: Signature
     structure: pytree.TreeSpec
 
 
@@ -42,32 +42,21 @@ class ExplainedModel(nn.Module):
     Made by :func:`fxlrp.autograd`. Holds the model itself, not a copy.
     """
 
-    def __init__(self, model: nn.Module, lowered: Callable[[Inputs], _Lowered], examples: Any) -> None:
+    def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], _Halves], examples: Any) -> None:
         """Capture ``model`` on ``examples``; at the first call if it needs some and there are none."""
         super().__init__()
         self.training = False
         self.model = model
-        self._make = lowered
-        self._lowered: _Lowered | None = None
-        try:
-            self._lowered = lowered(Inputs.of(model, examples))
-        except ExamplesNeeded:
-            if examples is not None:
-                raise
+        self._halves = MadeOnInputs(make, model, examples)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns; the gradient of an input that requires one will be its relevance."""
-        if self._lowered is None:
-            self._lowered = self._make(Inputs.of_call(self.model, args, kwargs))
-        lowered = self._lowered
-        values = lowered.inputs.arrange(args, kwargs)
-        self._check_constants(lowered.inputs.constants, kwargs)
-        lowered.expected.check(values, next(self.model.parameters(), None))
-        if lowered.sizes is not None:
-            lowered.sizes.check(values)
-        parameters = [operator.attrgetter(path)(lowered.root) for path in lowered.split.parameters]
-        outputs = explained_forward(lowered.split, values, parameters)
-        return pytree.tree_unflatten(outputs, lowered.structure)
+        halves = self._halves.on_call(self.model, args, kwargs)
+        self._check_constants(halves.signature.inputs.constants, kwargs)
+        values = halves.signature.bind(args, kwargs, next(self.model.parameters(), None))
+        parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
+        outputs = explained_forward(halves.split, values, parameters)
+        return pytree.tree_unflatten(outputs, halves.structure)
 
     def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Refuse a call that leaves out an argument which was captured with another value than its default."""
@@ -118,17 +107,17 @@ def autograd(
         >>> torch.allclose(x.grad, fxlrp.compile(model, "epsilon")(x.detach(), target=1))
         True
     """
-    optimizations = Optimizations.resolve(optimize)
+    check_model(model)
     request = Request.of(
-        model, rules, capture=capture, extensions=extensions, output=EVERY_OUTPUT, dynamic_shapes=dynamic_shapes
+        rules, capture=capture, extensions=extensions, output=EVERY_OUTPUT, dynamic_shapes=dynamic_shapes
     )
+    passes = pipeline.backward(Optimizations.resolve(optimize))
 
-    def lowered(inputs: Inputs) -> _Lowered:
-        program, captured = annotated_program(request, inputs)
-        structure = structure_of_outputs(program.graph)
-        expected = Expected.of(list(program.graph.nodes), program, inputs)
-        split = lower(program, optimizations)
-        split = split if compiler is None else split.compiled(compiler)
-        return _Lowered(program.graph_module, split, inputs, expected, captured.sizes, structure)
+    def halves(model: nn.Module, inputs: Inputs) -> _Halves:
+        done = compiled(model, inputs, request, passes)
+        parts = split(done.program)
+        parts = parts if compiler is None else parts.compiled(compiler)
+        structure = structure_of_outputs(done.program.graph)
+        return _Halves(done.program.graph_module, parts, done.signature, structure)
 
-    return ExplainedModel(model, lowered, example_inputs)
+    return ExplainedModel(model, halves, example_inputs)

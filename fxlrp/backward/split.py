@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxlrp.program import Program
+from fxlrp.program import Program, nodes_by_name, returned_by
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def split(program: Program) -> Split:
     The forward part computes the outputs and nothing else. What the relevance part reads of it is saved: the rest,
     such as the positive part of a layer, is computed when relevance is asked for.
     """
-    graph, gradients = program.graph, program.gradients
-    returned: Any = graph.output_node().args[0]
-    outputs, relevances = returned
+    graph, nodes = program.graph, nodes_by_name(program.graph)
+    controls = program.emitted.interface.controls
+    gradients = {nodes[explained]: nodes[gradient] for explained, gradient in controls.items()}
+    outputs, relevances = returned_by(graph)
     first = [
         index for index, value in enumerate(outputs) if not isinstance(value, fx.Node) or outputs.index(value) == index
     ]

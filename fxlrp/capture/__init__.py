@@ -10,9 +10,10 @@ from torch import fx, nn
 from fxlrp.capture import export, symbolic
 from fxlrp.capture.export import DynamicShapes
 from fxlrp.capture.outputs import EVERY_OUTPUT, Output, Selected, structure_of_outputs
-from fxlrp.capture.shape_guards import Sizes
+from fxlrp.capture.shape_guards import ShapeGuards
 from fxlrp.inputs import Inputs
-from fxlrp.operation import Family, Vocabulary
+from fxlrp.operation import Family
+from fxlrp.vocabulary.lookup import Vocabulary
 
 __all__ = [
     "EVERY_OUTPUT",
@@ -22,7 +23,7 @@ __all__ = [
     "FrontEnd",
     "Output",
     "Selected",
-    "Sizes",
+    "ShapeGuards",
     "capture",
     "structure_of_outputs",
 ]
@@ -35,7 +36,7 @@ class Captured(NamedTuple):
     """A forward graph, and for which sizes of the inputs it is right; None where it has none baked in."""
 
     graph_module: fx.GraphModule
-    sizes: Sizes | None
+    guards: ShapeGuards | None
 
 
 def capture(

@@ -15,7 +15,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxlrp.functions import set_item
-from fxlrp.operation import Vocabulary
+from fxlrp.vocabulary.lookup import Vocabulary
 
 
 class Call(NamedTuple):
@@ -223,7 +223,7 @@ def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
     if spelling is None:
         return as_it_is
     operation = spelling.operation
-    if operation.free or operation.signatures:
+    if operation.keeps_arguments or operation.signatures:
         options = {name: value for name, value in node.kwargs.items() if name not in _NOT_OF_VALUES}
         return Call(operation.function, node.args, options)
     kept = {name: value for name, value in given.items() if name not in _NOT_OF_VALUES}
@@ -231,6 +231,6 @@ def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
         bound = operation.bind((), kept)
     except TypeError:
         return as_it_is
-    if any(bound[name] != required for name, required in operation.frozen.items()):
+    if any(bound[name] != required for name, required in operation.required_values.items()):
         return as_it_is
     return Call(operation.function, *operation.call(bound))

@@ -22,11 +22,11 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
 from fxlrp.capture.outputs import Selected, place_output
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
-from fxlrp.capture.shape_guards import Sizes
+from fxlrp.capture.shape_guards import ShapeGuards
 from fxlrp.errors import CaptureError
 from fxlrp.inputs import Inputs
-from fxlrp.operation import Vocabulary
 from fxlrp.provenance import MODEL, is_users_file
+from fxlrp.vocabulary.lookup import Vocabulary
 
 DynamicShapes = Mapping[str, Any] | None
 
@@ -37,7 +37,7 @@ def capture(
     vocabulary: Vocabulary,
     output: Selected = None,
     dynamic_shapes: DynamicShapes = None,
-) -> tuple[fx.GraphModule, Sizes]:
+) -> tuple[fx.GraphModule, ShapeGuards]:
     """Export ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
 
     Args:
@@ -68,7 +68,7 @@ def capture(
     converter = _Converter(model, inputs, exported, vocabulary, output)
     graph, constants = converter.convert()
     users = {name: node.meta["val"] for name, node in converter.users.items()}
-    return on_live_model(model, graph, constants), Sizes.of(exported, inputs, users)
+    return on_live_model(model, graph, constants), ShapeGuards.of(exported, inputs, users)
 
 
 def with_batch(inputs: Inputs) -> dict[str, Tensor]:

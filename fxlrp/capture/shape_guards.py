@@ -16,7 +16,7 @@ from fxlrp.inputs import Inputs
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ShapeGuards:
     """What ``torch.export`` has assumed of the inputs.
 
     Args:
@@ -64,13 +64,13 @@ class Sizes:
                 )
 
     @staticmethod
-    def of(exported: ExportedProgram, inputs: Inputs, users: Mapping[str, Any]) -> Sizes:
+    def of(exported: ExportedProgram, inputs: Inputs, users: Mapping[str, Any]) -> ShapeGuards:
         """What was assumed in ``exported``, whose inputs have the fake values ``users`` by name."""
         names = inputs.names
         fixed = tuple(tuple(size if isinstance(size, int) else None for size in users[name].shape) for name in names)
         conditions = tuple((_words(code), _condition(code)) for code in exported._guards_code)
         dtypes = tuple(inputs.examples[name].dtype for name in names)
-        return Sizes(names, fixed, dtypes, conditions, inputs.variadic)
+        return ShapeGuards(names, fixed, dtypes, conditions, inputs.variadic)
 
 
 def _words(code: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp.debugging.node_location import Place
+from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.printing.table import constants_among
@@ -23,14 +23,14 @@ class Break:
     """Where NaN or infinity first appears.
 
     Args:
-        place: The node.
+        location: The node.
         what: What is not finite there: its value, the relevance that it receives, or what it hands on.
         found: How many numbers of that are not finite.
         value: How many numbers of its forward value are not finite.
         reads: What it reads that is not finite either: operands and parameters by name.
     """
 
-    place: Place
+    location: NodeLocation
     what: str
     found: NotFinite
     value: NotFinite
@@ -39,23 +39,23 @@ class Break:
     @property
     def node(self) -> str:
         """The node's name."""
-        return self.place.node
+        return self.location.node
 
     @property
     def module(self) -> str:
         """The path of its module."""
-        return self.place.module
+        return self.location.module
 
     @property
     def source(self) -> str:
         """The user's source line, as ``file:line: code``."""
-        return self.place.source
+        return self.location.source
 
     def __str__(self) -> str:
-        """A line for the place, and one for what there is around."""
+        """A line for the node, and one for what there is around."""
         read = ", ".join(f"{name} ({found})" for name, found in self.reads.items())
         return (
-            f"first not finite: {self.what} ({self.found}): {self.place}\n"
+            f"first not finite: {self.what} ({self.found}): {self.location}\n"
             f"its value: {self.value or 'finite'}; not finite of what it reads: {read or 'nothing'}"
         )
 
@@ -68,8 +68,8 @@ def first_break(
 ) -> Break | None:
     """Where NaN or infinity comes from; None if all relevance is finite.
 
-    An infinity in a forward value that no relevance shows, as attention masks have them, is none of an explanation's
-    business. If the explained output itself is not finite, its value is followed back to the first one that is not.
+    An infinity in a forward value that no relevance shows, as attention masks have them, does not count. If the
+    explained output itself is not finite, its value is followed back to the first one that is not.
 
     Args:
         steps: The explanation.
@@ -80,7 +80,7 @@ def first_break(
 
     def found_at(node: fx.Node, what: str, found: NotFinite) -> Break:
         reads = {each.name: values[each] for each in node.all_input_nodes if values.get(each)}
-        return Break(Place.of(node, steps.program.vocabulary), what, found, values[node], reads)
+        return Break(NodeLocation.of(node, steps.program.vocabulary), what, found, values[node], reads)
 
     if relevances[steps.start]:
         if not values[steps.explained]:

@@ -83,7 +83,7 @@ class PassLog:
         if _LOGS["passes"].isEnabledFor(logging.DEBUG):
             self._log_pass(stage, count, program)
         if stage == "annotate" and _LOGS["annotate"].isEnabledFor(logging.DEBUG):
-            shapes = {name: spec.shape for name, spec in program.values.items()}
+            shapes = {name: spec.shape for name, spec in program.facts.values.items()}
             nodes = [node for node in program.graph.nodes if node.op != "output"]
             _LOGS["annotate"].debug("the annotated graph\n%s", table.render(nodes, program.vocabulary, shapes))
 

@@ -1,4 +1,4 @@
-"""Which node something is about."""
+"""Where a node is: its module, and the user's source line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp.operation import Vocabulary
 from fxlrp.printing.table import operation_of
 from fxlrp.program import annotation
 from fxlrp.provenance import module_path, source_line
+from fxlrp.vocabulary.lookup import Vocabulary
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeLocation:
     """A forward node as a user knows it.
 
     Args:
@@ -31,11 +31,11 @@ class Place:
     rule: str
 
     @staticmethod
-    def of(node: fx.Node, vocabulary: Vocabulary) -> Place:
-        """The place of a node of the annotated graph."""
+    def of(node: fx.Node, vocabulary: Vocabulary) -> NodeLocation:
+        """The location of a node of the annotated graph."""
         annotated = annotation(node)
         rule = str(annotated.rule) if annotated else ""
-        return Place(node.name, operation_of(node, vocabulary), module_path(node), source_line(node), rule)
+        return NodeLocation(node.name, operation_of(node, vocabulary), module_path(node), source_line(node), rule)
 
     def __str__(self) -> str:
         """All of it in words."""

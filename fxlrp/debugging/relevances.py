@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch import Tensor, fx
 
 from fxlrp.debugging.first_non_finite import Break, first_break
-from fxlrp.debugging.node_location import Place
+from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.shares import Constant, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
@@ -69,7 +69,7 @@ class NodeRelevance:
     """The relevance of a node's value, and what its step made of it.
 
     Args:
-        place: The node.
+        location: The node.
         received: The relevance of its value.
         handed_on: What its operands received from it, summed over everything; None where the explanation ends.
         bias: What of the absorbed relevance is the bias's, or another constant's that is added; None where the rule's
@@ -78,7 +78,7 @@ class NodeRelevance:
         kept: The relevance itself, for each of its results, if it was to be kept.
     """
 
-    place: Place
+    location: NodeLocation
     received: Summary
     handed_on: float | None
     bias: float | None
@@ -88,7 +88,7 @@ class NodeRelevance:
     @property
     def node(self) -> str:
         """The node's name."""
-        return self.place.node
+        return self.location.node
 
     @property
     def absorbed(self) -> float | None:
@@ -168,7 +168,7 @@ def _row(each: NodeRelevance) -> tuple[str, ...]:
     numbers = (received.sum, received.min, received.max)
     balance = (each.handed_on, each.absorbed, each.bias, each.stabilizer)
     return (
-        *(each.node, each.place.operation, each.place.rule, shapes),
+        *(each.node, each.location.operation, each.location.rule, shapes),
         *map(_short, numbers),
         str(received.not_finite),
         *map(_short, balance),
@@ -179,24 +179,24 @@ def _short(number: float | None) -> str:
     return "" if number is None else f"{number:.4g}"
 
 
-def relevances(steps: StepByStep, values: Sequence[Any], explained: Sequence[Any], *, keep: bool) -> Relevances:
+def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, Any], *, keep: bool) -> Relevances:
     """Run the explanation step by step, without optimizations, and sum up the relevance of every node.
 
     Args:
         steps: The explanation.
         values: The inputs.
-        explained: The target and the seed.
+        controls: The target and the seed, by name.
         keep: Whether to keep the relevance itself.
     """
     flows = _leading_to_the_ends(steps)
     seen = _Observer(steps, keep)
-    steps.run(values, explained, seen)
+    steps.run(values, controls, seen)
 
     def node_relevance(
         value: fx.Node, received: Sequence[fx.Node], handed_on: float | None, bias: float | None
     ) -> NodeRelevance:
         return NodeRelevance(
-            Place.of(value, steps.program.vocabulary),
+            NodeLocation.of(value, steps.program.vocabulary),
             Summary.of_all([seen.summaries[each] for each in received]),
             handed_on,
             bias,
@@ -222,7 +222,7 @@ def relevances(steps: StepByStep, values: Sequence[Any], explained: Sequence[Any
 
 def _leading_to_the_ends(steps: StepByStep) -> tuple[NodeFlow, ...]:
     """The steps that matter: all of them, but for ``at=`` those on the way there."""
-    if steps.program.at is None:
+    if steps.program.options.at is None:
         return steps.flows
     needed = {relevance for _, relevance in steps.ends}
     for node in reversed(steps.program.graph.nodes):

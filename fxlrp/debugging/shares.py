@@ -1,24 +1,23 @@
 """Which part of what a step absorbs is the bias's, where the formula of its rule tells.
 
-LRP-epsilon of an affine map ``z = L x + b`` hands on ``sum_k (L x)_k R_k / s(z_k)``. So of the relevance that it
+LRP-epsilon of an affine map ``z = L x + b`` passes on ``sum_k (L x)_k R_k / s(z_k)``. So of the relevance that it
 receives ``sum_k b_k R_k / s(z_k)`` is the bias's. The rest is the stabilizer's:
 ``sum_k R_k (s(z_k) - z_k) / s(z_k)``.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx
 
 from fxlrp.debugging.step_by_step import NodeFlow
-from fxlrp.operation import Family
+from fxlrp.relevance import implementation
 from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.step import Absorber
 from fxlrp.rules.specs import Epsilon
 
 Constant: TypeAlias = "fx.Node | float"
-
-_NORMALIZATIONS = ("layer_norm", "group_norm", "rms_norm", "local_response_norm")
 
 
 def bias_of(flow: NodeFlow) -> Constant | None:
@@ -26,20 +25,17 @@ def bias_of(flow: NodeFlow) -> Constant | None:
 
     None if the rule's formula does not tell its share.
     """
-    rule, operation = flow.annotation.rule, flow.operation
-    if not isinstance(rule, Epsilon):
+    operation, rule = flow.operation, flow.annotation.rule
+    how = implementation(operation, rule)
+    if how is None or not isinstance(rule, Epsilon) or how.absorber is None:
         return None
-    if operation.family is Family.AVERAGE:
-        return 0.0
-    if operation.family is Family.SUM:
-        constants = [
-            each for index, each in enumerate(operation.operands_of(flow.node)) if index not in flow.annotation.carries
-        ]
-        return constants[0] if constants else 0.0
-    if operation.family is Family.LINEAR or operation.name in _NORMALIZATIONS:
-        bias = operation.arguments(flow.node).get("bias")
-        return bias if rule.bias and isinstance(bias, fx.Node) else 0.0
-    return None
+    added: list[Any] = []
+    if how.absorber is Absorber.BIAS and rule.bias:
+        added = [operation.arguments(flow.node)["bias"]]
+    elif how.absorber is Absorber.OPERANDS:
+        operands = enumerate(operation.operands_of(flow.node))
+        added = [each for position, each in operands if position not in flow.annotation.carries]
+    return next((each for each in added if each is not None), 0.0)
 
 
 def bias_share(flow: NodeFlow, bias: Tensor | float, out: Tensor, r: Tensor) -> float:
@@ -56,11 +52,5 @@ def _like(flow: NodeFlow, bias: Tensor | float, out: Tensor) -> Tensor | float:
     """The bias in a shape that broadcasts to the output's."""
     if not isinstance(bias, Tensor):
         return bias
-    name = flow.operation.name
-    if name == "group_norm":
-        spatial = out.dim() - 2
-    elif flow.operation.family is Family.LINEAR and name != "linear":
-        spatial = int(name[-2])
-    else:
-        return bias.double()
-    return bias.double().reshape(-1, *(1,) * spatial)
+    spatial = out.dim() - 2 if flow.operation.name == "group_norm" else flow.operation.dims
+    return bias.double().reshape(-1, *(1,) * spatial) if spatial else bias.double()

@@ -72,7 +72,7 @@ def check(
     stages: Iterable[Stage],
     graph_module: fx.GraphModule,
     values: Sequence[Tensor],
-    explained: Sequence[Any],
+    arguments: Sequence[Any],
     output: Tensor,
 ) -> StageChecks:
     """Run every stage and compare what it computes.
@@ -81,7 +81,7 @@ def check(
         stages: The stages.
         graph_module: Holds the model.
         values: The inputs.
-        explained: The target and the seed.
+        arguments: The inputs, the target and the seed, as the program takes them.
         output: The model's own output for them.
     """
     references: dict[str, tuple[Tensor, ...]] = {"output": (output,)}
@@ -89,9 +89,8 @@ def check(
     checks = []
     for index, stage in enumerate(stages):
         computes = "output" if stage.is_forward else "relevance"
-        arguments = values if stage.is_forward else (*values, *explained)
         try:
-            result = _run(stage.graph, graph_module, arguments)
+            result = _run(stage.graph, graph_module, values if stage.is_forward else arguments)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}".splitlines()[0]
             checks.append(StageCheck(index, stage.name, stage.count, computes, math.nan, math.nan, problem))

@@ -11,8 +11,9 @@ from typing import overload
 from tabulate import tabulate
 from torch import fx
 
+from fxlrp.debugging.logs import PassLog
 from fxlrp.printing.code import graph_text
-from fxlrp.program import Program
+from fxlrp.program import Observer, Program
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Stages(Sequence[Stage]):
         if name not in names:
             raise KeyError(f"there is no stage {name!r}; there are: {', '.join(dict.fromkeys(names))}")
         return names.index(name)
+
+
+def log_and_stages() -> tuple[Observer, ...]:
+    """The observers of a program whose stages are kept."""
+    return (PassLog(), Recorder())
 
 
 def recorded(program: Program) -> Stages | None:

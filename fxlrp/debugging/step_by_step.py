@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxlrp.operation import Operation, Vocabulary
+from fxlrp.operation import Operation
 from fxlrp.passes.emit_relevance import emit_relevance
-from fxlrp.program import Annotation, Flow, Program, annotation, receivers
-from fxlrp.relevance.initial_relevance import initial_relevance
-from fxlrp.rules.presets import Preset
+from fxlrp.program import Annotation, Flow, Options, Program, annotation, nodes_by_name
+from fxlrp.vocabulary.lookup import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,46 +46,44 @@ class StepByStep:
     ends: tuple[tuple[fx.Node, fx.Node], ...]
 
     @staticmethod
-    def of(graph_module: fx.GraphModule, annotated: fx.Graph, vocabulary: Vocabulary, at: str | None) -> StepByStep:
+    def of(graph_module: fx.GraphModule, annotated: fx.Graph, vocabulary: Vocabulary, options: Options) -> StepByStep:
         """Emit the steps of an annotated graph, of which a copy is made.
 
         Args:
             graph_module: Holds the model.
             annotated: The annotated forward graph.
             vocabulary: The operations in it.
-            at: Where relevance is asked for, if not at the inputs.
+            options: What was asked for.
         """
-        program = Program(
-            fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, Preset("step by step"), at=at
-        )
+        program = Program(fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, options)
         program.properties |= emit_relevance.needs
         emit_relevance(program)
-        start = next(node for node in program.graph.nodes if node.target is initial_relevance)
-        returned: Any = program.graph.output_node().args[0]
-        relevances = returned if isinstance(returned, tuple) else (returned,)
-        explained = start.args[0]
-        assert isinstance(explained, fx.Node)
-        flows = tuple(_node_flow(program, node, flow) for node, flow in program.flows.items())
-        reached = {explained, *(source for flow in flows for source in receivers(flow.node, vocabulary))}
-        ends = tuple(end for end in zip(program.ends, relevances, strict=True) if end[0] in reached)
-        return StepByStep(program, start, explained, flows, ends)
+        interface, nodes = program.emitted.interface, nodes_by_name(program.graph)
+        flows = tuple(_node_flow(program, node, flow) for node, flow in program.emitted.flows.items())
+        ends = tuple(
+            (nodes[result.value], nodes[result.relevance])
+            for result in interface.results
+            if result.is_reached and result.relevance is not None
+        )
+        return StepByStep(program, nodes[interface.start], nodes[interface.explained], flows, ends)
 
-    def run(self, values: Sequence[Any], explained: Sequence[Any], observe: Callable[[fx.Node, Any], None]) -> None:
+    def run(self, values: Sequence[Any], controls: Mapping[str, Any], observe: Callable[[fx.Node, Any], None]) -> None:
         """Compute every node, and show its value to ``observe`` at once; a value that nobody reads again is freed.
 
         Args:
             values: The inputs.
-            explained: The target and the seed.
+            controls: The target and the seed, by name.
             observe: Called with each node and its value.
         """
         with torch.no_grad():
-            _Observed(self.program.graph_module, observe).run(*values, *explained, enable_io_processing=False)
+            arguments = self.program.emitted.interface.arguments(values, controls)
+            _Observed(self.program.graph_module, observe).run(*arguments, enable_io_processing=False)
 
 
 def _node_flow(program: Program, node: fx.Node, flow: Flow) -> NodeFlow:
     annotated, operation = annotation(node), program.vocabulary.operation(node)
     assert annotated is not None and operation is not None
-    received, handed_on = (tuple(each.factor for each in side) for side in (flow.received, flow.handed_on))
+    received, handed_on = (tuple(each.factor for each in side) for side in (flow.received, flow.passed_on))
     return NodeFlow(node, operation, annotated, received, handed_on)
 
 

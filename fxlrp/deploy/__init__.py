@@ -12,17 +12,18 @@ from fxlrp.deploy import onnx, package
 from fxlrp.deploy.decompositions import ADAPTIVE, BACKWARD
 from fxlrp.deploy.metadata import describe, rules_of
 from fxlrp.deploy.metadata import read as metadata
-from fxlrp.deploy.program import Examples, Explanation, ExportTarget, Program, export, with_examples
+from fxlrp.deploy.program import Exportable, ExportedExplanation, ExportTarget, export
 from fxlrp.errors import ExportError
+from fxlrp.inputs import Examples
 
-__all__ = ["Examples", "Explanation", "ExportTarget", "Format", "metadata", "rules_of", "with_examples", "write"]
+__all__ = ["Examples", "ExportTarget", "Exportable", "Format", "metadata", "rules_of", "write"]
 
 Format: TypeAlias = Literal["export", "aoti", "onnx"]
 
 
 class _Writer(NamedTuple):
     suffix: str
-    write: Callable[[Program, Path, str], None]
+    write: Callable[[ExportedExplanation, Path, str], None]
     require: Callable[[], None] = lambda: None
     decompositions: Mapping[Any, Callable[..., Any]] = {}
 
@@ -35,7 +36,7 @@ _WRITERS: Mapping[str, _Writer] = {
 
 
 def write(
-    explanation: Explanation,
+    explanation: Exportable,
     path: str | os.PathLike[str],
     *,
     format: Format = "export",

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxlrp.deploy.program import Explanation, Program
+from fxlrp.deploy.program import Exportable, ExportedExplanation
 from fxlrp.errors import ExportError
 from fxlrp.extras import require
-from fxlrp.operation import Vocabulary
 from fxlrp.program import annotation
 from fxlrp.version import __version__
+from fxlrp.vocabulary.lookup import Vocabulary
 
 KEY = "fxlrp"
 EXTRA_FILE = "fxlrp.json"
@@ -38,7 +38,7 @@ def rules_of(nodes: Iterable[fx.Node], vocabulary: Vocabulary) -> dict[str, dict
     return rules
 
 
-def describe(explanation: Explanation, program: Program) -> str:
+def describe(explanation: Exportable, program: ExportedExplanation) -> str:
     """The metadata of an exported explanation, as JSON."""
     dtypes = {node.name: node.meta["val"].dtype for node in program.exported.graph.nodes if node.op == "placeholder"}
     inputs = zip(program.inputs, program.exported.graph_signature.user_inputs, program.shapes, strict=True)

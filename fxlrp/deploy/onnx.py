@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fxlrp.deploy import metadata
-from fxlrp.deploy.program import Program
+from fxlrp.deploy.program import ExportedExplanation
 from fxlrp.errors import ExportError
 from fxlrp.extras import require
 
@@ -23,7 +23,7 @@ def require_packages() -> None:
         require(name, "onnx")
 
 
-def write(program: Program, path: Path, description: str) -> None:
+def write(program: ExportedExplanation, path: Path, description: str) -> None:
     """Translate the program to ONNX and write it; more than 2 GB of weights go into a second file beside it.
 
     Raises:

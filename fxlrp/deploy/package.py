@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from fxlrp.deploy import metadata
-from fxlrp.deploy.program import Program
+from fxlrp.deploy.program import ExportedExplanation
 from fxlrp.errors import ExportError
 
 # Inductor is imported where it is used: `import fxlrp` would take seconds with it.
 
 
-def write_export(program: Program, path: Path, description: str) -> None:
+def write_export(program: ExportedExplanation, path: Path, description: str) -> None:
     """Write the program itself."""
     torch.export.save(program.exported, path, extra_files={metadata.EXTRA_FILE: description})
 
@@ -33,7 +33,7 @@ def require_compiler() -> None:
         raise ExportError("AOTInductor needs a C++ compiler: install g++ or clang, or name one in CXX") from error
 
 
-def write_aoti(program: Program, path: Path, description: str) -> None:
+def write_aoti(program: ExportedExplanation, path: Path, description: str) -> None:
     """Compile the program and write it with its machine code.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
@@ -12,41 +12,60 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from fxlrp.capture import DynamicShapes, Sizes
+from fxlrp.capture import DynamicShapes
 from fxlrp.capture.export import with_batch
-from fxlrp.errors import ExportError, FxlrpError, InputError
+from fxlrp.errors import ExportError, FxlrpError
 from fxlrp.inputs import Inputs
-from fxlrp.relevance.initial_relevance import initial_relevance
+from fxlrp.interface import Interface, Result
+from fxlrp.program import nodes_by_name
+from fxlrp.signature import Signature
 
-Examples: TypeAlias = "Tensor | Sequence[Tensor] | Mapping[str, Any]"
 ExportTarget: TypeAlias = "Literal['input', 'largest'] | int | tuple[int, ...] | None"
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """What an explainer hands over.
+class Exportable:
+    """What an explainer gives for export.
 
     Args:
         graph_module: The generated program.
-        inputs: The model's inputs, with examples.
-        tokens: Which of them select rows of an embedding.
-        sizes: The sizes of inputs for which the program is right, if not all.
-        model: The name of the model's class.
+        interface: What it takes and gives.
+        signature: The inputs, with examples, and for which sizes the program is right.
         rules: For every relevance step its operation, its rule and who chose it.
     """
 
     graph_module: fx.GraphModule
-    inputs: Inputs
-    tokens: tuple[bool, ...]
-    sizes: Sizes | None
-    model: str
+    interface: Interface
+    signature: Signature
     rules: Mapping[str, Mapping[str, str]]
+
+    @property
+    def model(self) -> str:
+        """The name of the model's class."""
+        return type(self.graph_module).__name__
+
+    @property
+    def inputs(self) -> Inputs:
+        """The model's inputs, with examples."""
+        return self.signature.inputs
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """What an explanation returns: the relevance of real numbers and of tokens."""
+        examples = self.inputs.examples
+        return tuple(
+            each
+            for each in self.interface.results
+            if each.name not in examples
+            or each.name in self.signature.tokens
+            or examples[each.name].is_floating_point()
+        )
 
 
 @dataclass(frozen=True)
-class Program:
+class ExportedExplanation:
     """An exported explanation.
 
     Args:
@@ -64,34 +83,13 @@ class Program:
     target: str | tuple[int, ...]
 
 
-def with_examples(inputs: Inputs, examples: Examples) -> Inputs:
-    """``inputs`` with these examples.
-
-    Args:
-        inputs: The inputs of an explainer.
-        examples: A tensor, a sequence of tensors, or a mapping of argument names to tensors and constants.
-
-    Raises:
-        InputError: An example is missing or unknown, or a constant is not the one of the explainer.
-    """
-    if isinstance(examples, Mapping):
-        for name, value in inputs.constants.items():
-            if name in examples and (type(examples[name]), examples[name]) != (type(value), value):
-                raise InputError(f"the explainer was compiled for {name}={value!r}, not {examples[name]!r}")
-        given = {name: value for name, value in examples.items() if name not in inputs.constants}
-        values = inputs.arrange((), given)
-    else:
-        values = inputs.arrange((examples,) if isinstance(examples, Tensor) else tuple(examples), {})
-    return replace(inputs, examples=dict(zip(inputs.names, values, strict=True)))
-
-
 def export(
-    explanation: Explanation,
+    explanation: Exportable,
     *,
     target: ExportTarget,
     dynamic_shapes: DynamicShapes,
     decompositions: Mapping[Any, Callable[..., Any]] | None = None,
-) -> Program:
+) -> ExportedExplanation:
     """The exported program of an explanation.
 
     Args:
@@ -125,7 +123,7 @@ def export(
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported.graph_module.recompile()
     names = explanation.inputs.names if name is None else (*explanation.inputs.names, name)
-    return Program(
+    return ExportedExplanation(
         exported,
         inputs=names,
         shapes=_named_shapes(exported, names),
@@ -187,16 +185,16 @@ def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: Dyn
     return (*by_input, {0: first})
 
 
-def _graph(explanation: Explanation, target: ExportTarget) -> tuple[fx.Graph, str | None]:
+def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str | None]:
     """The graph with its target as asked for and without a seed, and the name of the input that is the target."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    returned: Any = graph.graph_copy(explanation.graph_module.graph, copies)
-    *inputs, given, seed = (node for node in graph.nodes if node.op == "placeholder")
+    graph, interface = fx.Graph(), explanation.interface
+    graph.graph_copy(explanation.graph_module.graph, {})
+    nodes = nodes_by_name(graph)
+    given, seed, start = nodes[interface.controls["target"]], nodes[interface.controls["seed"]], nodes[interface.start]
+    inputs = [nodes[name] for name in interface.inputs]
     for node in (*inputs, given):
         node.args, node.type = (), None
-    (start,) = (node for node in graph.nodes if node.target is initial_relevance)
-    output = start.args[0]
+    output = nodes[interface.explained]
     if target == "input":
         with graph.inserting_before(start):
             index = graph.call_function(_index, (given, output))
@@ -210,11 +208,13 @@ def _graph(explanation: Explanation, target: ExportTarget) -> tuple[fx.Graph, st
     graph.erase_node(seed)
     if target != "input":
         graph.erase_node(given)
-    if explanation.sizes is not None:
+    guards = explanation.signature.guards
+    if guards is not None:
         # Run on symbolic sizes, the conditions of capture become conditions of the program.
         with graph.inserting_after(given if target == "input" else inputs[-1]):
-            graph.call_function(explanation.sizes.check, (tuple(inputs),))
-    graph.output(_explained(explanation, returned))
+            graph.call_function(guards.check, (tuple(inputs),))
+    returned = tuple(nodes[result.relevance] for result in explanation.results if result.relevance is not None)
+    graph.output(returned[0] if len(returned) == 1 else returned)
     return graph, str(given.target) if target == "input" else None
 
 
@@ -229,26 +229,9 @@ def _index(target: Tensor, output: Tensor) -> Tensor:
     return torch.where(target < 0, output.shape[1], target)
 
 
-def _explained(explanation: Explanation, returned: Any) -> Any:
-    """Of the relevance of all inputs that of the floating-point ones and of tokens, as an explanation returns it."""
-    if not isinstance(returned, tuple):
-        return returned
-    kept = [returned[index] for index in _with_relevance(explanation)]
-    return kept[0] if len(kept) == 1 else tuple(kept)
-
-
-def _with_relevance(explanation: Explanation) -> list[int]:
-    names = explanation.inputs.names
-    shown = enumerate(zip(names, explanation.tokens, strict=True))
-    examples = explanation.inputs.examples
-    return [index for index, (name, is_token) in shown if is_token or examples[name].is_floating_point()]
-
-
-def _output_names(explanation: Explanation) -> tuple[str, ...]:
-    names = explanation.inputs.names
-    returned = explanation.graph_module.graph.output_node().args[0]
-    several = _with_relevance(explanation) if isinstance(returned, tuple) else []
-    return tuple(f"relevance_{names[index]}" for index in several) if len(several) > 1 else ("relevance",)
+def _output_names(explanation: Exportable) -> tuple[str, ...]:
+    several = explanation.results
+    return tuple(f"relevance_{each.name}" for each in several) if len(several) > 1 else ("relevance",)
 
 
 def _module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

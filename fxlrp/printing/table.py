@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 from torch import fx
 
-from fxlrp.operation import Vocabulary
 from fxlrp.program import annotation, receivers
 from fxlrp.provenance import module_path, operation_name
+from fxlrp.vocabulary.lookup import Vocabulary
 
 HEADERS = ("node", "operation", "module", "shape", "rule", "why", "relevance")
 

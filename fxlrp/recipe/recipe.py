@@ -16,14 +16,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
-from fxlrp.capture import FrontEnd, Output
+from fxlrp.capture import EVERY_OUTPUT, FrontEnd, Output
 from fxlrp.errors import RecipeError
+from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
+from fxlrp.passes.base import Pass
 from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
 from fxlrp.recipe.fingerprint import fingerprint, tensor_fingerprint
 from fxlrp.recipe.rules import dump_preset, load_preset
+from fxlrp.request import Request
 from fxlrp.rules.presets import Preset
 from fxlrp.version import __version__
 
@@ -47,7 +50,8 @@ class Recipe:
         dynamic_shapes: The sizes that ``torch.export`` left open.
         optimizations: The optimizations.
         segments: Into how many segments checkpointing cuts the program.
-        extensions: The names of the functions that have rules of the user's.
+        extensions: The names of the functions that have user-defined rules.
+        passes: The names of the user-defined passes.
     """
 
     preset: Preset
@@ -59,6 +63,31 @@ class Recipe:
     optimizations: Optimizations
     segments: int | None
     extensions: tuple[str, ...]
+    passes: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        request: Request,
+        inputs: Inputs,
+        front_end: FrontEnd,
+        optimizations: Optimizations,
+        extensions: Sequence[Extension],
+        passes: Sequence[Pass],
+    ) -> Recipe:
+        """The recipe of a compilation."""
+        assert request.output is not EVERY_OUTPUT
+        return Recipe(
+            request.preset,
+            front_end,
+            inputs,
+            request.output,
+            request.at,
+            request.dynamic_shapes,
+            optimizations,
+            request.segments,
+            tuple(extension.function.__name__ for extension in extensions),
+            tuple(each.name for each in passes),
+        )
 
     def save(self, path: str | os.PathLike[str], model: nn.Module, graph: str) -> None:
         """Write the recipe as JSON, with the fingerprint of the model and that of its annotated graph.
@@ -78,6 +107,7 @@ class Recipe:
             "optimizations": dataclasses.asdict(self.optimizations),
             "segments": self.segments,
             "extensions": list(self.extensions),
+            "passes": list(self.passes),
             "model": fingerprint(model),
             "graph": graph,
         }

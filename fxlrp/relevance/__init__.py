@@ -53,9 +53,15 @@ def implementation(operation: Operation, rule: Rule) -> Implementation | None:
     """How ``rule`` is carried out for ``operation``; None if it does not fit."""
     if isinstance(rule, Epsilon) and not rule.bias and operation.family not in _WITH_BIAS:
         return None
-    return RULES.get(operation.family, {}).get(type(rule)) or custom.RULES.get(type(rule))
+    return _found(operation, type(rule))
+
+
+def _found(operation: Operation, rule: type[Rule]) -> Implementation | None:
+    found = RULES.get(operation.family, {}).get(rule) or custom.RULES.get(rule)
+    return found.get(operation.name) if isinstance(found, Mapping) else found
 
 
 def fitting_rules(operation: Operation) -> list[str]:
     """The names of the rules that fit ``operation``."""
-    return sorted(rule.__name__ for rule in {**RULES.get(operation.family, {}), **custom.RULES})
+    rules = {**RULES.get(operation.family, {}), **custom.RULES}
+    return sorted(rule.__name__ for rule in rules if _found(operation, rule) is not None)

@@ -8,7 +8,7 @@ from fxlrp.rules.specs import PassThrough
 
 def _emit_pass(step: Step) -> Contributions:
     # A quotient passes as it is, too: its base remains what the activation made of the value.
-    return step.to_receivers(lambda _: step.single)
+    return step.to_receivers(lambda *_: step.single)
 
 
-RULES: RuleTable = {PassThrough: Implementation(_emit_pass)}
+RULES: RuleTable = {PassThrough: Implementation(_emit_pass, quotients=True, follows=True)}

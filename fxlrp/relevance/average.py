@@ -5,22 +5,23 @@ All are linear without weights: ``R_x = x * A^T(R / s(z))``. The transposed maps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from fxlrp.operation import Operation
-from fxlrp.relevance.numerics import stabilize
-from fxlrp.relevance.quotients import over_value
-from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.proportional import LinearMap, by_function, options_of, proportional
+from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, ntuple, window
 from fxlrp.rules.specs import Epsilon
 
 aten = torch.ops.aten
 
 
+@allocates
 def avg_pool_transposed(
     r: Tensor,
     x: Tensor,
@@ -41,6 +42,7 @@ def avg_pool_transposed(
     return lower(transposed, dims)
 
 
+@allocates
 def adaptive_avg_pool_transposed(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
     """``A^T(r)`` of adaptive average pooling over ``dims`` dimensions."""
     backward = aten._adaptive_avg_pool3d_backward if dims == 3 else aten._adaptive_avg_pool2d_backward
@@ -133,110 +135,75 @@ def _axis_matrix(x: Tensor, size: int, axis: int, factor: float | None, **option
     return matrix[(slice(None), *(slice(None) if each == axis else 0 for each in axes))]
 
 
-def avg_pool_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **window: Any) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of average pooling."""
-    return x * avg_pool_transposed(r / stabilize(out, epsilon), x, **window)
+def norm_contributions(x: Tensor, out: Tensor, *, ord: float = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """What each element adds to a norm: ``|x|^p`` of ``(sum |x|^p)^(1/p)``.
+
+    Order zero counts the elements that are not zero. A norm of infinite order is one of its elements, which equals
+    share. Under a negative order zeros outweigh everything else.
+    """
+    magnitude = x.abs()
+    if math.isinf(ord):
+        return (magnitude == sum_transposed(out, x, dim=dim, keepdim=keepdim)).to(x.dtype)
+    if ord == 0:
+        return (x != 0).to(x.dtype)
+    if ord > 0:
+        return magnitude**ord
+    smallest = magnitude.amin(_reduced(x, dim), keepdim=True)
+    return torch.where(smallest == 0, (x == 0).to(x.dtype), (magnitude / smallest) ** ord)
 
 
-def adaptive_avg_pool_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dims: int) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of adaptive average pooling."""
-    return x * adaptive_avg_pool_transposed(r / stabilize(out, epsilon), x, dims=dims)
+def squared_deviations(x: Tensor, *, dim: Any = None) -> Tensor:
+    """What each element adds to a variance: the square of its deviation from the mean."""
+    return (x - x.mean(_reduced(x, dim), keepdim=True)).square()
 
 
-def mean_epsilon(
-    x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: Any = None, keepdim: bool = False
-) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of a mean over dimensions."""
-    return x * mean_transposed(r / stabilize(out, epsilon), x, dim=dim, keepdim=keepdim)
+def sum_over(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """The sum over the dimensions that a reduction runs over."""
+    return x.sum(_reduced(x, dim), keepdim=keepdim)
 
 
-def sum_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of a sum over dimensions."""
-    return x * sum_transposed(r / stabilize(out, epsilon), x, dim=dim, keepdim=keepdim)
+_OVER = ("dim", "keepdim")
+_POOLED = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_INTERPOLATED = ("scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
 
 
-def interpolate_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **options: Any) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of interpolation."""
-    return x * interpolate_transposed(r / stabilize(out, epsilon), x, **options)
+def _norm_contributions(step: Step) -> fx.Node:
+    options = options_of(step.operation, step.arguments, ("ord", *_OVER))
+    return step.named("contributions", norm_contributions, step.operands[0], step.node, **options)
 
 
-def cumsum_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: int) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of a running sum."""
-    return x * cumsum_transposed(r / stabilize(out, epsilon), x, dim=dim)
+def _squared_deviations(step: Step) -> fx.Node:
+    options = options_of(step.operation, step.arguments, ("dim",))
+    return step.named("contributions", squared_deviations, step.operands[0], **options)
 
 
-def fold_epsilon(x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, **windows: Any) -> Tensor:
-    """``R_x = x * A^T(R / s(z))`` of adding up windows that overlap."""
-    return x * fold_transposed(r / stabilize(out, epsilon), x, **windows)
+def _statistic(contributions: Callable[[Step], fx.Node]) -> Implementation:
+    """A statistic of what it sums up, in proportion to that."""
+
+    def emit(step: Step) -> Contributions:
+        summed = contributions(step)
+        options = options_of(step.operation, step.arguments, _OVER)
+        total = step.named("total", sum_over, summed, **options)
+        shared = LinearMap(by_function(sum_transposed, *_OVER), lambda _: summed, lambda _: total)
+        return proportional(shared).emit(step)
+
+    return Implementation(emit, quotients=True, absorber=Absorber.NOTHING)
 
 
-def vector_norm_epsilon(
-    x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, ord: float = 2, dim: Any = None, keepdim: bool = False
-) -> Tensor:
-    """``R_x = |x|^p R / s(sum |x|^p)`` of the norm ``(sum |x|^p)^(1/p)``: in proportion to what is summed."""
-    return x.abs() ** ord * sum_transposed(r / stabilize(out**ord, epsilon), x, dim=dim, keepdim=keepdim)
+def _linear(function: Callable[..., Tensor], *names: str) -> Implementation:
+    return proportional(LinearMap(by_function(function, *names), absorber=Absorber.NOTHING))
 
 
-def spread_epsilon(
-    x: Tensor, out: Tensor, r: Tensor, *, epsilon: float, dim: Any = None, keepdim: bool = False
-) -> Tensor:
-    """``R_x = d^2 R / s(sum d^2)`` of a variance or standard deviation, by the squared deviations from the mean."""
-    dims = _reduced(x, dim)
-    squares = (x - x.mean(dims, keepdim=True)).square()
-    total = squares.sum(dims, keepdim=keepdim)
-    return squares * sum_transposed(r / stabilize(total, epsilon), x, dim=dim, keepdim=keepdim)
-
-
-# The step's function, its transposed map if it is linear, and which of the forward call's arguments it needs.
-_STEPS: Mapping[str, tuple[Callable[..., Tensor], Callable[..., Tensor] | None, tuple[str, ...]]] = {
-    **{
-        f"avg_pool{n}d": (
-            avg_pool_epsilon,
-            avg_pool_transposed,
-            ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-        )
-        for n in (1, 2, 3)
-    },
-    **{f"adaptive_avg_pool{n}d": (adaptive_avg_pool_epsilon, adaptive_avg_pool_transposed, ()) for n in (1, 2, 3)},
-    "mean": (mean_epsilon, mean_transposed, ("dim", "keepdim")),
-    "sum": (sum_epsilon, sum_transposed, ("dim", "keepdim")),
-    "cumsum": (cumsum_epsilon, cumsum_transposed, ("dim",)),
-    "fold": (fold_epsilon, fold_transposed, ("kernel_size", "dilation", "padding", "stride")),
-    **dict.fromkeys(("var", "std"), (spread_epsilon, None, ("dim", "keepdim"))),
-    "vector_norm": (vector_norm_epsilon, None, ("ord", "dim", "keepdim")),
-    "interpolate": (
-        interpolate_epsilon,
-        interpolate_transposed,
-        ("scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias"),
-    ),
+RULES: RuleTable = {
+    Epsilon: {
+        **{f"avg_pool{n}d": _linear(avg_pool_transposed, *_POOLED) for n in (1, 2, 3)},
+        **{f"adaptive_avg_pool{n}d": _linear(adaptive_avg_pool_transposed) for n in (1, 2, 3)},
+        "mean": _linear(mean_transposed, *_OVER),
+        "sum": _linear(sum_transposed, *_OVER),
+        "cumsum": _linear(cumsum_transposed, "dim"),
+        "fold": _linear(fold_transposed, "kernel_size", "dilation", "padding", "stride"),
+        "interpolate": _linear(interpolate_transposed, *_INTERPOLATED),
+        "vector_norm": _statistic(_norm_contributions),
+        **dict.fromkeys(("var", "std"), _statistic(_squared_deviations)),
+    }
 }
-
-
-def _emit_epsilon(step: Step) -> Contributions:
-    assert isinstance(step.rule, Epsilon)
-    function, _, names = _STEPS[step.operation.name]
-    options = options_of(step.operation, step.arguments, names)
-    return [step.call(function, step.operands[0], step.node, step.relevance, epsilon=step.rule.epsilon, **options)]
-
-
-def _specialize_epsilon(step: Step) -> Contributions | None:
-    """``C = A^T(R / s(z))``."""
-    assert isinstance(step.rule, Epsilon)
-    _, transposed, names = _STEPS[step.operation.name]
-    if not step.facts.quotients or transposed is None:
-        return None
-    (x,) = step.operands
-    shared = over_value(step, step.rule.epsilon)
-    return [step.times(x, step.call(transposed, shared, x, **options_of(step.operation, step.arguments, names)))]
-
-
-def options_of(operation: Operation, arguments: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The named arguments that differ from their defaults, and the dimensions of a pooling operation."""
-    defaults = operation.parameters
-    options = {name: arguments[name] for name in names if name in arguments and arguments[name] is not defaults[name]}
-    if operation.name[-2].isdigit() and operation.name[-1] == "d":
-        options["dims"] = int(operation.name[-2])
-    return options
-
-
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon)}

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from fxlrp.errors import RuleError
 from fxlrp.relevance import linear_specialized
+from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, forward, geometry_of, transposed
 from fxlrp.relevance.numerics import stabilize, stabilize_one_sign
-from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 
 
@@ -29,20 +31,7 @@ def _negative(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.clamp(max=0)
 
 
-def linear_epsilon(
-    x: Tensor,
-    weight: Tensor,
-    out: Tensor | None,
-    r: Tensor,
-    geometry: Geometry = None,
-    *,
-    epsilon: float,
-) -> Tensor:
-    """``R_x = x * W^T(R / s(z))``; without ``out``, ``z`` leaves out the bias; see :class:`fxlrp.rules.Epsilon`."""
-    z = forward(x, weight, None, geometry) if out is None else out
-    return x * transposed(r / stabilize(z, epsilon), weight, x, geometry)
-
-
+@allocates
 def linear_zplus(
     x: Tensor, weight: Tensor, bias: Tensor | None, r: Tensor, geometry: Geometry = None, *, stabilizer: float
 ) -> Tensor:
@@ -54,6 +43,7 @@ def linear_zplus(
     return x_pos * transposed(r, w_pos, x, geometry) + x_neg * transposed(r, w_neg, x, geometry)
 
 
+@allocates
 def linear_alpha_beta(
     x: Tensor,
     weight: Tensor,
@@ -79,6 +69,7 @@ def linear_alpha_beta(
     return alpha * raising - beta * lowering
 
 
+@allocates
 def linear_gamma(
     x: Tensor,
     weight: Tensor,
@@ -167,16 +158,20 @@ def _step(
     def emit(step: Step) -> Contributions:
         known: dict[str, Any] = {**step.arguments, "out": step.node, "r": step.relevance}
         parameters = dict(vars(step.rule))
-        geometry = geometry_of(step.operation.name, step.arguments)
+        geometry = geometry_of(step.operation, step.arguments)
         if not parameters.pop("bias", True) and known["bias"] is not None:
             known.update(bias=None, out=None)
         return [step.call(function, *(known[value] for value in values), *geometry, **parameters)]
 
-    return Implementation(emit) if specialize is None else Implementation(emit, specialize=specialize)
+    if specialize is None:
+        return Implementation(emit)
+    return Implementation(emit, specialize=specialize, quotients=True, vanishes=True)
 
 
 RULES: RuleTable = {
-    Epsilon: _step(linear_epsilon, "input", "weight", "out", "r", specialize=linear_specialized.epsilon),
+    Epsilon: proportional(
+        LinearMap(linear_specialized.transposed, without_bias=linear_specialized.without_bias, absorber=Absorber.BIAS)
+    ),
     ZPlus: _step(linear_zplus, "input", "weight", "bias", "r", specialize=linear_specialized.zplus),
     AlphaBeta: _step(linear_alpha_beta, "input", "weight", "bias", "r", specialize=linear_specialized.alpha_beta),
     Gamma: _step(linear_gamma, "input", "weight", "bias", "out", "r", specialize=linear_specialized.gamma),

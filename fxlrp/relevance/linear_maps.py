@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxlrp.operation import Operation
+from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.windows import ntuple
 
 
@@ -58,11 +60,13 @@ def transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tens
     return convolution_transposed(r, weight, x, geometry)
 
 
+@allocates
 def dense_transposed(r: Tensor, weight: Tensor) -> Tensor:
     """``W^T(r)`` of a dense layer."""
     return r @ weight if weight.dim() == 2 else r.unsqueeze(-1) * weight
 
 
+@allocates
 def transposed_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: TransposedConvolution) -> Tensor:
     """``W^T(r)`` of a transposed convolution: a convolution."""
     if x.dim() < weight.dim():
@@ -73,6 +77,7 @@ def transposed_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geom
     return _crop(longer, x)
 
 
+@allocates
 def convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convolution) -> Tensor:
     """``W^T(r)`` of a convolution."""
     if x.dim() < weight.dim():
@@ -112,14 +117,15 @@ def _crop(longer: Tensor, x: Tensor) -> Tensor:
     return longer
 
 
-def geometry_of(operation: str, arguments: Mapping[str, Any]) -> tuple[Geometry, ...]:
+def geometry_of(operation: Operation, arguments: Mapping[str, Any]) -> tuple[Geometry, ...]:
     """The geometry of a canonical call as a trailing argument, a number for each dimension; a dense map has none."""
-    if operation == "linear":
+    if operation.dims == 0:
         return ()
-    dims = int(operation[-2])
-    kind: type[Convolution | TransposedConvolution] = TransposedConvolution if "transpose" in operation else Convolution
+    kind: type[Convolution | TransposedConvolution] = TransposedConvolution if operation.transposes else Convolution
     whole: dict[str, Any] = {
-        name: arguments[name] if name == "groups" or isinstance(arguments[name], str) else ntuple(arguments[name], dims)
+        name: arguments[name]
+        if name == "groups" or isinstance(arguments[name], str)
+        else ntuple(arguments[name], operation.dims)
         for name in kind._fields
     }
     return (kind(**whole),)

@@ -3,7 +3,7 @@
 Where the input is non-negative, the terms with ``x-`` vanish, and with them half of the maps of ZPlus, AlphaBeta and
 Gamma. An input of both signs is split into channels ``(x+, x-)``, which meet weights of their own in one map. Where
 relevance is zero wherever the output is not positive (behind a ReLU), the half of Gamma that serves negative outputs
-vanishes, and ``z+ = z + |z-|`` needs no map of its own. All hand on quotients ``C`` of ``R_x = x * C``. An emitter
+vanishes, and ``z+ = z + |z-|`` needs no map of its own. All pass on quotients ``C`` of ``R_x = x * C``. An emitter
 returns None where the facts do not allow it.
 """
 
@@ -16,6 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, fx
 
+from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import (
     Convolution,
     Geometry,
@@ -24,10 +25,9 @@ from fxlrp.relevance.linear_maps import (
     geometry_of,
     transposed_convolution_transposed,
 )
-from fxlrp.relevance.numerics import stabilize
-from fxlrp.relevance.quotients import is_rectified, over, over_value, stabilize_positive, stabilize_positive_
+from fxlrp.relevance.quotients import is_rectified, over, stabilize_positive, stabilize_positive_
 from fxlrp.relevance.step import Contributions, Step
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Gamma, ZPlus
+from fxlrp.rules.specs import AlphaBeta, Gamma, ZPlus
 
 
 def positive(weight: Tensor) -> Tensor:
@@ -60,6 +60,7 @@ def raise_negative(weight: Tensor, gamma: float) -> Tensor:
     return weight.clamp(max=0).mul_(gamma).add_(weight)
 
 
+@allocates
 def weigh(raising: Tensor, lowering: Tensor, alpha: float, beta: float) -> Tensor:
     """``alpha * raising - beta * lowering``."""
     return (alpha * raising).sub_(lowering, alpha=beta)
@@ -80,6 +81,7 @@ def split_signs(x: Tensor, channels: int) -> Tensor:
     return torch.cat((x.clamp(min=0), x.clamp(max=0)), channels)
 
 
+@allocates
 def of_own_sign(factor: Tensor, x: Tensor, channels: int) -> Tensor:
     """Of quotients by ``x+`` and ``x-``, as :func:`split_signs` orders them, the one by ``x``."""
     above, below = factor.chunk(2, channels)
@@ -96,11 +98,11 @@ class _Map:
         self.step = step
         self.arguments = step.arguments
         self.weight, self.bias, self.x = (self.arguments[name] for name in ("weight", "bias", "input"))
-        self.geometry: tuple[Geometry, ...] = geometry_of(step.operation.name, self.arguments)
+        self.geometry: tuple[Geometry, ...] = geometry_of(step.operation, self.arguments)
         # Whether positive and negative inputs have weights of their own.
         self.signed = self.x not in step.facts.non_negative if signed is None else signed
         # Channels are the last dimension of a dense layer's input, else the one before the spatial ones.
-        self._channels = -int(step.operation.name[-2]) - 1 if self.geometry else -1
+        self._channels = -1 - step.operation.dims
         self._split: fx.Node | None = None
 
     @property
@@ -152,18 +154,16 @@ class _Map:
         return [self.step.times(self.x, factor)]
 
 
-def epsilon(step: Step) -> Contributions | None:
-    """``C = W^T(R / s(z))``."""
-    assert isinstance(step.rule, Epsilon)
-    if not step.facts.quotients:
-        return None
+def transposed(step: Step, u: fx.Node, _: int) -> fx.Node:
+    """Emit ``W^T(u)``."""
     maps = _Map(step, signed=False)
-    if step.rule.bias or maps.bias is None:
-        r = over_value(step, step.rule.epsilon)
-    else:
-        z = maps.forward("without_bias", maps.weight, None)
-        r = over(step, step.named("s", stabilize, z, step.rule.epsilon))
-    return maps.contribution(maps.transposed(r, maps.weight))
+    return maps.transposed(u, maps.weight)
+
+
+def without_bias(step: Step) -> fx.Node | None:
+    """Emit ``f(W, 0; x)``; None if there is no bias."""
+    maps = _Map(step, signed=False)
+    return None if maps.bias is None else maps.forward("without_bias", maps.weight, None)
 
 
 def zplus(step: Step) -> Contributions | None:

@@ -21,7 +21,7 @@ def _emit_epsilon(step: Step) -> Contributions:
     assert isinstance(step.rule, Epsilon)
     mask, epsilon = step.arguments["mask"], step.rule.epsilon
     return step.to_receivers(
-        lambda operand: step.call(mask_scores_epsilon, operand, mask, step.node, step.relevance, epsilon=epsilon)
+        lambda _, operand: step.call(mask_scores_epsilon, operand, mask, step.node, step.relevance, epsilon=epsilon)
     )
 
 
@@ -42,4 +42,4 @@ def _specialize_epsilon(step: Step) -> Contributions | None:
     return [step.times(scores, step.call(unbroadcast, factor, scores)), None]
 
 
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon)}
+RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon, quotients=True)}

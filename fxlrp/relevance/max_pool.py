@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from fxlrp.relevance.average import adaptive_avg_pool_transposed, options_of, sum_epsilon, sum_transposed
+from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.average import adaptive_avg_pool_transposed, sum_transposed
 from fxlrp.relevance.linear_maps import Convolution, forward, transposed
-from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.proportional import LinearMap, by_function, options_of, proportional
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, window
 from fxlrp.rules.specs import Epsilon, WinnerTakesAll
@@ -19,6 +20,7 @@ from fxlrp.rules.specs import Epsilon, WinnerTakesAll
 aten = torch.ops.aten
 
 
+@allocates
 def max_pool_winner(x: Tensor, r: Tensor, **options: Any) -> Tensor:
     """All relevance of a window to its largest element, as the gradient does."""
     return to_winners(x, r, max_pool_with_winners(x, **options)[1], **options)
@@ -40,6 +42,7 @@ def max_pool_with_winners(
     return lower(pooled, dims), winners
 
 
+@allocates
 def to_winners(
     x: Tensor,
     r: Tensor,
@@ -67,44 +70,67 @@ def adaptive_max_pool_winner(x: Tensor, r: Tensor, *, dims: int) -> Tensor:
     return lower(backward.default(r, x, winners), dims)
 
 
-def max_pool_epsilon(
+def window_sum(x: Tensor, out: Tensor, *, dims: int, kernel_size: Any, **options: Any) -> Tensor:
+    """The sum over each window of max pooling, a convolution with ones; of ``out`` only the shape is read."""
+    over = _summing(x, out, dims, kernel_size, **options)
+    total = forward(_channels(F.pad(lift(x, dims), over.pad), over), over.ones, None, over.geometry)
+    return total.reshape(out.shape)
+
+
+def window_sum_transposed(u: Tensor, x: Tensor, *, dims: int, kernel_size: Any, **options: Any) -> Tensor:
+    """``A^T(u)`` of :func:`window_sum`."""
+    over = _summing(x, u, dims, kernel_size, **options)
+    padded = F.pad(lift(x, dims), over.pad)
+    channels = _channels(padded, over)
+    back = transposed(_channels(lift(u, dims), over), over.ones, channels, over.geometry).reshape(padded.shape)
+    return lower(F.pad(back, [-amount for amount in over.pad]), dims)
+
+
+class _Summing(NamedTuple):
+    """A sum over windows as a convolution of single channels, behind a padding."""
+
+    pad: list[int]
+    ones: Tensor
+    geometry: Convolution
+
+
+def _summing(
     x: Tensor,
-    r: Tensor,
-    *,
+    out: Tensor,
     dims: int,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
-    epsilon: float,
-) -> Tensor:
-    """``R_x = x * A^T(R / s(A x))`` with ``A`` the sum over each window, a convolution with ones."""
+) -> _Summing:
     over = window(dims, kernel_size, stride, padding, dilation)
-    image, r = lift(x, dims), lift(r, dims)
     spatial = len(over.kernel)
-    ones = x.new_ones((1, 1, *over.kernel))
     # What ceil_mode adds, and what an uneven stride leaves, lies behind the input.
     behind = [
-        (out - 1) * step + dilate * (size - 1) + 1 - before - length
-        for out, step, dilate, size, before, length in zip(
-            r.shape[-spatial:],
+        (size - 1) * step + dilate * (kernel - 1) + 1 - before - length
+        for size, step, dilate, kernel, before, length in zip(
+            lift(out, dims).shape[-spatial:],
             over.stride,
             over.dilation,
             over.kernel,
             over.padding,
-            image.shape[-spatial:],
+            lift(x, dims).shape[-spatial:],
             strict=True,
         )
     ]
     pad = [amount for pair in zip(reversed(over.padding), reversed(behind), strict=True) for amount in pair]
-    padded = F.pad(image, pad)
-    channels = padded.reshape(-1, 1, *padded.shape[-spatial:])
-    geometry = Convolution(over.stride, (0,) * spatial, over.dilation, 1)
-    total = forward(channels, ones, None, geometry)
-    share = r.reshape(total.shape) / stabilize(total, epsilon)
-    back = transposed(share, ones, channels, geometry).reshape(padded.shape)
-    return lower(image * F.pad(back, [-amount for amount in pad]), dims)
+    return _Summing(pad, x.new_ones((1, 1, *over.kernel)), Convolution(over.stride, (0,) * spatial, over.dilation, 1))
+
+
+def _channels(image: Tensor, over: _Summing) -> Tensor:
+    return image.reshape(-1, 1, *image.shape[2 - over.ones.dim() :])
+
+
+def adaptive_mean(x: Tensor, out: Tensor, *, dims: int) -> Tensor:
+    """The mean over each adaptive window; of ``out`` only the shape is read."""
+    pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if dims == 3 else F.adaptive_avg_pool2d
+    return lower(pool(lift(x, dims), tuple(lift(out, dims).shape[-max(dims, 2) :])), dims)
 
 
 def amax_winner(x: Tensor, out: Tensor, r: Tensor, *, dim: Any = (), keepdim: bool = False) -> Tensor:
@@ -115,52 +141,67 @@ def amax_winner(x: Tensor, out: Tensor, r: Tensor, *, dim: Any = (), keepdim: bo
     return r * winners / count
 
 
-def adaptive_max_pool_epsilon(x: Tensor, r: Tensor, *, dims: int, epsilon: float) -> Tensor:
-    """``R_x = x * A^T(R / s(A x))`` with ``A`` the mean over each adaptive window."""
-    pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if dims == 3 else F.adaptive_avg_pool2d
-    mean = lower(pool(lift(x, dims), tuple(lift(r, dims).shape[-max(dims, 2) :])), dims)
-    return x * adaptive_avg_pool_transposed(r / stabilize(mean, epsilon), x, dims=dims)
-
-
 WINDOW = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
-def _emit_winner(step: Step) -> Contributions:
-    return [_to_winner(step, step.relevance)]
+_OVER = ("dim", "keepdim")
 
 
-def _specialize_winner(step: Step) -> Contributions | None:
-    """The winner's value is the result, so a quotient by the one is a quotient by the other."""
-    if step.single.base is not step.node:
-        return None
-    return [step.times(step.operands[0], _to_winner(step, step.single.factor))]
+def _winner(find: Callable[[Step, fx.Node], fx.Node]) -> Implementation:
+    """All relevance to the winner, which ``find`` emits for a relevance."""
+
+    def emit(step: Step) -> Contributions:
+        return [find(step, step.relevance)]
+
+    def specialize(step: Step) -> Contributions | None:
+        """The winner's value is the result, so a quotient by the one is a quotient by the other."""
+        if step.single.base is not step.node:
+            return None
+        return [step.times(step.operands[0], find(step, step.single.factor))]
+
+    return Implementation(emit, specialize=specialize, quotients=True, follows=True)
 
 
-def _to_winner(step: Step, r: fx.Node) -> fx.Node:
-    (x,) = step.operands
-    if step.operation.name == "amax":
-        return step.call(amax_winner, x, step.node, r, **options_of(step.operation, step.arguments, ("dim", "keepdim")))
-    adaptive = step.operation.name.startswith("adaptive")
-    function = adaptive_max_pool_winner if adaptive else max_pool_winner
-    return step.call(function, x, r, **options_of(step.operation, step.arguments, WINDOW))
+def _to_window_winner(step: Step, r: fx.Node) -> fx.Node:
+    options = options_of(step.operation, step.arguments, WINDOW)
+    return step.call(max_pool_winner, step.operands[0], r, **options)
 
 
-def _emit_epsilon(step: Step) -> Contributions:
-    assert isinstance(step.rule, Epsilon)
-    (x,) = step.operands
-    epsilon = step.rule.epsilon
-    if step.operation.name == "amax":
-        options = options_of(step.operation, step.arguments, ("dim", "keepdim"))
-        total = step.call(torch.sum, x, **options)
-        return [step.call(sum_epsilon, x, total, step.relevance, epsilon=epsilon, **options)]
-    adaptive = step.operation.name.startswith("adaptive")
-    function = adaptive_max_pool_epsilon if adaptive else max_pool_epsilon
-    return [
-        step.call(function, x, step.relevance, epsilon=epsilon, **options_of(step.operation, step.arguments, WINDOW))
-    ]
+def _to_adaptive_winner(step: Step, r: fx.Node) -> fx.Node:
+    return step.call(adaptive_max_pool_winner, step.operands[0], r, dims=step.operation.dims)
+
+
+def _to_largest(step: Step, r: fx.Node) -> fx.Node:
+    return step.call(amax_winner, step.operands[0], step.node, r, **options_of(step.operation, step.arguments, _OVER))
+
+
+def _window_sum(step: Step) -> fx.Node:
+    options = options_of(step.operation, step.arguments, WINDOW)
+    return step.named("total", window_sum, step.operands[0], step.node, **options)
+
+
+def _adaptive_mean(step: Step) -> fx.Node:
+    return step.named("total", adaptive_mean, step.operands[0], step.node, dims=step.operation.dims)
+
+
+def _sum(step: Step) -> fx.Node:
+    return step.named("total", torch.sum, step.operands[0], **options_of(step.operation, step.arguments, _OVER))
+
+
+def _shared(transposed: Callable[..., Tensor], total: Callable[[Step], fx.Node], *names: str) -> Implementation:
+    """LRP-epsilon of the sum over what max pooling compares."""
+    return proportional(LinearMap(by_function(transposed, *names), total=total))
 
 
 RULES: RuleTable = {
-    WinnerTakesAll: Implementation(_emit_winner, specialize=_specialize_winner),
-    Epsilon: Implementation(_emit_epsilon),
+    WinnerTakesAll: {
+        **{f"max_pool{n}d": _winner(_to_window_winner) for n in (1, 2, 3)},
+        **{f"adaptive_max_pool{n}d": _winner(_to_adaptive_winner) for n in (1, 2, 3)},
+        "amax": _winner(_to_largest),
+    },
+    Epsilon: {
+        **{f"max_pool{n}d": _shared(window_sum_transposed, _window_sum, *WINDOW) for n in (1, 2, 3)},
+        **{f"adaptive_max_pool{n}d": _shared(adaptive_avg_pool_transposed, _adaptive_mean) for n in (1, 2, 3)},
+        "amax": _shared(sum_transposed, _sum, *_OVER),
+    },
 }

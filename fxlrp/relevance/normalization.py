@@ -6,14 +6,17 @@ shift absorbing its share as a bias does. So ``y = L x + beta`` and ``R_x = x * 
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from fxlrp.relevance.numerics import stabilize, widened
-from fxlrp.relevance.quotients import over_value
-from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.numerics import widened
+from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.step import Absorber, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Epsilon
 
 
@@ -21,44 +24,11 @@ def _over_channels(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.reshape(1, -1, *(1,) * (x.dim() - 2))
 
 
-def batch_norm_epsilon(
-    x: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    out: Tensor,
-    r: Tensor,
-    *,
-    eps: float,
-    epsilon: float,
-    keep_bias: bool = True,
-) -> Tensor:
-    """``R_x = x w / sigma * R / s(y)``: BatchNorm with running statistics is an affine map."""
-    scaled = batch_norm_transposed(x, running_var, weight, eps=eps)
-    return scaled * (r / stabilize(out if keep_bias else scaled, epsilon))
-
-
+@allocates
 def batch_norm_transposed(u: Tensor, running_var: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
-    """``L^T(u)`` of BatchNorm with running statistics, which scales each channel."""
+    """``L^T(u)`` of BatchNorm with running statistics, which scales each channel; ``L`` itself is the same."""
     scale = torch.rsqrt(running_var + eps)
     return u * _over_channels(scale if weight is None else scale * weight, u)
-
-
-def layer_norm_epsilon(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    out: Tensor,
-    r: Tensor,
-    *,
-    normalized_shape: tuple[int, ...],
-    eps: float,
-    epsilon: float,
-    keep_bias: bool = True,
-) -> Tensor:
-    """``R_x = x * L^T(R / s(y))`` with ``L x = w (x - mean(x)) / sigma``."""
-    z = out if keep_bias or bias is None else out - bias
-    u = r / stabilize(z, epsilon)
-    return x * layer_norm_transposed(u, x, weight, normalized_shape=normalized_shape, eps=eps)
 
 
 def layer_norm_transposed(
@@ -77,91 +47,82 @@ def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float)
     return (u - u.mean(dims, keepdim=True)) / sigma
 
 
-def group_norm_epsilon(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    out: Tensor,
-    r: Tensor,
-    *,
-    num_groups: int,
-    eps: float,
-    epsilon: float,
-    keep_bias: bool = True,
+def group_norm_transposed(
+    u: Tensor, x: Tensor, weight: Tensor | None, *, num_groups: int | None = None, eps: float
 ) -> Tensor:
-    """``R_x = x * L^T(R / s(y))`` with ``L`` centring and scaling within each group of channels."""
-    z = out if keep_bias or bias is None else out - _over_channels(bias, x)
-    return x * group_norm_transposed(r / stabilize(z, epsilon), x, weight, num_groups=num_groups, eps=eps)
-
-
-def group_norm_transposed(u: Tensor, x: Tensor, weight: Tensor | None, *, num_groups: int, eps: float) -> Tensor:
-    """``L^T(u)`` of group normalization."""
+    """``L^T(u)`` of group normalization; of instance normalization, with each channel a group, without a number."""
     dtype, u = u.dtype, widened(u)
     u = u if weight is None else u * _over_channels(weight, x)
-    grouped = (x.shape[0], num_groups, -1)
+    grouped = (x.shape[0], x.shape[1] if num_groups is None else num_groups, -1)
     return _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps).reshape(x.shape).to(dtype)
 
 
-def instance_norm_epsilon(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    out: Tensor,
-    r: Tensor,
-    *,
-    eps: float,
-    epsilon: float,
-    keep_bias: bool = True,
-) -> Tensor:
-    """``R_x = x * L^T(R / s(y))`` with ``L`` centring and scaling within each channel."""
-    options: dict[str, Any] = {"eps": eps, "epsilon": epsilon, "keep_bias": keep_bias}
-    return group_norm_epsilon(x, weight, bias, out, r, num_groups=x.shape[1], **options)
+def without_shift(out: Tensor, shift: Tensor) -> Tensor:
+    """``y - beta`` of a shift over the channels."""
+    return out - _over_channels(shift, out)
 
 
-def scaled_epsilon(out: Tensor, r: Tensor, *, epsilon: float) -> Tensor:
-    """``R_x = y * R / s(y)`` for ``y = x * c`` with a constant ``c``: RMS and local response normalization."""
-    return out * (r / stabilize(out, epsilon))
+def _emit_batch_norm(step: Step, u: fx.Node, _: int = 0) -> fx.Node:
+    given = step.arguments
+    return step.call(batch_norm_transposed, u, given["running_var"], given["weight"], eps=given["eps"])
 
 
-def _emit_epsilon(step: Step) -> Contributions:
-    assert isinstance(step.rule, Epsilon)
-    arguments, name = step.arguments, step.operation.name
-    x, weight, bias = arguments["input"], arguments.get("weight"), arguments.get("bias")
-    options: dict[str, Any] = {"epsilon": step.rule.epsilon}
-    if name in ("rms_norm", "local_response_norm"):
-        return [step.call(scaled_epsilon, step.node, step.relevance, **options)]
-    options = {"eps": arguments["eps"], **options}
-    if not step.rule.bias:
-        options["keep_bias"] = False
-    if name == "batch_norm" or (name == "instance_norm" and not arguments["use_input_stats"]):
-        variance = arguments["running_var"]
-        return [step.call(batch_norm_epsilon, x, variance, weight, step.node, step.relevance, **options)]
-    if name == "layer_norm":
-        options["normalized_shape"] = tuple(arguments["normalized_shape"])
-        return [step.call(layer_norm_epsilon, x, weight, bias, step.node, step.relevance, **options)]
-    if name == "group_norm":
-        options["num_groups"] = arguments["num_groups"]
-        return [step.call(group_norm_epsilon, x, weight, bias, step.node, step.relevance, **options)]
-    return [step.call(instance_norm_epsilon, x, weight, bias, step.node, step.relevance, **options)]
+def _emit_layer_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
+    given = step.arguments
+    shape = tuple(given["normalized_shape"])
+    x, weight = given["input"], given["weight"]
+    return step.call(layer_norm_transposed, u, x, weight, normalized_shape=shape, eps=given["eps"])
 
 
-def _specialize_epsilon(step: Step) -> Contributions | None:
-    """``C = L^T(R / s(y))``."""
-    assert isinstance(step.rule, Epsilon)
-    arguments, name = step.arguments, step.operation.name
-    x, weight = arguments["input"], arguments.get("weight")
-    if not step.facts.quotients or not step.rule.bias or name not in ("batch_norm", "layer_norm", "group_norm"):
-        return None
-    shared, eps = over_value(step, step.rule.epsilon), arguments["eps"]
-    if name == "batch_norm":
-        factor = step.call(batch_norm_transposed, shared, arguments["running_var"], weight, eps=eps)
-    elif name == "layer_norm":
-        shape = tuple(arguments["normalized_shape"])
-        factor = step.call(layer_norm_transposed, shared, x, weight, normalized_shape=shape, eps=eps)
-    else:
-        groups = arguments["num_groups"]
-        factor = step.call(group_norm_transposed, shared, x, weight, num_groups=groups, eps=eps)
-    return [step.times(x, factor)]
+def _emit_group_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
+    given = step.arguments
+    groups: dict[str, Any] = {"num_groups": given["num_groups"]} if "num_groups" in given else {}
+    return step.call(group_norm_transposed, u, given["input"], given["weight"], **groups, eps=given["eps"])
 
 
-RULES: RuleTable = {Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon)}
+def _uses_running_statistics(step: Step) -> bool:
+    return not step.arguments["use_input_stats"]
+
+
+def _emit_instance_norm(step: Step, u: fx.Node, position: int) -> fx.Node:
+    return (_emit_batch_norm if _uses_running_statistics(step) else _emit_group_norm)(step, u, position)
+
+
+def _batch_norm_without_bias(step: Step) -> fx.Node:
+    return _emit_batch_norm(step, step.arguments["input"])
+
+
+def _layer_norm_without_bias(step: Step) -> fx.Node | None:
+    bias = step.arguments["bias"]
+    return None if bias is None else step.named("without_bias", operator.sub, step.node, bias)
+
+
+def _group_norm_without_bias(step: Step) -> fx.Node | None:
+    bias = step.arguments["bias"]
+    return None if bias is None else step.named("without_bias", without_shift, step.node, bias)
+
+
+def _instance_norm_without_bias(step: Step) -> fx.Node | None:
+    return (_batch_norm_without_bias if _uses_running_statistics(step) else _group_norm_without_bias)(step)
+
+
+# ``y = x * c`` with a constant ``c``: what it makes of the operand is the contribution.
+_SCALED = proportional(LinearMap(lambda step, u, _: u, contributions=lambda step: step.node, absorber=Absorber.NOTHING))
+
+
+def _affine(
+    transposed: Callable[[Step, fx.Node, int], fx.Node], without_bias: Callable[[Step], fx.Node | None]
+) -> Implementation:
+    return proportional(LinearMap(transposed, without_bias=without_bias, absorber=Absorber.BIAS))
+
+
+RULES: RuleTable = {
+    Epsilon: {
+        "batch_norm": proportional(LinearMap(_emit_batch_norm, without_bias=_batch_norm_without_bias)),
+        "instance_norm": proportional(LinearMap(_emit_instance_norm, without_bias=_instance_norm_without_bias)),
+        "layer_norm": _affine(_emit_layer_norm, _layer_norm_without_bias),
+        "group_norm": _affine(_emit_group_norm, _group_norm_without_bias),
+        "rms_norm": _SCALED,
+        "local_response_norm": _SCALED,
+    }
+}

@@ -9,44 +9,26 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxlrp.operation import Family
+from fxlrp.operation import Family, Gate
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import SignalTakeAll, Uniform
 
-# A statistic of the values themselves, as the 1/sigma of a normalization, is always a constant (Ali et al., 2022).
-_STATISTIC = 3
-# How much an operation makes of its result a gate: a statistic more than a bounded activation, that more than a
-# self-gated one.
-_GATING = {
-    **dict.fromkeys(("rsqrt", "reciprocal", "sqrt", "vector_norm"), _STATISTIC),
-    **dict.fromkeys(("sigmoid", "hardsigmoid", "softmax", "safe_softmax", "exp"), 2),
-    **dict.fromkeys(("tanh", "hardtanh", "silu", "hardswish", "gelu", "softplus"), 1),
-}
 _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
 
 
-def gate_rank(value: Any, choice: Choice) -> int:
+def gate_rank(value: Any, choice: Choice) -> Gate:
     """How much of a gate a factor is, seen through shape operations and arithmetic with constants."""
     operation = choice.vocabulary.operation(value) if isinstance(value, fx.Node) else None
     if operation is None:
-        return 0
-    if operation.name in _GATING:
-        return _GATING[operation.name]
-    if operation.name == "pow" and _is_negative(operation.arguments(value)["exponent"]):
-        return _STATISTIC
+        return Gate.NO
+    gate = operation.gate_of(value, choice.program_dependent)
     sources = [operand for operand in operation.operands_of(value) if operand in choice.program_dependent]
-    if operation.name == "div" and not sources:
-        return _STATISTIC
-    if operation.family not in _TRANSPARENT or not sources:
-        return 0
-    if len(sources) > 1 and operation.family is not Family.SHAPE:
-        return 0
+    if gate is not Gate.NO or operation.family not in _TRANSPARENT or not sources:
+        return gate
+    if len(sources) > 1 and not operation.moves:
+        return Gate.NO
     return min(gate_rank(source, choice) for source in sources)
-
-
-def _is_negative(value: Any) -> bool:
-    return isinstance(value, int | float) and value < 0
 
 
 def _signal(choice: Choice) -> Receivers:
@@ -63,7 +45,7 @@ def _signal(choice: Choice) -> Receivers:
 
 def _equals(choice: Choice) -> Receivers:
     """Every factor but a statistic."""
-    statistics = [gate_rank(operand, choice) == _STATISTIC for operand in choice.operands]
+    statistics = [gate_rank(operand, choice) is Gate.STATISTIC for operand in choice.operands]
     if len(choice.dependent) == 2 and len(choice.operands) == 2 and statistics[0] != statistics[1]:
         return Receivers((statistics.index(False),), f"operand {statistics.index(True)} is a statistic")
     return Receivers(choice.dependent)
@@ -71,7 +53,7 @@ def _equals(choice: Choice) -> Receivers:
 
 def _emit_product(step: Step) -> Contributions:
     share = 1 / len(step.receivers)
-    return step.to_receivers(lambda operand: step.call(part, operand, step.relevance, share=share))
+    return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
 
 
 def product_factor(operand: Tensor, other: Tensor | float, factor: Tensor, *, share: float, divided: bool) -> Tensor:
@@ -86,7 +68,7 @@ def _specialize_product(step: Step) -> Contributions | None:
         return None
     arguments = step.arguments
     a, b = arguments["input"], arguments["other"]
-    options = {"share": 1 / len(step.receivers), "divided": step.operation.name == "div"}
+    options = {"share": 1 / len(step.receivers), "divided": "other" in step.operation.held_constant}
     return [
         step.times(own, step.call(product_factor, own, other, step.single.factor, **options))
         if position in step.receivers
@@ -96,6 +78,6 @@ def _specialize_product(step: Step) -> Contributions | None:
 
 
 RULES: RuleTable = {
-    SignalTakeAll: Implementation(_emit_product, _signal, specialize=_specialize_product),
-    Uniform: Implementation(_emit_product, _equals, specialize=_specialize_product),
+    SignalTakeAll: Implementation(_emit_product, _signal, specialize=_specialize_product, quotients=True),
+    Uniform: Implementation(_emit_product, _equals, specialize=_specialize_product, quotients=True),
 }

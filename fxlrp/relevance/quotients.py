@@ -1,6 +1,6 @@
 """Relevance carried as a quotient: ``R = base * C``, where ``base`` is the value or what an activation made of it.
 
-Every rule that hands on ``x * (...)`` may leave the product out; ``C`` is bounded where ``R / z`` is not, and the
+Every rule that passes on ``x * (...)`` may leave the product out; ``C`` is bounded where ``R / z`` is not, and the
 next step divides by a value of the same size as ``base``. The functions write into memory of their own only.
 """
 
@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from fxlrp.relevance.allocation import allocates, with_in_place_form
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.step import Step
 
 
+@allocates
 def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``C * z / s(z)``, for relevance ``R = z * C``.
 
@@ -29,6 +31,7 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return (ratio.masked_fill_(z == 0, 1.0) if rounds_to_zero else ratio).mul_(factor)
 
 
+@allocates
 def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale` where ``z`` is nowhere negative."""
     if epsilon < _smallest(z):
@@ -36,17 +39,10 @@ def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return (z / (z + epsilon)).mul_(factor)
 
 
+@allocates
 def share(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
     """``C * base / d``, for relevance ``R = base * C`` and a stabilized denominator."""
     return (base / denominator).mul_(factor)
-
-
-def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
-    """``s(z)`` for a sum of non-negative terms; where it is zero all its terms are, and any divisor does.
-
-    So it does where ``z`` is negative, for relevance that is zero there.
-    """
-    return F.threshold(z, 0.0, 1.0).add_(epsilon)
 
 
 def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
@@ -54,14 +50,14 @@ def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
     return torch.threshold_(z, 0.0, 1.0).add_(epsilon)
 
 
-def add_into(a: Tensor, b: Tensor) -> Tensor:
-    """``a + b`` in the memory of ``a``, if it has the type of the sum."""
-    return a.add_(b) if a.dtype == b.dtype else a + b
+@allocates
+@with_in_place_form(stabilize_positive_)
+def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
+    """``s(z)`` for a sum of non-negative terms; where it is zero all its terms are, and any divisor does.
 
-
-def multiply_into(a: Tensor, b: Tensor) -> Tensor:
-    """``a * b`` in the memory of ``a``, if it has the type of the product."""
-    return a.mul_(b) if a.dtype == b.dtype else a * b
+    So it does where ``z`` is negative, for relevance that is zero there.
+    """
+    return F.threshold(z, 0.0, 1.0).add_(epsilon)
 
 
 def _smallest(z: Tensor) -> float:

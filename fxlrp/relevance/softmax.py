@@ -24,14 +24,14 @@ def log_softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int, epsilon: 
     return relevance.masked_fill(x.isinf(), 0.0)
 
 
-def _emit_taylor(step: Step) -> Contributions:
+def _emit_softmax(step: Step) -> Contributions:
+    return [step.call(softmax_taylor, step.operands[0], step.node, step.relevance, dim=step.arguments["dim"])]
+
+
+def _emit_log_softmax(step: Step) -> Contributions:
     assert isinstance(step.rule, Taylor)
-    (x,) = step.operands
-    dim = step.arguments["dim"]
-    if step.operation.name == "log_softmax":
-        epsilon = step.rule.stabilizer
-        return [step.call(log_softmax_taylor, x, step.node, step.relevance, dim=dim, epsilon=epsilon)]
-    return [step.call(softmax_taylor, x, step.node, step.relevance, dim=dim)]
+    options = {"dim": step.arguments["dim"], "epsilon": step.rule.stabilizer}
+    return [step.call(log_softmax_taylor, step.operands[0], step.node, step.relevance, **options)]
 
 
 def softmax_transposed(factor: Tensor, out: Tensor, *, dim: int) -> Tensor:
@@ -40,9 +40,9 @@ def softmax_transposed(factor: Tensor, out: Tensor, *, dim: int) -> Tensor:
     return (y * (c - (y * c).sum(dim, keepdim=True))).to(factor.dtype)
 
 
-def _specialize_taylor(step: Step) -> Contributions | None:
+def _specialize_softmax(step: Step) -> Contributions | None:
     (x,) = step.operands
-    is_quotient = step.facts.quotients and step.single.base is step.node and step.operation.name != "log_softmax"
+    is_quotient = step.facts.quotients and step.single.base is step.node
     if not is_quotient or not isinstance(x, fx.Node) or x.target in _MAY_BE_INFINITE:
         return None
     return [step.times(x, step.call(softmax_transposed, step.single.factor, step.node, dim=step.arguments["dim"]))]
@@ -60,7 +60,13 @@ def _emit_nothing(step: Step) -> Contributions:
     return [None]
 
 
+_SOFTMAX = Implementation(_emit_softmax, specialize=_specialize_softmax, quotients=True)
+
 RULES: RuleTable = {
-    Taylor: Implementation(_emit_taylor, specialize=_specialize_taylor),
+    Taylor: {
+        "softmax": _SOFTMAX,
+        "safe_softmax": _SOFTMAX,
+        "log_softmax": Implementation(_emit_log_softmax),
+    },
     Constant: Implementation(_emit_nothing, _none),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,15 @@ from typing import Any, TypeAlias
 
 from torch import fx
 
-from fxlrp.operation import Operation, Vocabulary
+from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.provenance import provenance
 from fxlrp.rules.specs import Rule
+from fxlrp.vocabulary.lookup import Vocabulary
 
 
 @dataclass(frozen=True)
-class Facts:
+class StepFacts:
     """What the compiler has proved about a step, and decided for it.
 
     Args:
@@ -51,7 +53,7 @@ class Step:
     rule: Rule
     receivers: tuple[int, ...]
     received: Relevance | Mapping[int, Relevance]
-    facts: Facts
+    facts: StepFacts
     multiply: Callable[[Relevance], fx.Node]
 
     @property
@@ -101,10 +103,10 @@ class Step:
             return Relevance(factor, operand)
         return Relevance(self.call(operator.mul, operand, factor))
 
-    def to_receivers(self, contribution: Callable[[Any], Contribution]) -> Contributions:
-        """One contribution for each operand that receives relevance, None for the others."""
+    def to_receivers(self, contribution: Callable[[int, Any], Contribution]) -> Contributions:
+        """One contribution for each operand that receives relevance, by position and operand; None for the others."""
         return [
-            contribution(operand) if position in self.receivers else None
+            contribution(position, operand) if position in self.receivers else None
             for position, operand in enumerate(self.operands)
         ]
 
@@ -152,19 +154,39 @@ def _never(step: Step) -> None:
     return None
 
 
+class Absorber(enum.Enum):
+    """What is added to the contributions of the operands under LRP-epsilon, and absorbs its share of the relevance."""
+
+    NOTHING = "nothing"
+    BIAS = "the bias"
+    OPERANDS = "the operands that do not depend on the input"
+
+
 @dataclass(frozen=True)
 class Implementation:
     """How a rule is carried out for a family of operations.
+
+    The fields from ``quotients`` on are facts that passes rely on. A fact that is not stated is not assumed.
 
     Args:
         emit: Adds the step's calls to the program and returns one contribution for each operand.
         receivers: Chooses the operands that receive relevance.
         specialize: Emits a cheaper step where the facts allow one; returns None where they do not.
+        quotients: Whether the step can pass on relevance as a quotient.
+        vanishes: Whether the contribution to an element of an operand is zero where that element is zero.
+        follows: Whether the relevance of each element of the result goes to the elements it was selected from or
+            computed from alone.
+        absorber: What absorbs relevance beside the stabilizer, under LRP-epsilon; None where that is not known.
     """
 
     emit: Emitter
     receivers: Callable[[Choice], Receivers] = all_dependent
     specialize: Callable[[Step], Contributions | None] = _never
+    quotients: bool = False
+    vanishes: bool = False
+    follows: bool = False
+    absorber: Absorber | None = None
 
 
-RuleTable: TypeAlias = "Mapping[type[Rule], Implementation]"
+RuleTable: TypeAlias = "Mapping[type[Rule], Implementation | Mapping[str, Implementation]]"
+"""For each rule how it is carried out: for all operations of a family, or for each by name."""

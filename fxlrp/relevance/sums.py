@@ -5,25 +5,23 @@ With autograd-style accumulation a skip connection doubles relevance; here every
 
 from __future__ import annotations
 
-import operator
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
-from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import part, stabilize, unbroadcast
-from fxlrp.relevance.quotients import over_value
-from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
+from fxlrp.relevance.proportional import LinearMap, by_function, proportional
+from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, Equal, Magnitude, Only
 
 
-def add_epsilon(a: Tensor, out: Tensor, r: Tensor, *, epsilon: float) -> Tensor:
-    """``R_a = a * R / s(c)`` for ``c = a + b`` (Bach et al., 2015); a constant operand takes its share."""
-    return unbroadcast(a * (r / stabilize(out, epsilon)), a)
+def subtrahend_transposed(u: Tensor, b: Tensor) -> Tensor:
+    """``A^T(u)`` of the operand that is subtracted."""
+    return unbroadcast(-u, b)
 
 
-def subtract_epsilon(b: Tensor, out: Tensor, r: Tensor, *, epsilon: float) -> Tensor:
-    """``R_b = -b * R / s(c)`` for ``c = a - b``."""
-    return unbroadcast(-b * (r / stabilize(out, epsilon)), b)
+def _difference_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    return step.call(subtrahend_transposed if position else unbroadcast, u, step.operands[position])
 
 
 def add_magnitude(a: Tensor, b: Tensor | float, r: Tensor, *, stabilizer: float) -> Tensor:
@@ -35,48 +33,19 @@ def _magnitude(value: Tensor | float) -> Tensor | float:
     return value.abs() if isinstance(value, Tensor) else abs(value)
 
 
-def _emit_epsilon(step: Step) -> Contributions:
-    assert isinstance(step.rule, Epsilon)
-    functions = (add_epsilon, subtract_epsilon if step.operation.name == "sub" else add_epsilon)
-    return [
-        step.call(function, operand, step.node, step.relevance, epsilon=step.rule.epsilon)
-        if position in step.receivers
-        else None
-        for position, (operand, function) in enumerate(zip(step.operands, functions, strict=True))
-    ]
-
-
-def _specialize_epsilon(step: Step) -> Contributions | None:
-    """``C_a = R / s(c)`` for either operand, ``-R / s(c)`` for one that is subtracted."""
-    assert isinstance(step.rule, Epsilon)
-    if not step.facts.quotients:
-        return None
-    shared = over_value(step, step.rule.epsilon)
-    contributions: list[Relevance | None] = []
-    for position, operand in enumerate(step.operands):
-        if position not in step.receivers:
-            contributions.append(None)
-            continue
-        subtracted = step.operation.name == "sub" and position == 1
-        factor = step.call(operator.neg, shared) if subtracted else shared
-        contributions.append(step.times(operand, step.call(unbroadcast, factor, operand)))
-    return contributions
-
-
 def _emit_magnitude(step: Step) -> Contributions:
-    assert isinstance(step.rule, Magnitude)
-    a, b = step.operands
-    return [
-        step.call(add_magnitude, own, other, step.relevance, stabilizer=step.rule.stabilizer)
-        if position in step.receivers
-        else None
-        for position, (own, other) in enumerate(((a, b), (b, a)))
-    ]
+    rule, operands = step.rule, step.operands
+    assert isinstance(rule, Magnitude)
+
+    def contribution(position: int, own: Any) -> fx.Node:
+        return step.call(add_magnitude, own, operands[1 - position], step.relevance, stabilizer=rule.stabilizer)
+
+    return step.to_receivers(contribution)
 
 
 def _emit_part(step: Step) -> Contributions:
     share = 1 / len(step.receivers)
-    return step.to_receivers(lambda operand: step.call(part, operand, step.relevance, share=share))
+    return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
 
 
 def _only(choice: Choice) -> Receivers:
@@ -88,8 +57,11 @@ def _only(choice: Choice) -> Receivers:
 
 
 RULES: RuleTable = {
-    Epsilon: Implementation(_emit_epsilon, specialize=_specialize_epsilon),
-    Magnitude: Implementation(_emit_magnitude),
+    Epsilon: {
+        "add": proportional(LinearMap(by_function(unbroadcast), absorber=Absorber.OPERANDS)),
+        "sub": proportional(LinearMap(_difference_transposed, absorber=Absorber.OPERANDS)),
+    },
+    Magnitude: Implementation(_emit_magnitude, vanishes=True),
     Equal: Implementation(_emit_part),
     Only: Implementation(_emit_part, _only),
 }

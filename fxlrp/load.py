@@ -15,6 +15,7 @@ from fxlrp.compiler import compile
 from fxlrp.errors import RecipeError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension
+from fxlrp.passes import Pass
 from fxlrp.recipe import fingerprint
 from fxlrp.recipe.recipe import FORMAT, KEYS, options, versions
 
@@ -24,6 +25,7 @@ def load(
     model: nn.Module,
     *,
     extensions: Sequence[Extension] = (),
+    passes: Sequence[Pass] = (),
     weights: bool = True,
 ) -> Explainer:
     """Make the explainer of ``model`` again that :meth:`fxlrp.Explainer.save` wrote the recipe of.
@@ -34,6 +36,7 @@ def load(
         path: Of the recipe.
         model: The model, in eval mode.
         extensions: The rules of one's own that the explainer was made with.
+        passes: The passes of one's own that the explainer was made with.
         weights: Whether the model's weights must be the same too, not only its structure.
 
     Raises:
@@ -52,7 +55,11 @@ def load(
     names = [extension.function.__name__ for extension in extensions]
     if sorted(names) != sorted(saved["extensions"]):
         raise RecipeError(f"the recipe needs extensions for {saved['extensions']}, not for {names}")
-    explain = compile(model, extensions=extensions, **options(saved, model))
+    # Recipes of version 0.1 know no passes.
+    needed = saved.get("passes", [])
+    if [each.name for each in passes] != needed:
+        raise RecipeError(f"the recipe needs the passes {needed}, not {[each.name for each in passes]}")
+    explain = compile(model, extensions=extensions, passes=passes, **options(saved, model))
     if saved["versions"] != versions():
         warnings.warn(
             f"the recipe is of {_named(saved['versions'])}, this is {_named(versions())}: whether forward() has "

@@ -1,0 +1,92 @@
+"""Where passes are run: one program for each request, whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from fxlrp.capture import FrontEnd, ShapeGuards, capture
+from fxlrp.capture.fallback import first_that_follows
+from fxlrp.debugging.logs import PassLog, log_program
+from fxlrp.inputs import Inputs
+from fxlrp.passes.base import Pass, run_passes
+from fxlrp.program import Observer, Options, Program
+from fxlrp.request import Request
+from fxlrp.signature import Signature
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program that all passes have run on.
+
+    Args:
+        program: The program.
+        signature: What a call of it may pass.
+        front_end: Which front end captured the model.
+    """
+
+    program: Program
+    signature: Signature
+    front_end: FrontEnd
+
+
+Observers = Callable[[], tuple[Observer, ...]]
+
+
+def log_only() -> tuple[Observer, ...]:
+    """The observers of every program: the log."""
+    return (PassLog(),)
+
+
+def compiled(
+    model: nn.Module, inputs: Inputs, request: Request, passes: Sequence[Pass], observers: Observers = log_only
+) -> Compiled:
+    """Capture a model by the first front end that can follow it, and run the passes.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+        request: What was asked for.
+        passes: The passes, in order.
+        observers: Makes the observers of a program: a front end that cannot follow the model leaves no stages.
+
+    Raises:
+        ExamplesNeeded: It is ``torch.export``, and there are no example inputs.
+    """
+
+    def attempt(front_end: FrontEnd) -> Compiled:
+        captured = capture(
+            model,
+            inputs,
+            request.vocabulary,
+            front_end=front_end,
+            output=request.output,
+            dynamic_shapes=request.dynamic_shapes,
+        )
+        program = run(captured.graph_module, inputs, request, passes, observers())
+        return Compiled(program, _signature(program, inputs, captured.guards), front_end)
+
+    return first_that_follows(request.front_ends, attempt, inputs)
+
+
+def run(
+    graph_module: fx.GraphModule,
+    inputs: Inputs,
+    request: Request,
+    passes: Sequence[Pass],
+    observers: tuple[Observer, ...],
+) -> Program:
+    """Run the passes on a captured graph."""
+    options = Options(request.preset, at=request.at, segments=request.segments or 0, examples=inputs.specs)
+    program = Program(graph_module, request.vocabulary, options, observers=observers)
+    program.tell("capture", len(program.graph.nodes))
+    run_passes(program, passes)
+    program.graph_module.recompile()
+    log_program(program.graph_module)
+    return program
+
+
+def _signature(program: Program, inputs: Inputs, guards: ShapeGuards | None) -> Signature:
+    return Signature.of(program, list(program.emitted.annotated.nodes), inputs, guards)

@@ -1,0 +1,38 @@
+"""Which functions of the relevance program return memory of their own, stated where each is defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_ALLOCATES = "__fxlrp_allocates__"
+_IN_PLACE = "__fxlrp_in_place__"
+
+
+def allocates(function: FunctionT) -> FunctionT:
+    """Declare that the result of a function never shares memory with an argument."""
+    setattr(function, _ALLOCATES, True)
+    return function
+
+
+def with_in_place_form(in_place: Callable[..., Any]) -> Callable[[FunctionT], FunctionT]:
+    """Declare the function that computes the same in the memory of the first argument."""
+
+    def declare(function: FunctionT) -> FunctionT:
+        setattr(function, _IN_PLACE, in_place)
+        return function
+
+    return declare
+
+
+def declares_allocation(function: Any) -> bool:
+    """Whether a function is declared with :func:`allocates`."""
+    return bool(getattr(function, _ALLOCATES, False))
+
+
+def declared_in_place_form(function: Any) -> Callable[..., Any] | None:
+    """The in-place form that a function is declared with; None if it has none."""
+    found: Callable[..., Any] | None = getattr(function, _IN_PLACE, None)
+    return found

@@ -1,0 +1,260 @@
+"""Where relevance goes back to, behind operations that move, copy or drop elements: pure tensor functions.
+
+Relevance follows the elements, and that of copies adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxlrp.functions import set_item
+from fxlrp.relevance.numerics import as_type_of, unbroadcast
+
+
+def reshape_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """Back to the shape before reshape, flatten, squeeze and their like."""
+    return r.reshape(x.shape)
+
+
+def permute_relevance(r: Tensor, dims: Sequence[int]) -> Tensor:
+    """Back to the order before permute."""
+    inverse = [0] * len(dims)
+    for position, dim in enumerate(dims):
+        inverse[dim % len(dims)] = position
+    return r.permute(inverse)
+
+
+def transpose_relevance(r: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Back to the order before transpose."""
+    return r.transpose(dim0, dim1)
+
+
+def movedim_relevance(r: Tensor, source: Any, destination: Any) -> Tensor:
+    """Back to the order before movedim."""
+    return r.movedim(destination, source)
+
+
+def expand_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """Copies made by expand add up."""
+    return unbroadcast(r, x)
+
+
+def repeat_relevance(x: Tensor, r: Tensor, repeats: Sequence[int]) -> Tensor:
+    """Copies made by repeat or tile add up."""
+    shape = (1,) * (len(repeats) - x.dim()) + tuple(x.shape)
+    repeats = (1,) * (len(shape) - len(repeats)) + tuple(repeats)
+    interleaved = [size for pair in zip(repeats, shape, strict=True) for size in pair]
+    return r.reshape(interleaved).sum(dim=tuple(range(0, len(interleaved), 2))).reshape(x.shape)
+
+
+def repeat_interleave_relevance(x: Tensor, r: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
+    """Copies made by repeat_interleave add up."""
+    if dim is None:
+        return repeat_interleave_relevance(x.reshape(-1), r, repeats, 0).reshape(x.shape)
+    source = torch.arange(x.shape[dim], device=x.device).repeat_interleave(repeats)
+    return _zeros(x, r).index_add(dim, source, r)
+
+
+def _zeros(x: Tensor, r: Tensor) -> Tensor:
+    """Zeros in the shape of a value, in the type of its relevance: tokens are integers, their relevance is not."""
+    return torch.zeros_like(x, dtype=r.dtype)
+
+
+def flip_relevance(r: Tensor, dims: Sequence[int]) -> Tensor:
+    """Back to the order before flip."""
+    return torch.flip(r, tuple(dims))
+
+
+def roll_relevance(r: Tensor, shifts: Any, dims: Any = None) -> Tensor:
+    """Back to the order before roll."""
+    back = [-shift for shift in shifts] if isinstance(shifts, list | tuple) else -shifts
+    return torch.roll(r, back) if dims is None else torch.roll(r, back, dims)
+
+
+def select_relevance(x: Tensor, r: Tensor, dim: int, index: int) -> Tensor:
+    """To the selected slice; the others get none."""
+    return torch.select_scatter(_zeros(x, r), r, dim, index)
+
+
+def narrow_relevance(x: Tensor, r: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """To the narrowed range; the rest gets none."""
+    start = start + x.shape[dim] if start < 0 else start
+    return torch.slice_scatter(_zeros(x, r), r, dim, start, start + length)
+
+
+def index_select_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
+    """To the selected indices; one that was selected twice gets the sum."""
+    return _zeros(x, r).index_add(dim, index, r)
+
+
+def gather_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
+    """To the gathered elements; one that was gathered twice gets the sum."""
+    return _zeros(x, r).scatter_add(dim, index, r)
+
+
+def take_along_dim_relevance(x: Tensor, r: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """To the elements that were taken; one that was taken twice gets the sum."""
+    if dim is None:
+        return gather_relevance(x.reshape(-1), r, 0, indices.reshape(-1)).reshape(x.shape)
+    # Both broadcast against each other, but for the dimension itself.
+    shape = list(torch.broadcast_shapes(x.select(dim, 0).shape, indices.select(dim, 0).shape))
+    position = dim % x.dim()
+    wide = x.expand(*shape[:position], x.shape[dim], *shape[position:])
+    return unbroadcast(gather_relevance(wide, r, dim, indices.expand(r.shape)), x)
+
+
+def index_relevance(x: Tensor, r: Tensor, index: Any) -> Tensor:
+    """To the elements ``x[index]``; one that was indexed twice gets the sum."""
+    indices = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(item, Tensor | list) for item in indices):
+        positions = torch.arange(x.numel(), device=x.device).reshape(x.shape)[index]
+        flat = _zeros(x, r).reshape(-1).index_add(0, positions.reshape(-1), r.reshape(-1))
+        return flat.reshape(x.shape)
+    return set_item(_zeros(x, r), index, r)
+
+
+def pad_relevance(x: Tensor, r: Tensor, pad: Sequence[int], mode: str = "constant") -> Tensor:
+    """Back to what was padded: constants keep what falls on them, copied borders add up."""
+    if mode == "constant":
+        return F.pad(r, [-amount for amount in pad])
+    for pair in range(len(pad) // 2):
+        before, after = pad[2 * pair], pad[2 * pair + 1]
+        dim = x.dim() - 1 - pair
+        size = x.shape[dim]
+        source = torch.arange(-before, size + after, device=x.device)
+        if mode == "circular":
+            source = source % size
+        elif mode == "reflect":
+            source = size - 1 - (size - 1 - source.abs()).abs()
+        else:
+            source = source.clamp(0, size - 1)
+        shape = [*r.shape[:dim], size, *r.shape[dim + 1 :]]
+        r = r.new_zeros(shape).index_add(dim, source, r)
+    return r
+
+
+def pixel_shuffle_relevance(r: Tensor, factor: int) -> Tensor:
+    """Back to the channels before pixel_shuffle."""
+    return torch.pixel_unshuffle(r, factor)
+
+
+def pixel_unshuffle_relevance(r: Tensor, factor: int) -> Tensor:
+    """Back to the pixels before pixel_unshuffle."""
+    return torch.pixel_shuffle(r, factor)
+
+
+def channel_shuffle_relevance(r: Tensor, groups: int) -> Tensor:
+    """Back to the order before channel_shuffle."""
+    shape = r.shape
+    return r.reshape(shape[0], shape[1] // groups, groups, -1).transpose(1, 2).reshape(shape)
+
+
+def repeat_heads_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """Heads that were repeated to serve several queries add up."""
+    heads: Tensor = r.unflatten(-3, (x.size(-3), -1))
+    return heads.sum(-3)
+
+
+def unfold_relevance(
+    x: Tensor, r: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Tensor:
+    """Back from the columns that unfold makes of an image; where windows overlap, copies add up."""
+    return F.fold(r, (x.size(-2), x.size(-1)), kernel_size, dilation, padding, stride)
+
+
+def windows_relevance(x: Tensor, r: Tensor, dim: int, size: int, step: int) -> Tensor:
+    """Back from the windows along a dimension that ``Tensor.unfold`` makes; where they overlap, copies add up."""
+    dim = dim % x.dim()
+    starts = torch.arange(0, x.shape[dim] - size + 1, step, device=x.device)
+    positions = (starts.unsqueeze(1) + torch.arange(size, device=x.device)).flatten()
+    return _zeros(x, r).index_add(dim, positions, r.movedim(-1, dim + 1).flatten(dim, dim + 1))
+
+
+def diagonal_relevance(x: Tensor, r: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """To the diagonal; the rest gets none."""
+    return torch.diagonal_scatter(_zeros(x, r), r, offset, dim1, dim2)
+
+
+def sorted_relevance(x: Tensor, result: tuple[Tensor, Tensor], relevances: Mapping[int, Tensor], dim: int) -> Tensor:
+    """Back to the order before topk or sort; what topk leaves out gets none."""
+    r = relevances[0]
+    return _zeros(x, r).scatter_add(dim, result[1], r)
+
+
+def extremum_relevance(operand: Tensor, other: Any, r: Tensor, *, largest: bool) -> Tensor:
+    """To the larger (or the smaller) of two values; equal ones share."""
+    wins = operand > other if largest else operand < other
+    return unbroadcast(torch.where(wins, r, torch.where(operand == other, 0.5 * r, 0.0)), operand)
+
+
+def to_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """Back to the dtype and device before a conversion."""
+    return r.to(x)
+
+
+def masked_fill_relevance(x: Tensor, r: Tensor, mask: Tensor) -> Tensor:
+    """To the elements that were not filled."""
+    return unbroadcast(r.masked_fill(mask, 0.0), x)
+
+
+def nan_to_num_relevance(x: Tensor, r: Tensor) -> Tensor:
+    """To the elements that were numbers."""
+    return r.masked_fill(~x.isfinite(), 0.0)
+
+
+def where_relevance(operand: Any, r: Tensor, chosen: Tensor) -> Tensor:
+    """To the elements that were chosen."""
+    return unbroadcast(torch.where(chosen, r, 0.0), operand)
+
+
+def cat_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
+    """To each of the concatenated tensors its part."""
+    parts = torch.split(r, [tensor.shape[dim] for tensor in tensors], dim)
+    return tuple(as_type_of(part, tensor) for part, tensor in zip(parts, tensors, strict=True))
+
+
+def stack_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
+    """To each of the stacked tensors its part."""
+    return torch.unbind(r, dim)
+
+
+def dimensionwise_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int) -> tuple[Tensor, ...]:
+    """To each of the tensors that hstack, vstack or dstack joined its part."""
+    joined = dim if tensors[0].dim() > 1 or dim != 1 else 0
+    widened = [tensor.reshape(_widened(tensor, dim)) for tensor in tensors]
+    parts = torch.split(r, [tensor.shape[joined] for tensor in widened], joined)
+    return tuple(part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
+
+
+def _widened(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    """The shape that a tensor has before vstack (``dim`` 0) or dstack (``dim`` 2) joins it."""
+    shape = tuple(tensor.shape)
+    if dim != 1 and len(shape) < 2:
+        shape = (1, *shape) if shape else (1, 1)
+    return (*shape, 1) if dim == 2 and len(shape) == 2 else shape
+
+
+def chunk_relevance(x: Tensor, relevances: Mapping[int, Tensor], chunks: int, dim: int = 0) -> Tensor:
+    """Back from the chunks; one that nobody used has none."""
+    return torch.cat(_parts(torch.chunk(x, chunks, dim), relevances), dim)
+
+
+def split_relevance(x: Tensor, relevances: Mapping[int, Tensor], sizes: Any, dim: int = 0) -> Tensor:
+    """Back from the parts; one that nobody used has none."""
+    return torch.cat(_parts(torch.split(x, sizes, dim), relevances), dim)
+
+
+def unbind_relevance(x: Tensor, relevances: Mapping[int, Tensor], dim: int = 0) -> Tensor:
+    """Back from the slices; one that nobody used has none."""
+    return torch.stack(_parts(torch.unbind(x, dim), relevances), dim)
+
+
+def _parts(values: Sequence[Tensor], relevances: Mapping[int, Tensor]) -> list[Tensor]:
+    known = {index % len(values): r for index, r in relevances.items()}
+    like = next(iter(known.values()))
+    return [known[index] if index in known else _zeros(value, like) for index, value in enumerate(values)]

@@ -1,0 +1,92 @@
+"""LRP-epsilon for every operation that is linear in its operands, derived from its maps.
+
+``z = sum_i A_i x_i + b`` shares relevance in proportion to the contributions, ``R_i = x_i * A_i^T(R / s(z))`` (Bach et
+al., 2015). The transposed map is all that an operation declares; the rule follows in both forms, as relevance
+``R_i`` and as the quotient ``A_i^T(R / s(z))`` of ``x_i``.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp.operation import Operation
+from fxlrp.program import Relevance
+from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.quotients import over, over_value
+from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
+from fxlrp.rules.specs import Epsilon, SignalTakeAll
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """How an operation that is linear in its operands shares relevance.
+
+    Args:
+        transposed: Emits ``A_i^T(u)``, given the step, ``u`` and the position of the operand.
+        contributions: Emits what is summed up, where that is not the operand itself.
+        total: Emits the sum ``z``, where that is not the value of the node.
+        without_bias: Emits ``z`` without the constant ``b``; None where there is none.
+        are_factors: Whether the operands are factors of a product, which take equal parts (Achtibat et al., 2024).
+        absorber: What absorbs relevance beside the stabilizer; None where that is not known.
+    """
+
+    transposed: Callable[[Step, fx.Node, int], fx.Node]
+    contributions: Callable[[Step], fx.Node] | None = None
+    total: Callable[[Step], fx.Node] | None = None
+    without_bias: Callable[[Step], fx.Node | None] | None = None
+    are_factors: bool = False
+    absorber: Absorber | None = None
+
+
+def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = all_dependent) -> Implementation:
+    """LRP-epsilon of a linear map, with the operands that receive relevance."""
+
+    def emit(step: Step) -> Contributions:
+        u = _over_total(step, linear)
+
+        def contribution(position: int, operand: Any) -> Relevance:
+            summed = operand if linear.contributions is None else linear.contributions(step)
+            return step.times(summed, linear.transposed(step, u, position))
+
+        return step.to_receivers(contribution)
+
+    vanishes = linear.contributions is None
+    return Implementation(emit, receivers, quotients=True, vanishes=vanishes, absorber=linear.absorber)
+
+
+def _over_total(step: Step, linear: LinearMap) -> fx.Node:
+    """Emit ``R / s(z)``; for ``n`` factors ``R / s(n z)``."""
+    rule = step.rule
+    assert isinstance(rule, Epsilon | SignalTakeAll)
+    epsilon = rule.epsilon if isinstance(rule, Epsilon) else rule.stabilizer
+    total = linear.total(step) if linear.total is not None else None
+    if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
+        total = linear.without_bias(step)
+    count = len(step.receivers) if linear.are_factors else 1
+    # R / s(n z) with a stabilizer of epsilon is R / (n s(z)) with one of epsilon / n.
+    if total is None:
+        u = over_value(step, epsilon / count)
+    else:
+        u = over(step, step.named("s", stabilize, total, epsilon / count))
+    return u if count == 1 else step.named("part", operator.truediv, u, count)
+
+
+def by_function(function: Callable[..., Tensor], *names: str) -> Callable[[Step, fx.Node, int], fx.Node]:
+    """A transposed map that ``function`` computes of ``u``, the operand and the named arguments of the call."""
+
+    def emit(step: Step, u: fx.Node, position: int) -> fx.Node:
+        return step.call(function, u, step.operands[position], **options_of(step.operation, step.arguments, names))
+
+    return emit
+
+
+def options_of(operation: Operation, arguments: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """The named arguments that differ from their defaults, and the dimensions of a pooling operation."""
+    defaults = operation.parameters
+    options = {name: arguments[name] for name in names if name in arguments and arguments[name] is not defaults[name]}
+    return {**options, "dims": operation.dims} if operation.dims else options

@@ -1,0 +1,121 @@
+"""What is to be explained, and how: the arguments of the public functions, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
+from fxlrp.errors import CaptureError, InputError
+from fxlrp.extensions import Extension, extend
+from fxlrp.rules.presets import Preset, Rules, resolve
+from fxlrp.vocabulary import CANONICAL
+from fxlrp.vocabulary.lookup import Vocabulary
+
+Capture = Literal["auto", "symbolic", "export"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be explained, and how. Made by :meth:`of`, which checks it.
+
+    Args:
+        preset: The rules.
+        vocabulary: The operations, with user-defined ones.
+        front_ends: Which front ends may capture the model.
+        output: Which of its outputs relevance leaves from.
+        dynamic_shapes: The sizes that ``torch.export`` leaves open.
+        at: Where relevance is asked for, if not at the inputs.
+        segments: Into how many segments to cut the program for checkpointing; 0 for a good number, None for not at all.
+    """
+
+    preset: Preset
+    vocabulary: Vocabulary
+    front_ends: tuple[FrontEnd, ...] = FRONT_ENDS
+    output: Selected = None
+    dynamic_shapes: Mapping[str, Any] | None = None
+    at: str | None = None
+    segments: int | None = None
+
+    @staticmethod
+    def of(
+        rules: Rules,
+        *,
+        extensions: Sequence[Extension],
+        capture: str = "auto",
+        checkpoint: bool | int = False,
+        **options: Any,
+    ) -> Request:
+        """The request that arguments of :func:`fxlrp.compile` make, checked.
+
+        Raises:
+            RuleError: A rule, preset or extension does not exist or does not fit.
+            CaptureError: There is no such front end.
+            InputError: The number of checkpoints is not one.
+        """
+        preset = resolve(rules)
+        front_ends = _front_ends(capture)
+        vocabulary, preset = extend(CANONICAL, preset, extensions)
+        return Request(preset, vocabulary, front_ends, segments=_segments(checkpoint), **options)
+
+
+def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
+    if capture == "auto":
+        return FRONT_ENDS
+    chosen = tuple(front_end for front_end in FRONT_ENDS if front_end == capture)
+    if not chosen:
+        raise CaptureError(f"there is no front end {capture!r}; choose one of: auto, {', '.join(FRONT_ENDS)}")
+    return chosen
+
+
+def _segments(checkpoint: Any) -> int | None:
+    if isinstance(checkpoint, bool):
+        return 0 if checkpoint else None
+    if not isinstance(checkpoint, int) or checkpoint < 1:
+        raise InputError(f"checkpoint must be True, False or a number of segments, not {checkpoint!r}")
+    return checkpoint
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what cannot be explained.
+
+    Raises:
+        CaptureError: It is not a module, or a scripted one, or in training mode.
+        InputError: A parameter or buffer has no shape yet, or holds NaN or infinity.
+    """
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"only modules can be compiled, not {type(model).__name__}")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"a scripted module cannot be traced ({path or 'the model itself'!r}): compile the module it was "
+                "scripted from"
+            )
+    training = [path or "the model itself" for path, module in model.named_modules() if module.training]
+    if training:
+        more = f" and {len(training) - 1} more" if len(training) > 1 else ""
+        raise CaptureError(f"the model is in training mode ({training[0]}{more}): call model.eval() first")
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise InputError(f"the parameter or buffer {name!r} has no shape yet: run the model once first")
+        if not _is_finite(value) and not _is_bound(name, value):
+            raise InputError(f"the parameter or buffer {name!r} holds NaN or infinity")
+
+
+def _is_bound(name: str, value: Tensor) -> bool:
+    """Whether a buffer may hold infinity, as a mask or a bound does."""
+    is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
+    return not isinstance(value, nn.Parameter) and not is_statistic and not bool(value.isnan().any())
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_meta or not value.is_floating_point():
+        return True
+    # The sum is quick and finite in all but rare cases of overflow; what is not finite always shows in it.
+    total = value.detach().sum()
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(value).all())

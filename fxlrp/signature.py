@@ -1,0 +1,121 @@
+"""What a call of a program may pass: names, types, devices and sizes, checked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp.capture.shape_guards import ShapeGuards
+from fxlrp.errors import InputError
+from fxlrp.inputs import Examples, Inputs
+from fxlrp.program import Program, inputs_among, receivers
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What one input must be.
+
+    Args:
+        name: Its name.
+        relevant: Whether relevance reaches it.
+        is_token: Whether it selects rows of an embedding.
+        is_mask: Whether it is a mask of attention.
+        is_constant: Whether the example inputs made it a constant, because it holds no real numbers.
+    """
+
+    name: str
+    relevant: bool
+    is_token: bool
+    is_mask: bool
+    is_constant: bool
+
+    def check(self, value: Any, parameter: Tensor | None) -> None:
+        """Refuse a value of the wrong type, or on another device than ``parameter``.
+
+        Raises:
+            InputError: The message says why.
+        """
+        name = self.name
+        if not isinstance(value, Tensor):
+            raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
+        if self.is_token and (value.is_floating_point() or value.is_complex()):
+            raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding")
+        is_indices = self.is_token or (self.is_mask and value.dtype == torch.bool)
+        if value.is_complex() or (self.relevant and not is_indices and not value.is_floating_point()):
+            raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
+        if self.is_constant and value.is_floating_point():
+            raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
+        if parameter is not None and value.device != parameter.device:
+            raise InputError(f"the input {name!r} is on {value.device}, the model on {parameter.device}")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs of a program, and what they must be.
+
+    Args:
+        inputs: Their names, and how the model is called with them.
+        requirements: What each must be, in the same order.
+        guards: For which sizes and types the program is right; None for all.
+    """
+
+    inputs: Inputs
+    requirements: tuple[Requirement, ...]
+    guards: ShapeGuards | None
+
+    @staticmethod
+    def of(program: Program, nodes: Sequence[fx.Node], inputs: Inputs, guards: ShapeGuards | None) -> Signature:
+        """The signature of an annotated program, of whose graph ``nodes`` may be a copy."""
+        reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
+        tokens, masks = ({node.name for node in found} for found in (program.facts.tokens, program.facts.masks))
+        floating = dict(zip(inputs.names, (spec.is_floating for spec in inputs.specs), strict=False))
+        requirements = tuple(
+            Requirement(name, node in reached, node.name in tokens, node.name in masks, not floating.get(name, True))
+            for name, node in zip(inputs.names, inputs_among(nodes), strict=True)
+        )
+        return Signature(inputs, requirements, guards)
+
+    @property
+    def tokens(self) -> frozenset[str]:
+        """The names of the inputs that select rows of an embedding."""
+        return frozenset(each.name for each in self.requirements if each.is_token)
+
+    def with_examples(self, examples: Examples) -> Signature:
+        """This signature with other example inputs."""
+        return replace(self, inputs=self.inputs.with_examples(examples))
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], parameter: Tensor | None) -> tuple[Tensor, ...]:
+        """The values of a call, checked, in the order of the program's inputs.
+
+        Args:
+            args: The values that are passed by position.
+            kwargs: Those that are passed by name.
+            parameter: One of the model's, whose device is that of the inputs.
+
+        Raises:
+            InputError: A value is missing, unknown, given twice, or does not fit.
+        """
+        values = self.inputs.arrange(args, kwargs)
+        for requirement, value in zip(self.requirements, values, strict=True):
+            requirement.check(value, parameter)
+        if self.guards is not None:
+            self.guards.check(values)
+        return values
+
+    def explained(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The results that an explanation returns: the relevance of real numbers and of tokens, and of no mask.
+
+        Args:
+            values: The values of the call.
+            results: The relevance of every input, by name.
+        """
+        given = dict(zip(self.inputs.names, values, strict=True))
+        return tuple(
+            relevance
+            for name, relevance in results.items()
+            if name not in given or name in self.tokens or given[name].is_floating_point()
+        )

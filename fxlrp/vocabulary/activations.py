@@ -1,0 +1,104 @@
+"""Elementwise functions of one operand."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fxlrp.operation import REQUIRED, Call, Fact, Family, Gate, Operation
+from fxlrp.vocabulary import facts
+
+_ALWAYS_NON_NEGATIVE = "relu relu6 sigmoid hardsigmoid exp square abs".split()
+_NON_NEGATIVE_WITH_OPERAND = (
+    "silu mish hardswish softsign tanhshrink tanh leaky_relu elu celu selu gelu softshrink hardshrink prelu"
+).split()
+_POSITIVE_WITH_OPERAND = (
+    "relu relu6 selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink"
+).split()
+_GATES: Mapping[str, Gate] = {
+    **dict.fromkeys(("rsqrt", "reciprocal", "sqrt"), Gate.STATISTIC),
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "exp"), Gate.SATURATING),
+    **dict.fromkeys(("tanh", "hardtanh", "silu", "hardswish", "gelu", "softplus"), Gate.SELF_GATED),
+}
+
+
+def _clamp_is_non_negative(call: Call) -> bool:
+    low, high = call.arguments.get("min"), call.arguments.get("max")
+    if high is not None and not call.is_non_negative(high):
+        return False
+    return call.is_non_negative(call.arguments["input"] if low is None else low)
+
+
+def _softplus_is_non_negative(call: Call) -> bool:
+    """Beyond its threshold softplus is the identity."""
+    beta, threshold, x = (call.arguments[name] for name in ("beta", "threshold", "input"))
+    return call.is_non_negative(beta) and (call.is_non_negative(threshold) or call.is_non_negative(x))
+
+
+def _threshold_is_non_negative(call: Call) -> bool:
+    value, threshold, x = (call.arguments[name] for name in ("value", "threshold", "input"))
+    return call.is_non_negative(value) and (call.is_non_negative(threshold) or call.is_non_negative(x))
+
+
+_SIGNS: Mapping[str, Fact] = {
+    **dict.fromkeys(_ALWAYS_NON_NEGATIVE, facts.always),
+    **dict.fromkeys(_NON_NEGATIVE_WITH_OPERAND, facts.of_operands),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamp_is_non_negative),
+    "softplus": _softplus_is_non_negative,
+    "threshold": _threshold_is_non_negative,
+    "hardtanh": lambda call: call.is_non_negative(call.arguments["min_val"]),
+}
+
+
+def _power_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
+    exponent = call.arguments["exponent"]
+    return Gate.STATISTIC if isinstance(exponent, int | float) and exponent < 0 else Gate.NO
+
+
+def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
+    options = {"gate": _GATES.get(name, Gate.NO), "non_negative": _SIGNS.get(name), **options}
+    return Operation(
+        name,
+        Family.ACTIVATION,
+        function,
+        {"input": REQUIRED, **parameters},
+        allocates=True,
+        keeps_support=name in _POSITIVE_WITH_OPERAND,
+        neutral=True,
+        **options,
+    )
+
+
+def activations() -> Iterator[Operation]:
+    """The activations of ``torch.nn``, and the elementary functions."""
+    options: dict[str, dict[str, Any]] = {"sigmoid": {"aliases": ("expit",)}, "relu": {"in_place": torch.relu_}}
+    for name in "relu relu6 selu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink tanh sigmoid".split():
+        function = getattr(torch, name, None) or getattr(F, name)
+        yield _activation(name, function, {"inplace": False}, **options.get(name, {}))
+    parametrized: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+        "leaky_relu": (F.leaky_relu, {"negative_slope": 0.01, "inplace": False}),
+        "elu": (F.elu, {"alpha": 1.0, "inplace": False}),
+        "celu": (F.celu, {"alpha": 1.0, "inplace": False}),
+        "gelu": (F.gelu, {"approximate": "none"}),
+        "hardtanh": (F.hardtanh, {"min_val": -1.0, "max_val": 1.0, "inplace": False}),
+        "softplus": (F.softplus, {"beta": 1.0, "threshold": 20.0}),
+        "softshrink": (F.softshrink, {"lambd": 0.5}),
+        "hardshrink": (F.hardshrink, {"lambd": 0.5}),
+        "threshold": (F.threshold, {"threshold": REQUIRED, "value": REQUIRED, "inplace": False}),
+        "prelu": (F.prelu, {"weight": REQUIRED}),
+        "clamp": (torch.clamp, {"min": None, "max": None}),
+        "clamp_min": (torch.clamp_min, {"min": REQUIRED}),
+        "clamp_max": (torch.clamp_max, {"max": REQUIRED}),
+    }
+    for name, (function, parameters) in parametrized.items():
+        yield _activation(name, function, parameters, aliases=("clip",) if name == "clamp" else ())
+    rrelu = dict(lower=1 / 8, upper=1 / 3, training=False, inplace=False)
+    yield _activation("rrelu", F.rrelu, rrelu, required_values={"training": False})
+    for name in "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal square abs sin cos tan atan erf".split():
+        yield _activation(name, getattr(torch, name), {})
+    yield _activation("neg", operator.neg, {}, aliases=("negative",))
+    yield _activation("pow", operator.pow, {"exponent": REQUIRED}, gate=_power_is_statistic)

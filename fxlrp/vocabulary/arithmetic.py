@@ -1,0 +1,81 @@
+"""Sums, products and matrix products."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxlrp.functions import add_into, multiply_into
+from fxlrp.operation import REQUIRED, Call, Family, Gate, Operation
+from fxlrp.vocabulary import facts
+
+_BINARY = {"input": REQUIRED, "other": REQUIRED}
+_BOTH = ("input", "other")
+
+
+def _product_is_non_negative(call: Call) -> bool:
+    a, b = call.operands
+    return facts.of_operands(call) or (isinstance(a, fx.Node) and a is b)
+
+
+def _reciprocal_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
+    """A quotient of which only the denominator depends on the input is a scale computed from it."""
+    return Gate.NO if call.operands[0] in dependent else Gate.STATISTIC
+
+
+def arithmetic() -> Iterator[Operation]:
+    """The operations with several operands."""
+    yield Operation(
+        "add",
+        Family.SUM,
+        operator.add,
+        _BINARY,
+        _BOTH,
+        allocates=True,
+        in_place=add_into,
+        non_negative=facts.of_operands,
+        neutral=True,
+    )
+    yield Operation(
+        "sub", Family.SUM, operator.sub, _BINARY, _BOTH, aliases=("subtract",), allocates=True, neutral=True
+    )
+    yield Operation(
+        "mul",
+        Family.PRODUCT,
+        operator.mul,
+        _BINARY,
+        _BOTH,
+        aliases=("multiply",),
+        allocates=True,
+        in_place=multiply_into,
+        non_negative=_product_is_non_negative,
+        neutral=True,
+    )
+    yield Operation(
+        "div",
+        Family.PRODUCT,
+        operator.truediv,
+        {**_BINARY, "rounding_mode": None},
+        aliases=("truediv", "true_divide", "divide"),
+        held_constant=("other",),
+        required_values={"rounding_mode": None},
+        allocates=True,
+        non_negative=facts.of_arguments("input", "other"),
+        neutral=True,
+        gate=_reciprocal_is_statistic,
+    )
+    yield Operation(
+        "matmul", Family.MATMUL, torch.matmul, _BINARY, _BOTH, aliases=("bmm", "mm", "mv", "dot"), allocates=True
+    )
+    yield Operation(
+        "einsum",
+        Family.MATMUL,
+        torch.einsum,
+        {"equation": REQUIRED, "operands": REQUIRED},
+        ("operands",),
+        variadic="operands",
+    )

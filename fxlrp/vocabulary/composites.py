@@ -1,0 +1,86 @@
+"""Operations that ``passes/decompose.py`` rewrites into others: these need no rules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fxlrp.operation import REQUIRED, Family, Operation
+
+
+def _composite(
+    name: str, function: Callable[..., Any], parameters: dict[str, Any], *aliases: str, **options: Any
+) -> Operation:
+    return Operation(name, Family.COMPOSITE, function, parameters, aliases=aliases, allocates=True, **options)
+
+
+def _multi_head_attention() -> Operation:
+    """What ``nn.MultiheadAttention`` calls, with the length before the batch."""
+    masks = dict(key_padding_mask=None, need_weights=True, attn_mask=None)
+    separate = dict(use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None, v_proj_weight=None)
+    return _composite(
+        "multi_head_attention",
+        F.multi_head_attention_forward,
+        {
+            **dict.fromkeys(("query", "key", "value", "embed_dim_to_check", "num_heads"), REQUIRED),
+            **dict.fromkeys(("in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn"), REQUIRED),
+            **dict.fromkeys(("dropout_p", "out_proj_weight", "out_proj_bias"), REQUIRED),
+            **dict(training=True, **masks, **separate, static_k=None, static_v=None),
+            **dict(average_attn_weights=True, is_causal=False),
+        },
+        operands=("query", "key", "value"),
+        required_values=dict(
+            bias_k=None, bias_v=None, add_zero_attn=False, training=False, static_k=None, static_v=None
+        ),
+    )
+
+
+def composites() -> Iterator[Operation]:
+    """The composite operations."""
+    scaled = {"input": REQUIRED, "other": REQUIRED, "alpha": 1}
+    yield _composite("rsub", torch.rsub, scaled)
+    yield _composite("add_scaled", torch.add, scaled, "add")
+    yield _composite("sub_scaled", torch.sub, scaled, "sub", "subtract")
+    yield _composite("glu", F.glu, {"input": REQUIRED, "dim": -1})
+    # The method takes its arguments in another order than the function.
+    yield _composite("where_method", torch.Tensor.where, {"input": REQUIRED, "condition": REQUIRED, "other": REQUIRED})
+    scales = {"beta": 1, "alpha": 1}
+    yield _composite("addmm", torch.addmm, {"input": REQUIRED, "mat1": REQUIRED, "mat2": REQUIRED, **scales})
+    yield _composite("baddbmm", torch.baddbmm, {"input": REQUIRED, "batch1": REQUIRED, "batch2": REQUIRED, **scales})
+    yield _composite(
+        "addcmul", torch.addcmul, {"input": REQUIRED, "tensor1": REQUIRED, "tensor2": REQUIRED, "value": 1}
+    )
+    spread = dict(input=REQUIRED, dim=None, unbiased=None, keepdim=False, correction=None)
+    yield _composite("var_mean", torch.var_mean, spread)
+    for name in ("max", "min"):
+        yield _composite(name, getattr(torch, name), {"input": REQUIRED, "dim": None, "keepdim": False, "other": None})
+    yield _composite(
+        "normalize_vectors",
+        F.normalize,
+        {"input": REQUIRED, "p": 2.0, "dim": 1, "eps": 1e-12, "out": None},
+        required_values={"out": None},
+    )
+    yield _composite(
+        "cosine_similarity",
+        F.cosine_similarity,
+        {"x1": REQUIRED, "x2": REQUIRED, "dim": 1, "eps": 1e-8},
+        operands=("x1", "x2"),
+    )
+    yield _multi_head_attention()
+    yield _composite(
+        "scaled_dot_product_attention",
+        F.scaled_dot_product_attention,
+        {
+            **dict.fromkeys(("query", "key", "value"), REQUIRED),
+            **dict(attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False),
+        },
+        operands=("query", "key", "value"),
+        required_values={"dropout_p": 0.0},
+    )
+    for name in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
+        weights = {"w_ih": REQUIRED, "w_hh": REQUIRED, "b_ih": None, "b_hh": None}
+        parameters = {"input": REQUIRED, "hx": REQUIRED, **weights}
+        yield _composite(name, getattr(torch, name), parameters, operands=("input", "hx"))

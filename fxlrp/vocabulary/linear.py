@@ -1,0 +1,34 @@
+"""Dense layers, convolutions and transposed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from fxlrp.operation import REQUIRED, Family, Operation
+
+
+def linear() -> Iterator[Operation]:
+    """The linear maps with weights."""
+    parameters = {"input": REQUIRED, "weight": REQUIRED, "bias": None}
+    yield Operation("linear", Family.LINEAR, F.linear, parameters, allocates=True)
+    for n in (1, 2, 3):
+        yield Operation(
+            f"conv{n}d",
+            Family.LINEAR,
+            getattr(torch, f"conv{n}d"),
+            dict(**parameters, stride=1, padding=0, dilation=1, groups=1),
+            dims=n,
+            allocates=True,
+        )
+        yield Operation(
+            f"conv_transpose{n}d",
+            Family.LINEAR,
+            getattr(torch, f"conv_transpose{n}d"),
+            dict(**parameters, stride=1, padding=0, output_padding=0, groups=1, dilation=1),
+            dims=n,
+            transposes=True,
+            allocates=True,
+        )

@@ -1,0 +1,68 @@
+"""Results that no relevance reaches: shapes, comparisons, indices."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.functions import (
+    attention_mask,
+    attention_scale,
+    both_masks,
+    causal_mask,
+    initial_state,
+    padding_mask,
+)
+from fxlrp.operation import REQUIRED, Family, Operation
+
+# Attributes of a tensor that are not tensors.
+SHAPE_ATTRIBUTES = frozenset(
+    "shape dtype device layout ndim is_cuda is_cpu is_sparse is_quantized requires_grad names itemsize nbytes".split()
+)
+
+_INPUT = {"input": REQUIRED}
+_SIZES = ("size", "dim", "numel", "element_size")
+
+
+def _made(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
+    options = {"allocates": True, **options}
+    return Operation(name, Family.NO_RELEVANCE, function, parameters, is_size=name in _SIZES, **options)
+
+
+def no_relevance() -> Iterator[Operation]:
+    """The operations without relevance."""
+    yield _made("getattr", builtins.getattr, {**_INPUT, "name": REQUIRED}, allocates=False)
+    aliases = {
+        "and_": ("and", "bitwise_and"),
+        "or_": ("or", "bitwise_or"),
+        "xor": ("bitwise_xor",),
+        "invert": ("bitwise_not",),
+    }
+    for name in "eq ne lt le gt ge and_ or_ xor invert not_ is_ is_not contains".split():
+        parameters: dict[str, Any] = _INPUT if name in ("invert", "not_") else {**_INPUT, "other": REQUIRED}
+        yield _made(name, getattr(operator, name), parameters, aliases=aliases.get(name, ()))
+    for name in ("size", "argmax", "argmin"):
+        parameters = {**_INPUT, "dim": None, **({} if name == "size" else {"keepdim": False})}
+        yield _made(name, getattr(Tensor, name), parameters)
+    for name in "dim numel is_floating_point is_complex element_size isnan isinf isfinite logical_not".split():
+        yield _made(name, getattr(Tensor, name), _INPUT)
+    how = {"dtype": None, "device": None, "requires_grad": False}
+    for name in ("zeros_like", "ones_like", "empty_like"):
+        yield _made(name, getattr(torch, name), {**_INPUT, **how})
+    yield _made("full_like", torch.full_like, {**_INPUT, "fill_value": REQUIRED, **how})
+    for name in ("new_zeros", "new_ones", "new_empty"):
+        parameters = {**_INPUT, "size": REQUIRED, "dtype": None, "device": None}
+        yield _made(name, getattr(Tensor, name), parameters, variadic="size")
+    yield _made("argsort", torch.argsort, {**_INPUT, "dim": -1, "descending": False})
+    states = {**_INPUT, "count": REQUIRED, "features": REQUIRED, "batch_dim": REQUIRED}
+    yield _made("initial_state", initial_state, states)
+    yield _made("attention_mask", attention_mask, {**_INPUT, "heads": REQUIRED}, allocates=False)
+    yield _made("padding_mask", padding_mask, _INPUT, allocates=False)
+    yield _made("both_masks", both_masks, {**_INPUT, "second": REQUIRED})
+    yield _made("attention_scale", attention_scale, _INPUT)
+    yield _made("causal_mask", causal_mask, {**_INPUT, "key": REQUIRED})

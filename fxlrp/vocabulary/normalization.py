@@ -1,0 +1,36 @@
+"""Normalization layers in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+
+from fxlrp.operation import REQUIRED, Family, Operation
+
+
+def normalization() -> Iterator[Operation]:
+    """The normalization layers."""
+    affine: dict[str, Any] = dict(weight=None, bias=None)
+    statistics: dict[str, Any] = dict(running_mean=None, running_var=None, **affine)
+    layers: Mapping[str, dict[str, Any]] = {
+        "batch_norm": {
+            **statistics,
+            **dict(running_mean=REQUIRED, running_var=REQUIRED, training=False, momentum=0.1, eps=1e-5),
+        },
+        "instance_norm": dict(**statistics, use_input_stats=True, momentum=0.1, eps=1e-5),
+        "layer_norm": dict(normalized_shape=REQUIRED, **affine, eps=1e-5),
+        "group_norm": dict(num_groups=REQUIRED, **affine, eps=1e-5),
+        "rms_norm": dict(normalized_shape=REQUIRED, weight=None, eps=None),
+        "local_response_norm": dict(size=REQUIRED, alpha=1e-4, beta=0.75, k=1.0),
+    }
+    for name, parameters in layers.items():
+        yield Operation(
+            name,
+            Family.NORMALIZATION,
+            getattr(F, name),
+            {"input": REQUIRED, **parameters},
+            required_values={"training": False} if "training" in parameters else {},
+            allocates=True,
+        )

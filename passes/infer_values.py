@@ -1,0 +1,23 @@
+"""Find out what values look like, where example inputs tell it: shapes and types, without computing any of them."""
+
+from __future__ import annotations
+
+from fxlrp.errors import GraphError
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+from fxlrp.shapes import infer_values as values_of
+
+
+@compiler_pass(needs=["canonical"], after=["name_nodes"])
+def infer_values(program: Program) -> int:
+    """Record the shapes and types of all tensors by name; return how many are known.
+
+    Raises:
+        GraphError: The graph does not run on the example inputs.
+    """
+    if program.options.examples:
+        try:
+            program.facts.values = values_of(program.graph_module, program.graph, program.options.examples)
+        except Exception as error:
+            raise GraphError(f"the model does not take the example inputs: {error}") from error
+    return len(program.facts.values)
