@@ -6,6 +6,7 @@ project = "fxlrp"
 author = "fxlrp developers"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_heading_anchors = 3
 html_theme = "furo"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
