@@ -2,6 +2,7 @@
 #   make demo    train a small network on handwritten digits and explain it: writes digits.png
 #   make test    run the tests
 #   make lint    ruff and mypy
+#   make docs    build the documentation: build/docs/index.html
 #   make bench   measure what explanations cost and write docs/benchmarks.md, in about an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format docs bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -26,6 +27,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# -E reads every page again: a page that is taken from the last build would not repeat its warnings.
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/docs
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -42,7 +47,7 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "fxlrp needs Python 3.10 to 3.13 with venv: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# installed-demo and installed-dev: the extra of that name is installed, until the pins or pyproject.toml change.
+# installed-demo, installed-docs and installed-dev: the extra of that name is installed, until the pins or pyproject.toml change.
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools
 	$(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt --editable '.[$*]'

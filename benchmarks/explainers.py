@@ -77,7 +77,8 @@ def relevance(subject: Subject, recipe: str | None = None) -> Explain:
 
     @torch.no_grad()
     def explain() -> Tensor:
-        return explainer(subject.images)
+        result: Tensor = explainer(subject.images)
+        return result
 
     return explain
 

@@ -21,7 +21,8 @@ class _Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)) + x)
+        activated: Tensor = self.relu(self.bn(self.conv(x)) + x)
+        return activated
 
 
 def tiny() -> nn.Module:
@@ -33,7 +34,8 @@ def tiny() -> nn.Module:
 def images(batch: int, size: int, settings: Settings) -> Tensor:
     """Random images as a normalised data set has them, the same for every contestant."""
     generator = torch.Generator().manual_seed(settings.seed)
-    return _place(torch.randn(batch, 3, size, size, generator=generator), settings)
+    placed: Tensor = _place(torch.randn(batch, 3, size, size, generator=generator), settings)
+    return placed
 
 
 def build(name: str, size: int, settings: Settings) -> nn.Module:
@@ -45,7 +47,8 @@ def build(name: str, size: int, settings: Settings) -> nn.Module:
         options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
         model = import_torchvision().models.get_model(name, weights=None, **options)
     _calibrate(model.requires_grad_(False), size)
-    return _place(model.eval(), settings)
+    placed: nn.Module = _place(model.eval(), settings)
+    return placed
 
 
 @torch.no_grad()
@@ -56,8 +59,8 @@ def _calibrate(model: nn.Module, size: int) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the average over all batches seen, which will be one
             module.train()
-        elif hasattr(module, "layer_scale"):  # ConvNeXt starts it at 1e-6, which hides every block
-            module.layer_scale.fill_(0.5)
+        elif isinstance(scale := getattr(module, "layer_scale", None), Tensor):
+            scale.fill_(0.5)  # ConvNeXt starts it at 1e-6, which hides every block
         elif isinstance(module, nn.Linear) and not module.weight.any():  # a vision transformer's head, as made
             nn.init.trunc_normal_(module.weight, std=0.02)
     model(torch.randn(CALIBRATION_BATCH, 3, size, size))

@@ -7,7 +7,7 @@ the model that they explain. A preset that a library has no rules for is refused
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -76,14 +76,16 @@ def captum(model: nn.Module, images: Tensor, preset: str, box: Box) -> Explain:
     if preset != "epsilon":
         raise NotOffered("has no flat, z^B or alpha-beta rule")
     model = copy.deepcopy(model)
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         if hasattr(module, "inplace"):
             module.inplace = False  # its hooks do not survive the change
     with torch.no_grad():
         target = model(images).argmax(1)
 
     def explain() -> Tensor:
-        return LRP(model).attribute(images.detach(), target=target)
+        relevance: Tensor = LRP(model).attribute(images.detach(), target=target)
+        return relevance
 
     return explain
 
@@ -106,7 +108,8 @@ def autolrp(model: nn.Module, images: Tensor, preset: str, box: Box) -> Explain:
         chosen = output.gather(1, output.detach().argmax(1, keepdim=True))
         chosen.sum().lrp(config=config)
         # The seed is one, which the sum shares among the images by the size of their logits.
-        return x.relevance * chosen.detach().abs().sum()
+        relevance: Tensor = x.relevance * chosen.detach().abs().sum()
+        return relevance
 
     return explain
 

@@ -21,6 +21,7 @@ def draw(results: Results, file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Rectangle
 
     presets = list(dict.fromkeys(record.case.preset for record in results.of("presets")))
     series = [kind for kind in SERIES if results.of(kind)]
@@ -36,7 +37,7 @@ def draw(results: Results, file: Path) -> None:
     for column, kind in enumerate(series):
         width = 6 // len(series)
         _curves(figure.add_subplot(grid[-1, column * width : (column + 1) * width]), results, kind, colours)
-    patches = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    patches = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     figure.legend(patches, list(colours), loc="outside upper center", ncols=min(len(colours), 8), frameon=False)
     figure.savefig(file, dpi=100)
     pyplot.close(figure)

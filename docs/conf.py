@@ -1,9 +1,12 @@
-"""Sphinx configuration: ``sphinx-build docs docs/_build``, with docs/requirements.txt installed."""
+"""Sphinx configuration. ``make docs`` builds the pages into build/docs."""
+
+from fxlrp.version import __version__
 
 project = "fxlrp"
 author = "fxlrp developers"
+release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_heading_anchors = 3
 html_theme = "furo"
-exclude_patterns = ["_build"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

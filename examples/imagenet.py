@@ -54,7 +54,7 @@ def load_photo(path: Path, size: int) -> torch.Tensor:
     transforms = import_torchvision().transforms
     picture = require("PIL.ImageOps", "vision").exif_transpose(require("PIL.Image", "vision").open(path))
     tensor = transforms.functional.to_tensor(picture.convert("RGB"))
-    square = transforms.functional.center_crop(transforms.functional.resize(tensor, size), size)
+    square: torch.Tensor = transforms.functional.center_crop(transforms.functional.resize(tensor, size), size)
     return square.clamp(0, 1).unsqueeze(0)
 
 

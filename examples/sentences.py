@@ -36,7 +36,7 @@ class Similarity(nn.Module):
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """``(batch, tokens)`` to ``(batch, features)``."""
-        states = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        states: Tensor = self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)
         return (states * weights).sum(1) / weights.sum(1)
 

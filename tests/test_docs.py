@@ -7,6 +7,7 @@ import importlib
 import io
 import pkgutil
 import re
+import unicodedata
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,41 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             printed = out.getvalue()
         elif language == "text":
             assert [line.rstrip() for line in printed.rstrip().splitlines()] == block.rstrip().splitlines()
+
+
+# "(Bach et al., 2015)" or "Bach et al. (2015)", also across lines of a docstring or a comment.
+CITATION = re.compile(r"(\w+)\s+et\s+al\.,?[\s#]+\(?(\d{4})")
+ENTRY = re.compile(r"^\*\*(\w+) et al\., (\d{4})\.\*\*\n((?:.+\n)+)", re.MULTILINE)
+Citation = tuple[str, str]
+
+
+def plain(text: str) -> str:
+    """The text without accents: docstrings write Andeol."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
+def citations(text: str) -> set[Citation]:
+    return set(CITATION.findall(plain(text)))
+
+
+def test_the_forms_of_a_citation_are_found() -> None:
+    text = "(Bach et al., 2015), (Montavon et al.,\n    2017; Andéol et al., 2021), by Arras et al. (2019)"
+    assert citations(text) == {("Bach", "2015"), ("Montavon", "2017"), ("Andeol", "2021"), ("Arras", "2019")}
+
+
+def test_every_citation_is_in_the_bibliography() -> None:
+    bibliography = ROOT / "docs" / "bibliography.md"
+    entries = ENTRY.findall(plain(bibliography.read_text()))
+    for name, year, reference in entries:
+        assert re.match(rf"(\S+ )+?{name}, ", reference), f"{name} is not the first author of: {reference}"
+        assert f"{year}." in reference
+    known = [(name, year) for name, year, _ in entries]
+    assert known == sorted(set(known))
+    sources = [*(ROOT / "fxlrp").rglob("*.py"), *(ROOT / "passes").rglob("*.py"), *PAGES]
+    cited = {source: citations(source.read_text()) for source in sources if source != bibliography}
+    missing = {str(source.relative_to(ROOT)): found - set(known) for source, found in cited.items()}
+    assert not {source: found for source, found in missing.items() if found}
+    assert set(known) == set().union(*cited.values())
 
 
 def modules() -> list[str]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from fxlrp.extras import require
+from fxlrp.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {
@@ -128,9 +130,17 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
         metadata = Parser().parsestr(archive.read(name).decode())
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
-    assert set(metadata.get_all("Provides-Extra", [])) == {"vision", "text", "survey", "demo", "onnx", "test", "dev"}
+    extras = {"vision", "text", "survey", "demo", "onnx", "docs", "test", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
+
+
+def test_one_version_everywhere(wheel: Path) -> None:
+    assert wheel.name.startswith(f"fxlrp-{__version__}-")
+    assert not re.search(r"^version = \"", (ROOT / "pyproject.toml").read_text(), re.M)
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M) == [__version__]
+    assert runpy.run_path(str(ROOT / "docs" / "conf.py"))["release"] == __version__
 
 
 IN_THE_EMPTY_ENVIRONMENT = """

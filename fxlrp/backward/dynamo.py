@@ -36,7 +36,9 @@ def backend(
     ``torch.compile(model, backend="fxlrp", options={"rules": ...})``.
 
     Args:
-        rules: As for :func:`fxlrp.compile`, and so are ``extensions`` and ``optimize``.
+        rules: As for :func:`fxlrp.compile`.
+        extensions: As for :func:`fxlrp.compile`.
+        optimize: As for :func:`fxlrp.compile`.
         compiler: A further backend, such as "inductor", for both parts, forward and relevance.
 
     Raises:

@@ -90,8 +90,12 @@ def autograd(
 
     Args:
         model: A module in eval mode. It is not changed.
-        rules: As for :func:`fxlrp.compile`, and so are ``example_inputs``, ``capture``, ``dynamic_shapes``,
-            ``extensions`` and ``optimize``.
+        rules: As for :func:`fxlrp.compile`.
+        example_inputs: As for :func:`fxlrp.compile`.
+        capture: As for :func:`fxlrp.compile`.
+        dynamic_shapes: As for :func:`fxlrp.compile`.
+        extensions: As for :func:`fxlrp.compile`.
+        optimize: As for :func:`fxlrp.compile`.
         compiler: A backend of ``torch.compile``, such as "inductor", for both parts, forward and relevance.
 
     Raises:

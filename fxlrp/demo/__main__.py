@@ -21,6 +21,7 @@ DEFAULT_RULES = "epsilon, gamma on convolutions"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; None stands for that of the process."""
     parser = argparse.ArgumentParser(prog="python -m fxlrp.demo", description=__doc__)
     parser.add_argument("--rules", metavar="PRESET", help=f"a preset's name (default: {DEFAULT_RULES})")
     parser.add_argument("--output", type=Path, default="digits.png", help="the PNG (default: %(default)s)")
@@ -66,6 +67,7 @@ def conservation(relevance: Tensor, logits: Tensor, predicted: Tensor, labels: T
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo and return its exit status."""
     options = parse(arguments)
     try:
         digits = load_digits()

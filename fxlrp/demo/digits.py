@@ -71,6 +71,7 @@ class DigitNet(nn.Module):
     """A residual network for 8 x 8 images: a stem, three residual blocks, average pooling, a linear head."""
 
     def __init__(self) -> None:
+        """Make the layers, with random weights."""
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
         self.layer1 = ResidualBlock(16, 16)
@@ -80,6 +81,7 @@ class DigitNet(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(batch, 1, 8, 8)`` to ten logits for each image."""
         x = self.layer3(self.layer2(self.layer1(self.stem(x))))
         logits: Tensor = self.head(self.pool(x).flatten(1))
         return logits

@@ -72,6 +72,7 @@ def _row(
 
 
 def operation_of(node: fx.Node, vocabulary: Vocabulary) -> str:
+    """What a node does, as the table shows it."""
     if node.op == "placeholder":
         return "input"
     if node.op == "get_attr":

@@ -135,8 +135,10 @@ def versions() -> dict[str, str]:
 
 
 def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
-    """A fingerprint of an annotated graph: what each node calls with what, its rule, and the tensors in it that
-    are neither parameters nor buffers of the model.
+    """A fingerprint of an annotated graph.
+
+    It covers what each node calls with what, its rule, and the tensors that are neither parameters nor buffers of the
+    model.
 
     Args:
         nodes: The nodes of the graph.
