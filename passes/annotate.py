@@ -11,13 +11,13 @@ from types import FunctionType
 
 from torch import fx
 
-from fxlrp.errors import RuleError, UnsupportedOpError
+from fxlrp.errors import InternalError, RuleError, UnsupportedOpError
 from fxlrp.operation import Operation
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import ANNOTATION, Annotation, Program
+from fxlrp.program import ANNOTATION, Annotation, Program, annotation
 from fxlrp.provenance import describe
 from fxlrp.relevance import fitting_rules, implementation
-from fxlrp.relevance.step import Choice, Implementation
+from fxlrp.relevance.step import Choice, Implementation, Receivers
 from fxlrp.rules.presets import Pair
 from fxlrp.rules.selectors import Candidate, check_selector, matches
 from fxlrp.rules.selectors import describe as describe_selector
@@ -54,6 +54,44 @@ def annotate(program: Program) -> int:
     return walk.count
 
 
+def change_rule(program: Program, node: fx.Node, rule: Rule, *, origin: str, reason: str = "") -> None:
+    """Give an annotated node another rule.
+
+    Args:
+        program: The program, annotated.
+        node: A forward node that relevance reaches.
+        rule: The new rule.
+        origin: Who chose it, for the table: mostly the name of a pass.
+        reason: Why, for the table.
+
+    Raises:
+        RuleError: The node has no rule, the new one does not fit its operation, or it passes relevance to other
+            operands, whose own rules would no longer be right.
+    """
+    operation, before = program.vocabulary.operation(node), annotation(node)
+    if operation is None or before is None:
+        raise RuleError(f"no relevance reaches the {describe(node)}: it has no rule to change")
+    how = implementation(operation, rule)
+    if how is None:
+        rules = ", ".join(fitting_rules(operation))
+        raise RuleError(f"{rule} does not fit the {describe(node, operation.name)}; rules for it: {rules}")
+    receivers = _receivers(program, node, operation, rule, how)
+    if receivers.positions != before.carries:
+        raise RuleError(
+            f"{rule} passes relevance to the operands {receivers.positions} of the {describe(node, operation.name)}, "
+            f"and {before.rule} to {before.carries}: choose the rule by a pair in rules=[...] instead"
+        )
+    reasons = "; ".join(part for part in (reason, receivers.reason) if part)
+    node.meta[ANNOTATION] = Annotation(rule, receivers.positions, origin, reasons)
+
+
+def _receivers(program: Program, node: fx.Node, operation: Operation, rule: Rule, how: Implementation) -> Receivers:
+    """The operands that receive relevance from a node under a rule."""
+    operands, dependent = operation.operands_of(node), program.facts.dependent
+    positions = tuple(position for position, operand in enumerate(operands) if operand in dependent)
+    return how.receivers(Choice(node, rule, positions, operands, dependent, program.vocabulary))
+
+
 @dataclass
 class _Walk:
     program: Program
@@ -71,11 +109,7 @@ class _Walk:
             self.opaque |= operation is None and _is_opaque(node)
             return None
         rule, how, origin, reason = self._choose(node, operation)
-        operands = operation.operands_of(node)
-        dependent = tuple(i for i, operand in enumerate(operands) if operand in self.program.facts.dependent)
-        receivers = how.receivers(
-            Choice(node, rule, dependent, operands, self.program.facts.dependent, self.program.vocabulary)
-        )
+        receivers = _receivers(self.program, node, operation, rule, how)
         self.count += 1
         reasons = "; ".join(part for part in (reason, receivers.reason) if part)
         return Annotation(rule, receivers.positions, origin, reasons)
@@ -119,7 +153,10 @@ class _Walk:
             return chosen
         rule = self.program.options.preset.default(operation.family)
         how = implementation(operation, rule)
-        assert how is not None, f"the default rule {rule} does not fit {operation.name}"
+        if how is None:
+            raise InternalError(
+                f"the default rule {rule} of {operation.family.value} has no entry for {operation.name}"
+            )
         return rule, how, "default", operation.family.value
 
     def check(self) -> None:

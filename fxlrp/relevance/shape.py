@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.functions import set_item
+from fxlrp.operation import REQUIRED
 from fxlrp.program import Relevance
 from fxlrp.relevance import element_relevance as elements
 from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step
@@ -23,7 +24,8 @@ def _to_input(function: Callable[..., Tensor], *names: str, needs_input: bool = 
     def emit(step: Step) -> Contributions:
         arguments, defaults = step.arguments, step.operation.parameters
         shown = list(names)
-        while shown and arguments[shown[-1]] is defaults[shown[-1]]:
+        # An index may be an ellipsis, which also marks a parameter without a default.
+        while shown and defaults[shown[-1]] is not REQUIRED and arguments[shown[-1]] is defaults[shown[-1]]:
             shown.pop()
         values = [arguments[name] for name in shown]
         x = (arguments["input"],) if needs_input else ()
