@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
+from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.outputs import Selected, place_output
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.capture.shape_guards import ShapeGuards
@@ -105,7 +106,7 @@ def _export(
 ) -> ExportedProgram:
     args = tuple(values[name] for name in inputs.positional)
     kwargs = {**{name: values[name] for name in inputs.keyword}, **inputs.constants}
-    with torch.no_grad():
+    with ONE_CAPTURE, torch.no_grad():
         exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
         # Nothing is decomposed; what this does is to make in-place operations functional.
         functional: ExportedProgram = exported.run_decompositions({})

@@ -16,6 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.outputs import Selected, place_output
 from fxlrp.capture.recorded_functions import stand_ins
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
@@ -83,10 +84,6 @@ class _AttributeProxy(_Proxy):
 
     def numel(self) -> int:
         return self._value.numel()
-
-
-# Tracing patches torch.nn.Module for the time that it takes, so only one may run.
-_ONE_TRACE = threading.Lock()
 
 
 class _Tracer(fx.Tracer):
@@ -222,7 +219,7 @@ def capture(
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
     tracer = _Tracer(holder, inputs.names, functions)
     try:
-        with _ONE_TRACE, stand_ins(functions, holder):
+        with ONE_CAPTURE, stand_ins(functions, holder):
             graph = tracer.trace(holder)
     except Exception as error:
         if isinstance(error, CaptureError) and not isinstance(error, SymbolicTraceError):

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxlrp.capture import DynamicShapes
 from fxlrp.capture.export import with_batch
+from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.errors import ExportError, FxlrpError
 from fxlrp.inputs import Inputs
 from fxlrp.interface import Interface, Result
@@ -109,7 +110,7 @@ def export(
     if name is not None:
         args.append(torch.zeros(batch or 1, dtype=torch.long, device=args[0].device))
     try:
-        with torch.no_grad(), _Decomposed(decompositions or {}):
+        with ONE_CAPTURE, torch.no_grad(), _Decomposed(decompositions or {}):
             module = _module(explanation.graph_module, graph)
             exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes[: len(args)], strict=False)
     except FxlrpError as error:
