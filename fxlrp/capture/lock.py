@@ -1,4 +1,4 @@
-"""One capture at a time: tracing and ``torch.export`` patch ``torch.nn.Module`` and a global stack of modes meanwhile."""
+"""One capture at a time: tracing and ``torch.export`` patch ``torch.nn.Module`` and a stack of modes meanwhile."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp.debugging.node_location import NodeLocation
+from fxlrp.debugging.node_location import NodeLocation, renamed_place
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.printing.table import constants_among
@@ -40,6 +40,11 @@ class Break:
     def node(self) -> str:
         """The node's name."""
         return self.location.node
+
+    @property
+    def place(self) -> NodeLocation:
+        """:attr:`location`, under its name of version 0.1."""
+        return renamed_place(self.location)
 
     @property
     def module(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from torch import fx
@@ -42,3 +43,9 @@ class NodeLocation:
         parts = (("node", self.node), ("operation", self.operation), ("module", self.module), ("rule", self.rule))
         named = ", ".join(f"{name} {text!r}" if name == "node" else f"{name} {text}" for name, text in parts if text)
         return f"{named}, at {self.source}" if self.source else named
+
+
+def renamed_place(location: NodeLocation) -> NodeLocation:
+    """``location``, asked for under its name of version 0.1."""
+    warnings.warn("the attribute place is now location", DeprecationWarning, stacklevel=3)
+    return location

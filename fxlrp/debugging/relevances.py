@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch import Tensor, fx
 
 from fxlrp.debugging.first_non_finite import Break, first_break
-from fxlrp.debugging.node_location import NodeLocation
+from fxlrp.debugging.node_location import NodeLocation, renamed_place
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.shares import Constant, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
@@ -89,6 +89,11 @@ class NodeRelevance:
     def node(self) -> str:
         """The node's name."""
         return self.location.node
+
+    @property
+    def place(self) -> NodeLocation:
+        """:attr:`location`, under its name of version 0.1."""
+        return renamed_place(self.location)
 
     @property
     def absorbed(self) -> float | None:
