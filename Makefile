@@ -1,9 +1,10 @@
 # Each command makes .venv on its first run and installs into it what it needs, pinned by constraints.txt.
-#   make demo    train a small network on handwritten digits and explain it: writes digits.png
-#   make test    run the tests
-#   make lint    ruff and mypy
-#   make docs    build the documentation: build/docs/index.html
-#   make bench   measure what explanations cost and write docs/benchmarks.md, in about an hour; BENCH_ARGS=--help
+#   make demo       train a small network on handwritten digits and explain it: writes digits.png
+#   make test       run the tests
+#   make test-fast  run those that are not marked slow, in about two minutes
+#   make lint       ruff and mypy
+#   make docs       build the documentation: build/docs/index.html
+#   make bench      measure what explanations cost and write docs/benchmarks.md, in about an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
 # The first interpreter that is of a supported version and can make a virtual environment.
@@ -14,14 +15,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo test test-fast lint format docs bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
 
 # A thread for each worker: more would only wait for each other on small tensors.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/installed-dev
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -55,18 +56,24 @@ class Call:
     Args:
         arguments: The arguments by parameter name.
         operands: The values in the operand positions.
-        non_negative: The nodes whose value is never negative.
+        known: The nodes that have the property in question.
     """
 
     arguments: Mapping[str, Any]
     operands: tuple[Any, ...] = ()
-    non_negative: Collection[fx.Node] = ()
+    known: Collection[fx.Node] = ()
 
     def is_non_negative(self, value: Any) -> bool:
         """Whether a value is known to be never negative: a node that was found so, or a number."""
         if isinstance(value, fx.Node):
-            return value in self.non_negative
+            return value in self.known
         return isinstance(value, int | float) and value >= 0
+
+    def is_finite(self, value: Any) -> bool:
+        """Whether a value is known to be finite: a node that was found so, or a number."""
+        if isinstance(value, fx.Node):
+            return value in self.known
+        return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,11 @@ class Operation:
         allocates: Whether the result never shares memory with an argument.
         in_place: The function that writes the result into the memory of the first operand.
         non_negative: Tells whether the result of a call is never negative.
+        finite: Tells whether the result of a call is finite, overflow aside, where the operands are.
         keeps_support: Whether a positive element of the result comes from a positive element of an operand: the one
             that takes its relevance where a rule passes relevance on.
         moves: Whether the result consists of elements of the operands, and of numbers that arguments name.
+        keeps_elements: Whether every element of the operands is in the result.
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
         gate: How much of a gate the result is, or a function of the call that tells.
         token_operand: The parameter whose integers select rows of a table, and may carry relevance as tokens.
@@ -127,8 +136,10 @@ class Operation:
     allocates: bool = False
     in_place: Callable[..., Any] | None = None
     non_negative: Fact | None = None
+    finite: Fact | None = None
     keeps_support: bool = False
     moves: bool = False
+    keeps_elements: bool = False
     neutral: bool = False
     gate: Gate | Callable[[Call, Collection[Any]], Gate] = Gate.NO
     token_operand: str | None = None
@@ -218,11 +229,9 @@ class Operation:
             operands.extend(value if isinstance(value, list | tuple) else (value,))
         return tuple(operands)
 
-    def is_non_negative(self, arguments: Mapping[str, Any], known: Collection[fx.Node]) -> bool:
-        """Whether the result of a call is known to be never negative, given the nodes that are."""
-        if self.non_negative is None:
-            return False
-        return self.non_negative(Call(arguments, self.operands_among(arguments), known))
+    def tells(self, fact: Fact | None, arguments: Mapping[str, Any], known: Collection[fx.Node] = ()) -> bool:
+        """What a stated fact tells of a call, given the nodes of which it is known; False if it is not stated."""
+        return fact is not None and fact(Call(arguments, self.operands_among(arguments), known))
 
     def gate_of(self, node: fx.Node, dependent: Collection[Any]) -> Gate:
         """How much of a gate the value of a canonical node is.
@@ -235,10 +244,6 @@ class Operation:
             return self.gate
         arguments = self.arguments(node)
         return self.gate(Call(arguments, self.operands_among(arguments)), dependent)
-
-    def tells(self, fact: Fact | None, arguments: Mapping[str, Any]) -> bool:
-        """What a stated fact tells of a call with these arguments; False if it is not stated."""
-        return fact is not None and fact(Call(arguments))
 
 
 Fact: TypeAlias = Callable[[Call], bool]

@@ -99,6 +99,7 @@ class Facts:
         dependent: The nodes whose value depends on an input through tensors.
         first_layer: The linear maps that read a model input directly.
         non_negative: The nodes whose value is never negative.
+        finite: The nodes whose value is finite.
         supported: The nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may pass on relevance as quotients.
     """
@@ -110,6 +111,7 @@ class Facts:
     dependent: frozenset[fx.Node] = frozenset()
     first_layer: frozenset[fx.Node] = frozenset()
     non_negative: frozenset[fx.Node] = frozenset()
+    finite: frozenset[fx.Node] = frozenset()
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
 

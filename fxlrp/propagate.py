@@ -54,7 +54,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         ledger.credit_part(operands[0], index, received)
         return Flow(arrived, arrived)
     known = program.facts
-    facts = StepFacts(known.non_negative, node in known.supported, node in known.quotients)
+    facts = StepFacts(known.non_negative, known.finite, node in known.supported, node in known.quotients)
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
     contributions = how.specialize(step)

@@ -26,20 +26,19 @@ def functionalize(program: Program) -> int:
     """Make later uses of a value changed in place read the changing node; return how many changes there were."""
     sizes = _sizes(program)
     position = {node: index for index, node in enumerate(program.graph.nodes)}
-    owner: dict[fx.Node, fx.Node] = {}
+    memory: dict[fx.Node, frozenset[fx.Node]] = {}
     changes = 0
     changed_inputs: dict[fx.Node, None] = {}
     for node in list(program.graph.nodes):
         changed = _changed_value(node, program.vocabulary)
         if changed is None or changed in sizes:
-            source = _viewed_value(node, program.vocabulary)
-            owner[node] = node if source is None or source in sizes else owner[source]
+            sources = _viewed_values(node, program.vocabulary).difference(sizes)
+            memory[node] = frozenset().union(*(memory[source] for source in sources)) or frozenset((node,))
             continue
-        if owner[changed].op == "get_attr":
+        if any(made.op == "get_attr" for made in memory[changed]):
             raise SymbolicTraceError(f"the model changes a parameter or buffer in place: {describe(node)}")
-        if owner[changed].op == "placeholder":
-            changed_inputs[owner[changed]] = None
-        aliases = [other for other in owner if owner[other] is owner[changed] and other is not changed]
+        changed_inputs.update((made, None) for made in memory[changed] if made.op == "placeholder")
+        aliases = [other for other in memory if memory[other] & memory[changed] and other is not changed]
         for alias in aliases:
             later = sorted((user for user in alias.users if position[user] > position[node]), key=position.__getitem__)
             if later and not _writes_back(later[0], alias, changed, node):
@@ -51,7 +50,7 @@ def functionalize(program: Program) -> int:
             user.replace_input_with(changed, node)
         if program.vocabulary.spelling(node.target) is None:
             _spell_out_of_place(node)
-        owner[node] = node
+        memory[node] = frozenset((node,))
         changes += 1
     program.facts.changed_inputs = tuple(changed_inputs)
     return changes
@@ -131,9 +130,11 @@ def _inplace_argument(node: fx.Node, parameters: Any) -> bool:
     return position < len(node.args) and bool(node.args[position])
 
 
-def _viewed_value(node: fx.Node, vocabulary: Vocabulary) -> fx.Node | None:
-    """The value whose memory a call's result may share: what is not known to make a new tensor may be a view."""
-    if node.op not in ("call_function", "call_method"):
-        return None
+def _viewed_values(node: fx.Node, vocabulary: Vocabulary) -> set[fx.Node]:
+    """The values whose memory a call's result may share: what is not known to make a new tensor may be a view."""
     spelling = vocabulary.spelling(node.target)
-    return None if spelling is not None and spelling.operation.allocates else _first(node)
+    if node.op not in ("call_function", "call_method") or (spelling is not None and spelling.operation.allocates):
+        return set()
+    first = _first(node)
+    is_view = spelling is not None and first is not None
+    return {first} if is_view and first is not None else set(node.all_input_nodes)

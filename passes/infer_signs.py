@@ -19,7 +19,7 @@ def infer_signs(program: Program) -> int:
         operation = program.vocabulary.operation(node)
         if operation is None or node not in program.facts.dependent:
             continue
-        if operation.is_non_negative(operation.arguments(node), known):
+        if operation.tells(operation.non_negative, operation.arguments(node), known):
             known.add(node)
     program.facts.non_negative = frozenset(known)
     return len(known)

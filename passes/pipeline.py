@@ -17,6 +17,7 @@ from fxlrp.passes.find_first_layers import find_first_layers
 from fxlrp.passes.fold_batch_norm import fold_batch_norm
 from fxlrp.passes.functionalize import functionalize
 from fxlrp.passes.infer_dependence import infer_dependence
+from fxlrp.passes.infer_finite import infer_finite
 from fxlrp.passes.infer_signs import infer_signs
 from fxlrp.passes.infer_support import infer_support
 from fxlrp.passes.infer_values import infer_values
@@ -39,7 +40,7 @@ CANONICALIZE: tuple[Pass, ...] = (
 )
 ANALYZE: tuple[Pass, ...] = (infer_values, fold_batch_norm, remove_dead_code, infer_dependence, find_first_layers)
 ANNOTATE: tuple[Pass, ...] = (annotate,)
-SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, carry_quotients)
+SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, infer_finite, carry_quotients)
 ANNOTATED: tuple[Pass, ...] = (*CANONICALIZE, *ANALYZE, *ANNOTATE)
 
 EXPLANATION: tuple[Pass, ...] = (

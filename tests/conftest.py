@@ -27,3 +27,11 @@ def _fresh_torch() -> Iterator[None]:
     yield
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """What torch.compile has compiled before is forgotten."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
+from fxlrp.capture import hidden_views
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.outputs import Selected, place_output
@@ -61,8 +62,10 @@ def capture(
         tried = [_dynamic(inputs, values, lengths) for lengths in (True, False)]
     for shapes in tried:
         try:
-            exported = _export(model, inputs, values, shapes)
+            exported = _export(model, inputs, values, shapes, vocabulary)
             break
+        except CaptureError:
+            raise
         except Exception as error:
             if shapes is tried[-1]:
                 raise CaptureError(_cannot_follow(model, error)) from error
@@ -102,12 +105,17 @@ def _dynamic(inputs: Inputs, values: Mapping[str, Tensor], lengths: bool) -> dic
 
 
 def _export(
-    model: nn.Module, inputs: Inputs, values: Mapping[str, Tensor], dynamic_shapes: dict[str, Any]
+    model: nn.Module,
+    inputs: Inputs,
+    values: Mapping[str, Tensor],
+    dynamic_shapes: dict[str, Any],
+    vocabulary: Vocabulary,
 ) -> ExportedProgram:
     args = tuple(values[name] for name in inputs.positional)
     kwargs = {**{name: values[name] for name in inputs.keyword}, **inputs.constants}
     with ONE_CAPTURE, torch.no_grad():
         exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        hidden_views.check(exported.graph, vocabulary)
         # Nothing is decomposed; what this does is to make in-place operations functional.
         functional: ExportedProgram = exported.run_decompositions({})
     return functional

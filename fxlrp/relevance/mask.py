@@ -34,7 +34,7 @@ def mask_scores_factor(factor: Tensor, mask: Tensor, out: Tensor, *, epsilon: fl
 
 def _specialize_epsilon(step: Step) -> Contributions | None:
     assert isinstance(step.rule, Epsilon)
-    if not step.facts.quotients or step.single.base is not step.node or 1 in step.receivers:
+    if not step.facts.quotients or step.single.base is not step.node or not step.may_drop or 1 in step.receivers:
         return None
     scores, mask = step.operands
     options = {"epsilon": step.rule.epsilon}

@@ -155,7 +155,7 @@ def _winner(find: Callable[[Step, fx.Node], fx.Node]) -> Implementation:
 
     def specialize(step: Step) -> Contributions | None:
         """The winner's value is the result, so a quotient by the one is a quotient by the other."""
-        if step.single.base is not step.node:
+        if step.single.base is not step.node or not step.may_drop:
             return None
         return [step.times(step.operands[0], find(step, step.single.factor))]
 

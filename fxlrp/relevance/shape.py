@@ -150,6 +150,8 @@ def _carried(emit: Emitter) -> Callable[[Step], Contributions | None]:
 
     def specialize(step: Step) -> Contributions | None:
         received = step.received
+        if not (step.operation.keeps_elements or step.may_drop):
+            return None
         if isinstance(received, Relevance):
             if received.base is not step.node:
                 return None

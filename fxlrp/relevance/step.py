@@ -23,11 +23,13 @@ class StepFacts:
 
     Args:
         non_negative: The forward values that are never negative.
+        finite: The forward values that are finite.
         supported: Whether the relevance is zero wherever the value is zero or negative.
         quotients: Whether the step may hand on relevance as a quotient.
     """
 
     non_negative: frozenset[fx.Node] = frozenset()
+    finite: frozenset[fx.Node] = frozenset()
     supported: bool = False
     quotients: bool = False
 
@@ -102,6 +104,11 @@ class Step:
         if self.facts.quotients:
             return Relevance(factor, operand)
         return Relevance(self.call(operator.mul, operand, factor))
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether relevance as a quotient may leave out elements of the operands: all that receive any are finite."""
+        return all(self.operands[position] in self.facts.finite for position in self.receivers)
 
     def to_receivers(self, contribution: Callable[[int, Any], Contribution]) -> Contributions:
         """One contribution for each operand that receives relevance, by position and operand; None for the others."""

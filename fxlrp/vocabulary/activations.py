@@ -19,6 +19,8 @@ _NON_NEGATIVE_WITH_OPERAND = (
 _POSITIVE_WITH_OPERAND = (
     "relu relu6 selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink"
 ).split()
+# These have poles, or grow faster than their operand.
+_MAY_BE_INFINITE = "log log2 log10 log1p sqrt rsqrt reciprocal exp exp2 expm1 tan".split()
 _GATES: Mapping[str, Gate] = {
     **dict.fromkeys(("rsqrt", "reciprocal", "sqrt"), Gate.STATISTIC),
     **dict.fromkeys(("sigmoid", "hardsigmoid", "exp"), Gate.SATURATING),
@@ -54,13 +56,29 @@ _SIGNS: Mapping[str, Fact] = {
 }
 
 
+def _power_is_finite(call: Call) -> bool:
+    exponent = call.arguments["exponent"]
+    return facts.finite_operands(call) and isinstance(exponent, int) and exponent >= 0
+
+
+# Numbers that the result may hold, too.
+_FINITE: Mapping[str, Fact] = {
+    "pow": _power_is_finite,
+    "threshold": facts.finite_operands_and("value"),
+    "hardtanh": facts.finite_operands_and("min_val", "max_val"),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), facts.finite_operands_and("min", "max")),
+    "prelu": facts.finite_operands_and("weight"),
+}
+
+
 def _power_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
     exponent = call.arguments["exponent"]
     return Gate.STATISTIC if isinstance(exponent, int | float) and exponent < 0 else Gate.NO
 
 
 def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
-    options = {"gate": _GATES.get(name, Gate.NO), "non_negative": _SIGNS.get(name), **options}
+    finite = None if name in _MAY_BE_INFINITE else _FINITE.get(name, facts.finite_operands)
+    options = {"gate": _GATES.get(name, Gate.NO), "non_negative": _SIGNS.get(name), "finite": finite, **options}
     return Operation(
         name,
         Family.ACTIVATION,

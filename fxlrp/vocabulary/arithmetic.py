@@ -22,6 +22,11 @@ def _product_is_non_negative(call: Call) -> bool:
     return facts.of_operands(call) or (isinstance(a, fx.Node) and a is b)
 
 
+def _quotient_is_finite(call: Call) -> bool:
+    other = call.arguments["other"]
+    return facts.finite_operands(call) and isinstance(other, int | float) and other != 0
+
+
 def _reciprocal_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
     """A quotient of which only the denominator depends on the input is a scale computed from it."""
     return Gate.NO if call.operands[0] in dependent else Gate.STATISTIC
@@ -38,10 +43,19 @@ def arithmetic() -> Iterator[Operation]:
         allocates=True,
         in_place=add_into,
         non_negative=facts.of_operands,
+        finite=facts.finite_operands,
         neutral=True,
     )
     yield Operation(
-        "sub", Family.SUM, operator.sub, _BINARY, _BOTH, aliases=("subtract",), allocates=True, neutral=True
+        "sub",
+        Family.SUM,
+        operator.sub,
+        _BINARY,
+        _BOTH,
+        aliases=("subtract",),
+        allocates=True,
+        finite=facts.finite_operands,
+        neutral=True,
     )
     yield Operation(
         "mul",
@@ -53,6 +67,7 @@ def arithmetic() -> Iterator[Operation]:
         allocates=True,
         in_place=multiply_into,
         non_negative=_product_is_non_negative,
+        finite=facts.finite_operands,
         neutral=True,
     )
     yield Operation(
@@ -65,11 +80,19 @@ def arithmetic() -> Iterator[Operation]:
         required_values={"rounding_mode": None},
         allocates=True,
         non_negative=facts.of_arguments("input", "other"),
+        finite=_quotient_is_finite,
         neutral=True,
         gate=_reciprocal_is_statistic,
     )
     yield Operation(
-        "matmul", Family.MATMUL, torch.matmul, _BINARY, _BOTH, aliases=("bmm", "mm", "mv", "dot"), allocates=True
+        "matmul",
+        Family.MATMUL,
+        torch.matmul,
+        _BINARY,
+        _BOTH,
+        aliases=("bmm", "mm", "mv", "dot"),
+        allocates=True,
+        finite=facts.finite_operands,
     )
     yield Operation(
         "einsum",
@@ -78,4 +101,5 @@ def arithmetic() -> Iterator[Operation]:
         {"equation": REQUIRED, "operands": REQUIRED},
         ("operands",),
         variadic="operands",
+        finite=facts.finite_operands,
     )

@@ -18,6 +18,7 @@ def attention() -> Iterator[Operation]:
     along: dict[str, Any] = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
     of_python = {**along, "_stacklevel": 3}
     gate: dict[str, Any] = dict(allocates=True, non_negative=facts.always, gate=Gate.SATURATING)
+    gate["finite"] = facts.finite_operands
     yield Operation("softmax", Family.SOFTMAX, F.softmax, of_python, **gate)
     yield Operation("safe_softmax", Family.SOFTMAX, torch._safe_softmax, along, **gate)
     yield Operation("log_softmax", Family.SOFTMAX, F.log_softmax, of_python, allocates=True)
@@ -45,5 +46,6 @@ def attention() -> Iterator[Operation]:
         ),
         required_values={"max_norm": None},
         allocates=True,
+        finite=facts.finite_operands_and("weight"),
         token_operand="input",
     )

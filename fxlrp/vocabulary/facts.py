@@ -1,4 +1,4 @@
-"""Facts about calls that several rows of the vocabulary state: mostly, when a result is never negative."""
+"""Facts about calls that several rows of the vocabulary state: when a result is never negative, and when finite."""
 
 from __future__ import annotations
 
@@ -31,5 +31,20 @@ def of_operands_filled_with(*names: str) -> Fact:
 
     def fact(call: Call) -> bool:
         return of_operands(call) and fills(call)
+
+    return fact
+
+
+def finite_operands(call: Call) -> bool:
+    """The result is finite where all operands are."""
+    return all(call.is_finite(operand) for operand in call.operands)
+
+
+def finite_operands_and(*names: str) -> Fact:
+    """The result is finite where all operands and the named numbers are; None stands for a finite number."""
+
+    def fact(call: Call) -> bool:
+        values = (call.arguments.get(name) for name in names)
+        return finite_operands(call) and all(value is None or call.is_finite(value) for value in values)
 
     return fact

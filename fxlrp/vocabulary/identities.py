@@ -21,6 +21,7 @@ def checks() -> Iterator[Operation]:
         expect_dims,
         {"input": REQUIRED, "dims": REQUIRED, "why": REQUIRED},
         non_negative=facts.of_operands,
+        finite=facts.finite_operands,
         keeps_support=True,
         neutral=True,
     )

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from fxlrp.operation import REQUIRED, Family, Operation
+from fxlrp.vocabulary import facts
 
 
 def linear() -> Iterator[Operation]:
     """The linear maps with weights."""
     parameters = {"input": REQUIRED, "weight": REQUIRED, "bias": None}
-    yield Operation("linear", Family.LINEAR, F.linear, parameters, allocates=True)
+    yield Operation("linear", Family.LINEAR, F.linear, parameters, allocates=True, finite=facts.finite_operands)
     for n in (1, 2, 3):
         yield Operation(
             f"conv{n}d",
@@ -22,6 +23,7 @@ def linear() -> Iterator[Operation]:
             dict(**parameters, stride=1, padding=0, dilation=1, groups=1),
             dims=n,
             allocates=True,
+            finite=facts.finite_operands,
         )
         yield Operation(
             f"conv_transpose{n}d",
@@ -31,4 +33,5 @@ def linear() -> Iterator[Operation]:
             dims=n,
             transposes=True,
             allocates=True,
+            finite=facts.finite_operands,
         )

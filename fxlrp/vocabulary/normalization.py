@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from fxlrp.operation import REQUIRED, Family, Operation
+from fxlrp.vocabulary import facts
 
 
 def normalization() -> Iterator[Operation]:
@@ -33,4 +34,5 @@ def normalization() -> Iterator[Operation]:
             {"input": REQUIRED, **parameters},
             required_values={"training": False} if "training" in parameters else {},
             allocates=True,
+            finite=facts.finite_operands,
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fxlrp.operation import REQUIRED, Family, Operation
+from fxlrp.vocabulary import facts
 
 _PARAMETERS = "input hx params has_biases num_layers dropout train bidirectional batch_first".split()
 
@@ -23,4 +24,5 @@ def recurrent() -> Iterator[Operation]:
             required_values={"train": False},
             multiple_results=True,
             allocates=True,
+            finite=facts.finite_operands,
         )

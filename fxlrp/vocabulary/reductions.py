@@ -14,7 +14,9 @@ from fxlrp.vocabulary import facts
 
 def max_pooling() -> Iterator[Operation]:
     """The operations that select the largest element."""
-    known: dict[str, Any] = dict(allocates=True, non_negative=facts.of_operands, keeps_support=True)
+    known: dict[str, Any] = dict(
+        allocates=True, non_negative=facts.of_operands, finite=facts.finite_operands, keeps_support=True
+    )
     for n in (1, 2, 3):
         windows = dict(input=REQUIRED, kernel_size=REQUIRED, stride=None, padding=0, dilation=1, ceil_mode=False)
         values = {"return_indices": False}
@@ -57,6 +59,7 @@ def averages() -> Iterator[Operation]:
             dims=n,
             allocates=True,
             non_negative=facts.of_arguments("input", "divisor_override"),
+            finite=facts.finite_operands,
         )
         yield Operation(
             f"adaptive_avg_pool{n}d",
@@ -66,9 +69,10 @@ def averages() -> Iterator[Operation]:
             dims=n,
             allocates=True,
             non_negative=facts.of_operands,
+            finite=facts.finite_operands,
         )
     reduction: dict[str, Any] = {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None}
-    sums: dict[str, Any] = dict(allocates=True, non_negative=facts.of_operands)
+    sums: dict[str, Any] = dict(allocates=True, non_negative=facts.of_operands, finite=facts.finite_operands)
     yield Operation("mean", Family.AVERAGE, torch.mean, reduction, **sums)
     yield Operation("sum", Family.AVERAGE, torch.sum, reduction, **sums)
     running = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
@@ -103,4 +107,5 @@ def averages() -> Iterator[Operation]:
         aliases=("upsample",),
         allocates=True,
         non_negative=_interpolates_within,
+        finite=facts.finite_operands,
     )

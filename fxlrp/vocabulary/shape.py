@@ -14,9 +14,16 @@ from fxlrp.functions import repeat_heads, set_item
 from fxlrp.operation import REQUIRED, Call, Family, Operation
 from fxlrp.vocabulary import facts
 
+_KEEP_ELEMENTS = (
+    "reshape reshape_as view_as flatten t unflatten squeeze unsqueeze permute transpose movedim expand expand_as "
+    "to float double half bfloat16 flip roll pixel_shuffle pixel_unshuffle channel_shuffle repeat_heads "
+    "cat stack hstack vstack dstack"
+).split()
+
 
 def _shape(name: str, function: Callable[..., Any], parameters: dict[str, Any], **options: Any) -> Operation:
-    options.setdefault("non_negative", facts.of_operands)
+    options = {"non_negative": facts.of_operands, "finite": facts.finite_operands, **options}
+    options["keeps_elements"] = name in _KEEP_ELEMENTS
     return Operation(name, Family.SHAPE, function, parameters, keeps_support=True, moves=True, neutral=True, **options)
 
 
@@ -110,16 +117,19 @@ def copies() -> Iterator[Operation]:
 def fills() -> Iterator[Operation]:
     """Operations that put numbers in the place of elements, or beside them."""
     known = {"allocates": True}
-    filled = facts.of_operands_filled_with("value")
+    filled: dict[str, Any] = dict(
+        non_negative=facts.of_operands_filled_with("value"), finite=facts.finite_operands_and("value"), **known
+    )
     padded = {"pad": REQUIRED, "mode": "constant", "value": None}
-    yield _of_input("pad", F.pad, padded, non_negative=filled, **known)
+    yield _of_input("pad", F.pad, padded, **filled)
     masked = {"mask": REQUIRED, "value": REQUIRED}
-    yield _of_input("masked_fill", torch.masked_fill, masked, without_relevance=("mask",), non_negative=filled, **known)
+    yield _of_input("masked_fill", torch.masked_fill, masked, without_relevance=("mask",), **filled)
     yield _of_input(
         "nan_to_num",
         torch.nan_to_num,
         {"nan": None, "posinf": None, "neginf": None},
         non_negative=facts.of_operands_filled_with("nan", "posinf", "neginf"),
+        finite=facts.finite_operands,
         **known,
     )
     for name in ("tril", "triu"):

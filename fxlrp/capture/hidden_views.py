@@ -1,0 +1,61 @@
+"""Refuse in-place changes that ``torch.export`` would get wrong.
+
+It makes a graph functional by what the schemas of operators say of memory. ``einsum``, and dropout in eval mode, may
+return views, and their schemas do not say so: a change of the result would not reach the operand.
+"""
+
+from __future__ import annotations
+
+import torch.utils._pytree as pytree
+from torch import fx
+from torch._ops import OpOverload
+
+from fxlrp.errors import CaptureError
+from fxlrp.vocabulary.lookup import Vocabulary
+
+
+def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
+    """Refuse a change of memory that an operator may share without saying so.
+
+    Args:
+        graph: The exported graph, with its in-place operations.
+        vocabulary: Knows which operations allocate.
+
+    Raises:
+        CaptureError: There is such a change.
+    """
+    owner: dict[fx.Node, fx.Node] = {}
+    shared: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        owner[node] = node
+        if not isinstance(node.target, OpOverload):
+            continue
+        schema = node.target._schema
+        given = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)}
+        given |= node.kwargs
+        for argument in schema.arguments:
+            value = given.get(argument.name)
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, fx.Node):
+                _refuse_change(node, shared.get(owner[value]))
+        sources = [each for each in pytree.tree_leaves(list(given.values())) if isinstance(each, fx.Node)]
+        if not sources:
+            continue
+        if any(result.alias_info is not None for result in schema.returns):
+            owner[node] = owner[sources[0]]
+        elif _may_share(node.target, vocabulary):
+            owner[node] = owner[sources[0]]
+            shared.update({owner[source]: node for source in sources})
+
+
+def _may_share(target: OpOverload, vocabulary: Vocabulary) -> bool:
+    """Whether an operation that the vocabulary knows is not known to allocate."""
+    spelling = vocabulary.spelling(target.overloadpacket)
+    return spelling is not None and not spelling.operation.allocates
+
+
+def _refuse_change(node: fx.Node, by: fx.Node | None) -> None:
+    if by is not None:
+        raise CaptureError(
+            f"{node.name!r} changes memory in place that {by.name!r} may share, which torch.export does not follow: "
+            "write it without the in-place operation"
+        )

@@ -1,0 +1,47 @@
+"""Find the values that are finite, overflow aside.
+
+A quotient ``C`` of ``R = x * C`` is not passed on to elements that an operation drops where they may be infinite: their
+``C`` is zero, and the product would not be.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program
+
+
+@compiler_pass(needs=["dependence"], before=["emit_relevance", "emit_backward"])
+def infer_finite(program: Program) -> int:
+    """Record the values that are known to be finite; return how many there are.
+
+    An input may hold NaN or infinity, which a model may drop. Behind an operation that mixes elements none of it could
+    be dropped any more, so there the inputs count as finite.
+    """
+    known: set[fx.Node] = set()
+    for_finite_inputs: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        operation = program.vocabulary.operation(node)
+        if node.op == "placeholder":
+            for_finite_inputs.add(node)
+        elif node.op == "get_attr" and _is_finite(operator.attrgetter(str(node.target))(program.graph_module)):
+            known.add(node)
+        elif operation is not None:
+            arguments = operation.arguments(node)
+            if operation.tells(operation.finite, arguments, known):
+                known.add(node)
+            elif operation.tells(operation.finite, arguments, known | for_finite_inputs):
+                (for_finite_inputs if operation.neutral else known).add(node)
+    program.facts.finite = frozenset(known)
+    return len(known)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a parameter is finite; parameters of a model are checked when it is compiled, buffers may be bounds."""
+    if isinstance(value, nn.Parameter):
+        return True
+    return isinstance(value, Tensor) and (value.is_meta or bool(value.isfinite().all()))

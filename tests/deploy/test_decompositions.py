@@ -1,0 +1,144 @@
+"""ATen's backward kernels, decomposed into what runtimes have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+
+from fxlrp.deploy import decompositions
+
+
+def geometries() -> list[dict[str, Any]]:
+    found = []
+    for dims, transposed in itertools.product((1, 2, 3), (False, True)):
+        for stride, padding, dilation, groups in ((1, 0, 1, 1), (2, 1, 1, 1), (3, 2, 2, 2), (2, 0, 3, 2), (4, 1, 1, 1)):
+            found.append(
+                dict(dims=dims, transposed=transposed, stride=stride, padding=padding, dilation=dilation, groups=groups)
+            )
+    return found
+
+
+def convolution(g: dict[str, Any], x: Tensor, weight: Tensor) -> Tensor:
+    n = g["dims"]
+    names = ("stride", "padding", "dilation")
+    stride, padding, dilation = ([g[name]] * n for name in names)
+    beyond = [g["stride"] - 1] * n if g["transposed"] else [0] * n
+    result: Tensor = torch.ops.aten.convolution.default(
+        x, weight, None, stride, padding, dilation, g["transposed"], beyond, g["groups"]
+    )
+    return result
+
+
+def transposed_by(function: Callable[..., Any], g: dict[str, Any], r: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    n = g["dims"]
+    beyond = [g["stride"] - 1] * n if g["transposed"] else [0] * n
+    shape = ([g["stride"]] * n, [g["padding"]] * n, [g["dilation"]] * n, g["transposed"], beyond, g["groups"])
+    result: Tensor = function(r, x, weight, None, *shape, (True, False, False))[0]
+    return result
+
+
+@pytest.mark.parametrize("g", geometries(), ids=lambda g: "-".join(map(str, g.values())))
+def test_convolution_backward(g: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    kernel = (3, 2, 4)[: g["dims"]]
+    weight = torch.randn(4, 6 // g["groups"], *kernel, dtype=torch.float64)
+    channels = 4 if g["transposed"] else 6
+    # Every size that leaves another rest behind the last window.
+    for size in range(10, 15):
+        x = torch.randn(2, channels, *(size, size + 1, size)[: g["dims"]], dtype=torch.float64, requires_grad=True)
+        out = convolution(g, x, weight)
+        r = torch.randn_like(out)
+        (expected,) = torch.autograd.grad(out, x, r)
+        got = transposed_by(decompositions.convolution_backward, g, r, x.detach(), weight)
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("g", geometries(), ids=lambda g: "-".join(map(str, g.values())))
+def test_convolution_backward_of_open_sizes(g: dict[str, Any]) -> None:
+    """Where the output padding is not a number."""
+
+    class Both(nn.Module):
+        def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+            out = convolution(g, x, weight)
+            return transposed_by(decompositions.convolution_backward, g, torch.sin(out), x, weight)
+
+    torch.manual_seed(0)
+    weight = torch.randn(4, 6 // g["groups"], *(3, 2, 4)[: g["dims"]], dtype=torch.float64)
+    channels = 4 if g["transposed"] else 6
+    x = torch.randn(2, channels, *(16, 17, 16)[: g["dims"]], dtype=torch.float64)
+    dims = {dim: Dim.DYNAMIC(min=14, max=20) for dim in range(2, x.dim())}
+    module = torch.export.export(Both(), (x, weight), dynamic_shapes=(dims, None)).module()
+    for size in range(14, 19):
+        x = torch.randn(2, channels, *(size, size + 1, size)[: g["dims"]], dtype=torch.float64, requires_grad=True)
+        out = convolution(g, x, weight)
+        (expected,) = torch.autograd.grad(out, x, torch.sin(out).detach())
+        torch.testing.assert_close(module(x.detach(), weight), expected)
+
+
+def test_gradients_of_weights_are_left_to_aten() -> None:
+    arguments = ([0], [1], [0], [1], False, [0], 1, (True, True, False))
+    x = torch.randn(1, 2, 5)
+    assert decompositions.convolution_backward(x, x, torch.randn(2, 2, 1), *arguments) is NotImplemented
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "average": lambda x: F.avg_pool2d(x, 2),
+    "overlapping": lambda x: F.avg_pool2d(x, (3, 2), stride=(2, 1), padding=1),
+    "not counting": lambda x: F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False),
+    "ceil": lambda x: F.avg_pool2d(x, 3, stride=2, ceil_mode=True),
+    "ceil padded": lambda x: F.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True),
+    "ceil not counting": lambda x: F.avg_pool2d(x, 4, 3, padding=2, ceil_mode=True, count_include_pad=False),
+    "divisor": lambda x: F.avg_pool2d(x, 3, stride=2, divisor_override=5),
+    "gaps": lambda x: F.avg_pool2d(x, 2, stride=3),
+    "average 3d": lambda x: F.avg_pool3d(x[:, None], 2, stride=(1, 2, 2), padding=1, ceil_mode=True),
+    "adaptive uneven": lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
+    "adaptive larger": lambda x: F.adaptive_avg_pool2d(x, (13, 7)),
+    "adaptive 3d": lambda x: F.adaptive_avg_pool3d(x, (2, 3, 5)),
+    "max": lambda x: F.max_pool2d(x, 2),
+    "max overlapping": lambda x: F.max_pool2d(x, 3, stride=2, padding=1, dilation=2),
+    "max ceil": lambda x: F.max_pool2d(x, 3, stride=2, ceil_mode=True),
+    "max 3d": lambda x: F.max_pool3d(x, 2, stride=1),
+    "adaptive max": lambda x: F.adaptive_max_pool2d(x, (3, 4)),
+    "adaptive max 3d": lambda x: F.adaptive_max_pool3d(x, (2, 3, 4)),
+}
+
+
+class Recorded(torch.utils._python_dispatch.TorchDispatchMode):
+    """Runs decompositions in place of what autograd calls, and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        decompose = decompositions.BACKWARD.get(func)
+        self.count += decompose is not None
+        return (decompose or func)(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (13, 7), (None, 2)])
+def test_adaptive_average(size: Any) -> None:
+    x = torch.randn(2, 3, 9, 10, dtype=torch.float64)
+    decompose = decompositions.ADAPTIVE[F.adaptive_avg_pool2d]
+    torch.testing.assert_close(decompose(x, size), F.adaptive_avg_pool2d(x, size))
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_pooling_backward(name: str) -> None:
+    torch.manual_seed(0)
+    for batch, size in ((1, 9), (2, 10), (3, 11)):
+        x = torch.randn(batch, 4, size, size + 1, dtype=torch.float64, requires_grad=True)
+        out = POOLS[name](x)
+        r = torch.randn_like(out)
+        (expected,) = torch.autograd.grad(out, x, r, retain_graph=True)
+        with Recorded() as recorded:
+            (got,) = torch.autograd.grad(out, x, r)
+        assert recorded.count == 1
+        torch.testing.assert_close(got, expected)

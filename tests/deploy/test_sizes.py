@@ -1,0 +1,66 @@
+"""Open and fixed sizes of exported explanations."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim
+
+import fxlrp
+from deployed import TARGETS, assert_same, convolutional, file_name, loaded
+from fxlrp.errors import ExportError
+from helpers import compiler_needed
+
+
+@pytest.mark.parametrize(
+    ("format", "capture"),
+    [
+        *itertools.product(("export", "onnx"), ("symbolic", "export")),
+        pytest.param("aoti", "symbolic", marks=[compiler_needed, pytest.mark.slow]),
+    ],
+)
+def test_open_image_sizes(format: str, capture: Any, tmp_path: Path) -> None:
+    model, x = convolutional()
+    captured = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if capture == "export" else None
+    options = dict(example_inputs=x, dynamic_shapes={"input": captured}) if captured else {}
+    explain = fxlrp.compile(model, capture=capture, **options)
+    path = tmp_path / file_name(format)
+    sizes = {2: Dim("height", min=8, max=64), 3: Dim("width", min=8, max=64)}
+    explain.export(path, x, format=format, dynamic_shapes={"input": sizes})
+    assert fxlrp.deploy.metadata(path)["inputs"][0]["shape"] == ["batch", 3, "input_2", "input_3"]
+    calls = [(x[:2, :, :13, :10].contiguous(), TARGETS[:2]), (F.pad(x, (3, 2, 4, 1)), TARGETS)]
+    assert_same(format, path, calls, [explain(*call[:1], target=call[1]) for call in calls])
+
+
+def test_a_batch_that_is_fixed(tmp_path: Path) -> None:
+    model, x = convolutional()
+    explain = fxlrp.compile(model)
+    for index, fixed in enumerate(({0: Dim.STATIC}, (None,) * 4, None)):
+        path = tmp_path / f"{index}.pt2"
+        explain.export(path, x, dynamic_shapes={"input": fixed})
+        assert fxlrp.deploy.metadata(path)["inputs"][0]["shape"] == [3, 3, 16, 16]
+        run = loaded("export", path)
+        torch.testing.assert_close(run(x, TARGETS), explain(x, target=TARGETS))
+        with pytest.raises(AssertionError, match="Guard failed"):
+            run(x[:2], TARGETS[:2])
+
+
+def test_sizes_that_cannot_be_open(tmp_path: Path) -> None:
+    model, x = convolutional()
+    path = tmp_path / "explain.pt2"
+    with pytest.raises(ExportError, match="dynamic_shapes names 'x'; the inputs are: input"):
+        fxlrp.compile(model).export(path, x, dynamic_shapes={"x": {2: Dim("height")}})
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5)).eval()
+    with pytest.raises(ExportError, match=r"height.*fix it: dynamic_shapes="):
+        fxlrp.compile(flat).export(path, x, dynamic_shapes={"input": {2: Dim("height")}})
+    # What capture took for fixed stays fixed, though the operations would take any size.
+    captured = fxlrp.compile(model, capture="export", example_inputs=x)
+    with pytest.raises(ExportError, match=r"height.*fix it: dynamic_shapes="):
+        captured.export(path, x, dynamic_shapes={"input": {2: Dim("height", max=64)}})
+    assert not path.exists()

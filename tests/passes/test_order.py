@@ -1,0 +1,206 @@
+"""The order of the passes: what matters is declared, so that a wrong order is an error and not a wrong answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from fxlrp.capture.symbolic import capture
+from fxlrp.errors import InputError, InternalError
+from fxlrp.inputs import Inputs
+from fxlrp.passes import compiler_pass, pipeline
+from fxlrp.passes.base import Pass, check_order, run_passes
+from fxlrp.program import Options, Program
+from fxlrp.rules.presets import epsilon_plus_flat
+from fxlrp.vocabulary import CANONICAL
+from oracles import assert_relevance, random
+
+ORDERS = {"explanation": pipeline.EXPLANATION, "backward": pipeline.BACKWARD}
+
+
+class InPlace(nn.Module):
+    """In-place activations, a folded BatchNorm, max pooling, a dropout, a skip and a composite operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.act, self.pool, self.drop = nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Dropout()
+        self.again, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.act(self.norm(self.conv(x))))
+        x = x + self.act(self.again(self.drop(x)))
+        x = torch.var_mean(x, (2, 3))[1] * 2
+        return self.head(x.contiguous())
+
+
+def nets() -> dict[str, tuple[nn.Module, Tensor]]:
+    names = ("residual", "dense_block", "gated")
+    found = {name: zoo.small_net(name) for name in zoo.SMALL_NETS if name in names}
+    made = {name: (model, inputs[0]) for name, (model, inputs) in found.items() if len(inputs) == 1}
+    torch.manual_seed(0)
+    return {**made, "in place": (InPlace().double().eval(), random(2, 2, 8, 8))}
+
+
+NETS = nets()
+CHECKPOINT_FREE = tuple(each for each in pipeline.EXPLANATION if each.name != "checkpoint")
+
+
+def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor) -> Tensor:
+    inputs = Inputs.of(model, x)
+    program = Program(
+        capture(model, inputs), CANONICAL, Options(epsilon_plus_flat(), segments=2, examples=inputs.specs)
+    )
+    run_passes(program, passes)
+    program.graph_module.recompile()
+    with torch.no_grad():
+        relevance: Tensor = program.graph_module(x.clone(), None, None)
+    return relevance
+
+
+def swapped(passes: tuple[Pass, ...], first: int, second: int) -> tuple[Pass, ...]:
+    order = list(passes)
+    order[first], order[second] = order[second], order[first]
+    return tuple(order)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_orders_are_right(name: str) -> None:
+    check_order(ORDERS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(len(pipeline.EXPLANATION)), ids=lambda index: pipeline.EXPLANATION[index].name)
+def test_a_swap_is_refused_or_changes_no_answer(first: int) -> None:
+    passes = pipeline.EXPLANATION
+    expected = {name: answer(without_checkpoint(passes), *net) for name, net in NETS.items()}
+    for second in range(first + 1, len(passes)):
+        order = swapped(passes, first, second)
+        try:
+            check_order(order)
+        except InternalError:
+            continue
+        for name, net in NETS.items():
+            assert_relevance(answer(order, *net), expected[name], 1e-10)
+            assert_relevance(answer(without_checkpoint(order), *net), expected[name], 1e-10)
+
+
+def without_checkpoint(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    return tuple(each for each in passes if each.name != "checkpoint")
+
+
+def test_the_nets_exercise_the_passes() -> None:
+    counts: dict[str, int] = {}
+    for (model, x), passes in itertools.product(NETS.values(), (pipeline.EXPLANATION, CHECKPOINT_FREE)):
+        inputs = Inputs.of(model, x)
+        program = Program(
+            capture(model, inputs), CANONICAL, Options(epsilon_plus_flat(), segments=2, examples=inputs.specs)
+        )
+        for name, count in run_passes(program, passes).items():
+            counts[name] = counts.get(name, 0) + count
+    assert not [name for name, count in counts.items() if count == 0]
+
+
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        ("keep_constants", "reuse_memory"),
+        ("checkpoint", "reuse_memory"),
+        ("keep_pool_indices", "reuse_memory"),
+        ("checkpoint", "keep_constants"),
+        ("infer_signs", "infer_support"),
+        ("carry_quotients", "emit_relevance"),
+        ("fold_batch_norm", "infer_dependence"),
+        ("functionalize", "normalize"),
+        ("remove_identities", "emit_relevance"),
+    ],
+)
+def test_orders_that_are_refused(early: str, late: str) -> None:
+    names = [each.name for each in pipeline.EXPLANATION]
+    first, second = names.index(early), names.index(late)
+    assert first < second
+    with pytest.raises(InternalError, match="pass"):
+        check_order(swapped(pipeline.EXPLANATION, first, second))
+
+
+def noop(**where: list[str]) -> Pass:
+    def does_nothing(program: Program) -> int:
+        return 0
+
+    return compiler_pass(**where)(does_nothing)
+
+
+def position(order: tuple[Pass, ...], name: str) -> int:
+    return max(index for index, each in enumerate(order) if each.name == name)
+
+
+def test_where_user_defined_passes_are_placed() -> None:
+    order = pipeline.place([noop(after=["annotate"])], pipeline.EXPLANATION)
+    assert position(order, "does_nothing") == position(order, "annotate") + 1
+    order = pipeline.place([noop(before=["emit_relevance"])], pipeline.EXPLANATION)
+    assert position(order, "does_nothing") == position(order, "emit_relevance") - 1
+    order = pipeline.place([noop(after=["reuse_memory"])], pipeline.EXPLANATION)
+    assert order[-1].name == "does_nothing"
+    order = pipeline.place([noop(before=["functionalize"])], pipeline.EXPLANATION)
+    assert order[0].name == "does_nothing"
+    assert [each for each in order if each.name != "does_nothing"] == list(pipeline.EXPLANATION)
+
+
+def test_a_pass_is_placed_where_an_optimization_would_be_that_is_switched_off() -> None:
+    from fxlrp import Optimizations
+
+    order = pipeline.explanation(Optimizations.none(), user_defined=[noop(after=["infer_signs"])])
+    assert position(order, "annotate") < position(order, "does_nothing") < position(order, "emit_relevance")
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: noop(), "where it belongs"),
+        (lambda: noop(after=["no_such_pass"]), "no_such_pass"),
+        (lambda: noop(after=["emit_relevance"], before=["annotate"]), "cannot be placed"),
+        (lambda: noop(needs=["no such property"], after=["annotate"]), "cannot be placed"),
+        (lambda: lambda program: 0, "not a pass"),
+        (lambda: Pass("annotate", lambda program: 0, after=frozenset(["normalize"])), "name of one"),
+    ],
+)
+def test_passes_that_cannot_be_placed(make: Callable[[], Pass], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        pipeline.place([make()], pipeline.EXPLANATION)
+
+
+def test_several_passes_keep_their_order() -> None:
+    def one(program: Program) -> int:
+        return 1
+
+    def two(program: Program) -> int:
+        return 2
+
+    passes = [compiler_pass(after=["annotate"])(one), compiler_pass(after=["one"])(two)]
+    order = [each.name for each in pipeline.place(passes, pipeline.EXPLANATION)]
+    assert order[order.index("annotate") :][:3] == ["annotate", "one", "two"]
+
+
+def test_every_name_in_a_declaration_is_a_pass() -> None:
+    known = {each.name for each in itertools.chain(*ORDERS.values())}
+    for each in itertools.chain(*ORDERS.values()):
+        assert each.after | each.before <= known
+
+
+def test_every_property_is_needed() -> None:
+    passes = set(itertools.chain(*ORDERS.values()))
+    needed, provided = ({name for each in passes for name in names(each)} for names in (_needs, _provides))
+    assert provided == needed
+
+
+def _needs(each: Pass) -> frozenset[str]:
+    return each.needs
+
+
+def _provides(each: Pass) -> frozenset[str]:
+    return each.provides

@@ -1,0 +1,219 @@
+"""Every fact that a row of the vocabulary states holds on values: signs, memory, what supports what, what moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from operator import getitem
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
+
+import fxlrp
+from fxlrp import Optimizations
+from fxlrp.capture.root_module import CONSTANTS, on_live_model
+from fxlrp.operation import Family, Operation
+from fxlrp.passes import pipeline
+from fxlrp.passes.base import run_passes
+from fxlrp.program import Options, Program
+from fxlrp.relevance import RULES, implementation
+from fxlrp.rules import Epsilon, PassThrough, Rule, WinnerTakesAll
+from fxlrp.rules.presets import Pair, Preset
+from fxlrp.vocabulary import CANONICAL
+from operation_samples import KINDS, Setting, call, mixed, non_negative, samples, settings, tensors_of
+
+OPERATIONS = CANONICAL.operations.values()
+
+
+def named(operations: Iterator[Operation]) -> list[Any]:
+    return [pytest.param(each, id=each.name) for each in operations]
+
+
+def placeholders(count: int) -> list[fx.Node]:
+    graph = fx.Graph()
+    return [graph.placeholder(f"x{index}") for index in range(count)]
+
+
+def places_known(setting: Setting) -> Iterator[frozenset[int]]:
+    """Which operands are known to be non-negative: every choice, all of them for a call with many operands."""
+    count = len(setting.places)
+    for size in range(count + 1) if count <= 3 else (0, count):
+        yield from map(frozenset, itertools.combinations(range(count), size))
+
+
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.non_negative is not None))
+def test_results_that_are_said_to_be_non_negative_are(operation: Operation) -> None:
+    claims = 0
+    for setting in settings(operation):
+        nodes = placeholders(len(setting.places))
+        arguments = setting.fill(lambda index, _, nodes=nodes: nodes[index])
+        for known in places_known(setting):
+            if not operation.is_non_negative(arguments, {nodes[index] for index in known}):
+                continue
+            claims += 1
+            values = setting.fill(
+                lambda index, place, known=known: (non_negative if index in known else mixed)(place, index)
+            )
+            for result in tensors_of(call(operation, values)):
+                # Rounding may leave a zero just below zero.
+                assert not bool((result < -1e-15).any()), (setting.name, sorted(known))
+    assert claims, "no call has the fact that the row states"
+
+
+def test_a_sign_that_is_not_stated_is_not_assumed() -> None:
+    operation = dataclasses.replace(CANONICAL.operations["relu"], non_negative=None)
+    (x,) = placeholders(1)
+    assert not operation.is_non_negative({"input": x}, {x})
+
+
+def shares_memory(result: Any, arguments: Any) -> bool:
+    def storages(value: Any) -> set[int]:
+        values = list(value.values()) if isinstance(value, dict) else value
+        return {each.untyped_storage().data_ptr() for each in tensors_of(values) if each.numel()}
+
+    return not storages(result).isdisjoint(storages(arguments))
+
+
+@pytest.mark.parametrize("operation", named(iter(OPERATIONS)))
+def test_memory(operation: Operation) -> None:
+    """What is said to allocate never shares memory with an argument, and what is not said to does in some call."""
+    found = False
+    for sample in samples(operation):
+        arguments = dict(sample.arguments)
+        shared = shares_memory(call(operation, arguments), list(arguments.values()))
+        assert not (shared and operation.allocates), sample.name
+        found |= shared
+    assert operation.allocates or found or operation.name in NEVER_SHARES_HERE
+
+
+# Whether they share depends on the device, on the type of the operand, which is float64 here, or on the attribute.
+NEVER_SHARES_HERE = {"channel_shuffle", "float", "half", "bfloat16", "getattr"}
+
+
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.in_place is not None))
+def test_in_place_forms(operation: Operation) -> None:
+    for sample in samples(operation):
+        arguments = [value.clone() for value in sample.arguments.values() if isinstance(value, Tensor)]
+        if len(arguments) != len(operation.operands) or len({each.shape for each in arguments}) > 1:
+            continue
+        expected, memory = operation.function(*arguments), arguments[0].data_ptr()
+        result = operation.in_place(*arguments)
+        assert torch.equal(result, expected) and result.data_ptr() == memory
+
+
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.moves))
+def test_what_moves_consists_of_elements_and_fills(operation: Operation) -> None:
+    for sample in samples(operation):
+        for result in tensors_of(call(operation, sample.arguments)):
+            if not result.is_floating_point():
+                continue
+            operands = [each for name in operation.operands for each in tensors_of([sample.arguments[name]])]
+            operands += [each for each in sample.arguments.values() if isinstance(each, Tensor) and each.dim() == 0]
+            numbers = [value for value in sample.arguments.values() if isinstance(value, int | float)]
+            numbers += [torch.finfo(result.dtype).max, torch.finfo(result.dtype).min, 0.0]
+            known = [each.reshape(-1).to(result.dtype) for each in operands]
+            known.append(torch.tensor(numbers, dtype=torch.float64).to(result.dtype))
+            finite = result[~result.isnan()]
+            assert bool(torch.isin(finite, torch.cat(known)).all()), sample.name
+
+
+def relevance_of(operation: Operation, rule: Rule, setting: Setting, kind: str, supported: bool) -> Iterator[Any]:
+    """Each operand of a call with its relevance; where the result is not positive none starts, if ``supported``."""
+    values = [KINDS[kind](place, index) for index, place in enumerate(setting.places)]
+    outputs = tensors_of(call(operation, setting.fill(lambda index, _: values[index])))
+    for which, output in enumerate(outputs):
+        if not output.is_floating_point():
+            continue
+        generator = torch.Generator().manual_seed(which)
+        seed = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+        seed = seed.masked_fill(~(output > 0), 0.0) if supported else seed
+        for index, x in enumerate(values):
+            program = one_call(operation, rule, setting, values, index, which if operation.multiple_results else None)
+            if program is not None:
+                yield x, program(x, None, seed)
+
+
+def one_call(
+    operation: Operation, rule: Rule, setting: Setting, values: list[Tensor], index: int, which: int | None
+) -> fx.GraphModule | None:
+    """The program that explains one operand of a single canonical call; None for one that receives no relevance."""
+    graph, constants = fx.Graph(), nn.Module()
+    x = graph.placeholder("x")
+
+    def constant(name: str, value: Tensor) -> fx.Node:
+        constants.register_buffer(name, value)
+        return graph.get_attr(f"{CONSTANTS}.{name}")
+
+    arguments = setting.fill(lambda at, _: x if at == index else constant(f"value_{at}", values[at]))
+    if x not in operation.operands_among(arguments):
+        return None
+    count = itertools.count()
+    arguments = tree_map_only(Tensor, lambda value: constant(f"other_{next(count)}", value), dict(arguments))
+    args, kwargs = operation.call(arguments)
+    made = graph.call_function(operation.function, args, kwargs)
+    graph.output(made if which is None else graph.call_function(getitem, (made, which)))
+    preset = Preset("one call", (Pair(lambda node: node.target is operation.function, rule, "test"),))
+    program = Program(on_live_model(nn.Module(), graph, constants), CANONICAL, Options(preset))
+    run_passes(program, pipeline.explanation(Optimizations.none()))
+    program.graph_module.recompile()
+    return program.graph_module
+
+
+FOLLOWED = [
+    pytest.param(operation, rule, id=f"{operation.name}-{type(rule).__name__}")
+    for operation in OPERATIONS
+    if operation.keeps_support
+    for rule in (PassThrough(), WinnerTakesAll())
+    if (how := implementation(operation, rule)) is not None and how.follows
+]
+
+
+@pytest.mark.parametrize(("operation", "rule"), FOLLOWED)
+def test_what_keeps_support_passes_nothing_to_what_is_not_positive(operation: Operation, rule: Rule) -> None:
+    count = 0
+    for setting in settings(operation):
+        for kind in KINDS:
+            for x, relevance in relevance_of(operation, rule, setting, kind, supported=True):
+                assert not bool(relevance[~(x > 0)].any()), (setting.name, kind)
+                count += 1
+    assert count
+
+
+def claims_to_vanish() -> Iterator[Any]:
+    for operation in OPERATIONS:
+        for rule in RULES.get(operation.family, {}):
+            given = rule() if rule not in (fxlrp.rules.ZBox,) else rule(-1, 1)
+            how = implementation(operation, given)
+            if how is not None and how.vanishes:
+                yield pytest.param(operation, given, id=f"{operation.name}-{rule.__name__}")
+
+
+@pytest.mark.parametrize(("operation", "rule"), list(claims_to_vanish()))
+def test_contributions_that_are_said_to_vanish_with_the_operand_do(operation: Operation, rule: Rule) -> None:
+    count = 0
+    for setting in settings(operation):
+        for kind in KINDS:
+            if "ii" in str(setting.arguments.get("equation")):
+                continue  # a diagonal is refused
+            for x, relevance in relevance_of(operation, rule, setting, kind, supported=False):
+                assert not bool(relevance[x == 0].any()), (setting.name, kind)
+                count += 1
+    assert count
+
+
+def test_statistics_are_not_said_to_vanish() -> None:
+    """A value of zero has a share in the variance, and in the number of values that are not zero it has none."""
+    for name in ("var", "std", "vector_norm"):
+        how = implementation(CANONICAL.operations[name], Epsilon())
+        assert how is not None and not how.vanishes
+
+
+def test_families_without_facts() -> None:
+    """User-defined operations state nothing, so nothing is assumed of them."""
+    plain = Operation("plain", Family.CUSTOM, torch.erf, {})
+    assert not (plain.allocates or plain.moves or plain.neutral or plain.keeps_support or plain.in_place)
+    assert plain.non_negative is None and plain.token_operand is None and plain.mask_operand is None

@@ -1,0 +1,182 @@
+"""Parameters of the canonical operations, against ATen's schemas and the signatures of torch.nn.functional."""
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import fxlrp
+import zoo
+from fxlrp.operation import REQUIRED
+from fxlrp.vocabulary import CANONICAL
+from oracles import One, random
+
+OPERATIONS = CANONICAL.operations
+
+# Where the source has another name.
+SOURCES: dict[str, Callable[..., Any]] = {
+    "add_scaled": torch.ops.aten.add,
+    "sub_scaled": torch.ops.aten.sub,
+    "add": operator.add,
+    "sub": operator.sub,
+    "getitem": operator.getitem,
+    "setitem": operator.setitem,
+    "multi_head_attention": F.multi_head_attention_forward,
+    "stochastic_depth": zoo.torchvision.ops.stochastic_depth,
+    "logsigmoid": torch.ops.aten.log_sigmoid,
+    "safe_softmax": torch.ops.aten._safe_softmax,
+    "vector_norm": torch.ops.aten.linalg_vector_norm,
+    "windows": torch.ops.aten.unfold,
+    "unfold": F.unfold,
+    **{name: getattr(operator, name) for name in ("and_", "or_", "xor", "invert", "not_", "is_", "is_not", "contains")},
+}
+
+_IN_PLACE = "torch writes x.f_() where torch.nn.functional has f(x, inplace=True); a canonical call takes either"
+_FACTORY = "layout and pinning of a constant are not followed"
+_CAST = "Tensor.float() and its like have no schema; their documentation has this parameter"
+_OVERLOADS = "optional: there is an overload with it and one without"
+
+# operation -> parameter -> why it differs from the source
+EXCEPTIONS: dict[str, dict[str, str]] = {
+    **{name: {"inplace": _IN_PLACE} for name in ("logsigmoid", "softsign", "tanhshrink", "tanh", "sigmoid")},
+    "div": {"rounding_mode": _OVERLOADS},
+    "mean": {"dim": _OVERLOADS, "keepdim": _OVERLOADS},
+    "sum": {"dim": _OVERLOADS, "keepdim": _OVERLOADS},
+    "squeeze": {"dim": _OVERLOADS},
+    "size": {"dim": _OVERLOADS},
+    "softmax": {"_stacklevel": "torch.nn.functional passes it on by keyword"},
+    **{
+        f"{kind}max_pool{n}d": {"return_indices": "torch.nn.functional chooses by it between two ATen operations"}
+        for kind in ("", "adaptive_")
+        for n in (1, 2, 3)
+    },
+    "expand": {"implicit": "for torch's own use"},
+    "repeat_interleave": {"output_size": "a hint for speed"},
+    "sort": {"stable": _OVERLOADS},
+    **{
+        name: {"unbiased": _OVERLOADS, "correction": _OVERLOADS, "dim": _OVERLOADS}
+        for name in ("var", "std", "var_mean")
+    },
+    "log_softmax": {"_stacklevel": "torch.nn.functional passes it on by keyword"},
+    "gather": {"sparse_grad": "concerns the gradient only"},
+    "split": {"split_size_or_sections": "ATen has an overload for the size, and one for the sections"},
+    "contiguous": {"memory_format": "what the default is called"},
+    "detach": {"memory_format": "shares its parameters with contiguous and clone"},
+    "positive": {"memory_format": "shares its parameters with contiguous and clone"},
+    **{
+        name: {
+            "layout": _FACTORY,
+            "pin_memory": _FACTORY,
+            "memory_format": _FACTORY,
+            "requires_grad": "Python's own; a constant is one",
+        }
+        for name in ("zeros_like", "ones_like", "empty_like", "full_like")
+    },
+    **{name: {"layout": _FACTORY, "pin_memory": _FACTORY} for name in ("new_zeros", "new_ones", "new_empty")},
+}
+
+# Compared with no source, and why.
+UNCOMPARED = {
+    "where_method": "ATen has where(condition, self, other) only; the method's order is checked by its spelling below",
+    "getattr": "Python's getattr, without the default",
+    "max": "three overloads, told apart by their arguments; each is tested below",
+    "min": "as max",
+    "einsum": "Python's takes its operands one by one",
+    "normalize_vectors": "torch.nn.functional.normalize; its name means a whole method of fxlrp's passes",
+    **dict.fromkeys(("mask_scores", "repeat_heads", "initial_state", "attention_scale"), "fxlrp's own"),
+    **dict.fromkeys(("attention_mask", "padding_mask", "both_masks", "causal_mask"), "fxlrp's own"),
+    "to": "its overloads share no parameter, and calls are kept as written; its spellings are tested with the passes",
+    "expect_dims": "fxlrp's own",
+    **dict.fromkeys(("float", "double", "half", "bfloat16"), _CAST),
+}
+
+
+def of_schema(overload: Any) -> dict[str, Any]:
+    return {
+        "input" if argument.name == "self" else argument.name: argument.default_value
+        if argument.has_default_value()
+        else REQUIRED
+        for argument in overload._schema.arguments
+    }
+
+
+def of_signature(function: Callable[..., Any]) -> dict[str, Any] | None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return None
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return None
+    return {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters}
+
+
+def sources(name: str) -> list[dict[str, Any]]:
+    """The parameters that torch gives this operation: of each ATen overload, or of the function."""
+    source = SOURCES.get(name) or getattr(torch.ops.aten, name, None)
+    found = []
+    signature = of_signature(getattr(F, name)) if hasattr(F, name) and name not in SOURCES else None
+    if signature:
+        found.append(signature)
+    if isinstance(source, torch._ops.OpOverloadPacket):
+        found += [of_schema(getattr(source, overload)) for overload in source.overloads()]
+    elif source is not None:
+        found.append(of_signature(source) or {})
+    return found
+
+
+def same_default(ours: Any, theirs: Any) -> bool:
+    if isinstance(theirs, list):
+        # ATen has a number for each dimension, or none at all
+        return ours in (None, ()) if not theirs else all(ours == item for item in theirs)
+    return (ours is REQUIRED) == (theirs is REQUIRED) and ours == theirs
+
+
+def agrees(ours: Mapping[str, Any], theirs: Mapping[str, Any], excepted: Mapping[str, str]) -> bool:
+    ours = {name: default for name, default in ours.items() if name not in excepted}
+    theirs = {name: default for name, default in theirs.items() if name not in excepted}
+    if theirs and all(name in ("a", "b", "c") for name in theirs):  # operator's are positional only
+        return len(ours) == len(theirs) and set(ours.values()) == {REQUIRED}
+    return list(ours) == list(theirs) and all(same_default(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in UNCOMPARED])
+def test_parameters_are_torchs(name: str) -> None:
+    ours, excepted = OPERATIONS[name].parameters, EXCEPTIONS.get(name, {})
+    theirs = sources(name)
+    assert theirs, f"nothing to compare {name} with"
+    if name == "split":
+        theirs = [
+            {"split_size_or_sections" if "split_size" in key else key: default for key, default in each.items()}
+            for each in theirs
+        ]
+    assert any(agrees(ours, each, excepted) for each in theirs), f"{dict(ours)} is none of {theirs}"
+    if name != "split":
+        assert not excepted or not any(agrees(ours, each, {}) for each in theirs), "needs no exception any more"
+
+
+def test_exceptions_are_of_operations() -> None:
+    assert {*EXCEPTIONS, *UNCOMPARED, *SOURCES} <= OPERATIONS.keys()
+    assert all(reason for excepted in EXCEPTIONS.values() for reason in excepted.values())
+
+
+def test_alpha_dropout_without_a_flag_is_off() -> None:
+    """Unlike that of dropout, the default of its flag is False: called without it, it does nothing."""
+    x = random(2, 3)
+    for function in (F.alpha_dropout, F.feature_alpha_dropout):
+        assert torch.equal(function(x), x)
+        explain = fxlrp.compile(One(lambda x, function=function: function(x)).eval())
+        assert torch.equal(explain(x, seed=x), x)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operands_weights_and_frozen_parameters_exist(name: str) -> None:
+    operation = OPERATIONS[name]
+    mentioned = {*operation.operands, *operation.without_relevance, *operation.required_values}
+    assert mentioned <= operation.parameters.keys()
+    assert operation.variadic is None or operation.variadic in operation.parameters
+    # A weight either receives relevance or not; `div` alone has an operand that is always a constant of the rule.
+    assert not set(operation.operands) & set(operation.without_relevance) or name == "div"
