@@ -317,6 +317,12 @@ class Explainer(nn.Module):
         """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
         return self
 
+    def __getattr__(self, name: str) -> Any:
+        """Say why a property is missing before the model is captured; modules look for submodules here."""
+        if name in vars(Explainer) and not self._explanation.is_made:
+            self._explanation.require(f"{name!r}")
+        return super().__getattr__(name)
+
     @property
     def graph_module(self) -> fx.GraphModule:
         """The generated program, an ordinary ``torch.fx`` graph on the live model."""

@@ -14,7 +14,7 @@ from fxlrp.inputs import ExamplesNeeded, Inputs
 T = TypeVar("T")
 
 
-class NotCapturedError(InputError):
+class NotCapturedError(InputError, AttributeError):
     """What was asked for is known only once the model is captured."""
 
 

@@ -14,6 +14,7 @@ import fxlrp
 import fxlrp.relevance
 import zoo
 from fxlrp import request, rules
+from fxlrp.errors import CaptureError
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance.step import Implementation
 from fxlrp.vocabulary import CANONICAL, Vocabulary
@@ -21,7 +22,9 @@ from optimization_nets import PRESETS
 from oracles import assert_relevance, random
 
 # Those that only make programs cheaper. What becomes of tokens, masks and gates decides what is explained.
-OF_OPERATIONS: Mapping[str, Any] = dict(non_negative=None, keeps_support=False, in_place=None, allocates=False)
+OF_OPERATIONS: Mapping[str, Any] = dict(
+    non_negative=None, finite=None, keeps_support=False, keeps_elements=False, in_place=None
+)
 OF_RULES: Mapping[str, Any] = dict(quotients=False, vanishes=False, follows=False)
 
 
@@ -58,6 +61,23 @@ def test_answers_without_facts(turn: int, request: pytest.FixtureRequest) -> Non
     for preset, wanted in zip(presets, expected, strict=True):
         for got, each in zip(relevances(model, inputs, preset), wanted, strict=True):
             assert_relevance(got, each, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["residual", "inplace_relu", "shapes", "leaky_activations"])
+def test_without_knowledge_of_memory_changes_in_place_are_refused_or_followed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = zoo.small_net(name)
+    expected = relevances(model, inputs, "epsilon")
+    rows = [dataclasses.replace(each, allocates=False) for each in CANONICAL.operations.values()]
+    monkeypatch.setattr(request, "CANONICAL", Vocabulary(rows))
+    try:
+        found = relevances(model, inputs, "epsilon")
+    except CaptureError as error:
+        assert "in place" in str(error) or "in-place" in str(error)
+        return
+    for got, wanted in zip(found, expected, strict=True):
+        assert_relevance(got, wanted, 1e-10)
 
 
 def counts(model: nn.Module, x: Tensor) -> dict[str, int]:

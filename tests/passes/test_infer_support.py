@@ -39,5 +39,5 @@ def test_infer_support_knows_where_it_ends() -> None:
     assert supported == ["relu", "linear_1", "relu_1", "add", "relu_2"]
     by_parts = specialized(One(function), PRESETS["epsilon"].override([("add", rules.Equal())]))
     # Half of the sum's relevance reaches `b` where it is zero.
-    supported = [node.name for node in by_parts.graph.nodes if node in by_parts.supported]
+    supported = [node.name for node in by_parts.graph.nodes if node in by_parts.facts.supported]
     assert supported == ["relu", "add", "relu_2"]

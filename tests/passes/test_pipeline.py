@@ -52,6 +52,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "fold_batch_norm",
         "functionalize",
         "infer_dependence",
+        "infer_finite",
         "infer_signs",
         "infer_support",
         "infer_values",

@@ -33,7 +33,7 @@ def test_the_default_preset_has_a_rule_with_an_emitter(name: str) -> None:
 
 
 def test_every_composite_has_a_decomposition() -> None:
-    assert {name for name, op in OPERATIONS.items() if op.family is Family.COMPOSITE} == set(DECOMPOSITIONS)
+    assert {name for name, op in OPERATIONS.items() if op.family is Family.COMPOSITE} == set(DECOMPOSITIONS) - {"div"}
 
 
 S = random(2, 4, 6)  # two samples of four channels

@@ -52,7 +52,7 @@ def test_results_that_are_said_to_be_non_negative_are(operation: Operation) -> N
         nodes = placeholders(len(setting.places))
         arguments = setting.fill(lambda index, _, nodes=nodes: nodes[index])
         for known in places_known(setting):
-            if not operation.is_non_negative(arguments, {nodes[index] for index in known}):
+            if not operation.tells(operation.non_negative, arguments, {nodes[index] for index in known}):
                 continue
             claims += 1
             values = setting.fill(
@@ -64,10 +64,51 @@ def test_results_that_are_said_to_be_non_negative_are(operation: Operation) -> N
     assert claims, "no call has the fact that the row states"
 
 
-def test_a_sign_that_is_not_stated_is_not_assumed() -> None:
-    operation = dataclasses.replace(CANONICAL.operations["relu"], non_negative=None)
+def test_a_fact_that_is_not_stated_is_not_assumed() -> None:
+    operation = dataclasses.replace(CANONICAL.operations["relu"], non_negative=None, finite=None)
     (x,) = placeholders(1)
-    assert not operation.is_non_negative({"input": x}, {x})
+    assert not operation.tells(operation.non_negative, {"input": x}, {x})
+    assert not operation.tells(operation.finite, {"input": x}, {x})
+
+
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.finite is not None))
+def test_results_that_are_said_to_be_finite_are(operation: Operation) -> None:
+    """Also where an operand of which it is not known is infinite, or not a number."""
+    claims = 0
+    for setting in settings(operation):
+        nodes = placeholders(len(setting.places))
+        arguments = setting.fill(lambda index, _, nodes=nodes: nodes[index])
+        (constant,) = placeholders(1)
+        arguments = tree_map_only(Tensor, lambda _, constant=constant: constant, dict(arguments))
+        for known in places_known(setting):
+            if not operation.tells(operation.finite, arguments, {constant, *(nodes[index] for index in known)}):
+                continue
+            claims += 1
+            for kind in (mixed, non_negative):
+                values = setting.fill(
+                    lambda index, place, known=known, kind=kind: (
+                        kind(place, index).nan_to_num(0.5, 2.0, -2.0) if index in known else not_finite(place, index)
+                    )
+                )
+                for result in tensors_of(call(operation, values)):
+                    assert bool(result.isfinite().all()), (setting.name, sorted(known))
+    assert claims, "no call has the fact that the row states"
+
+
+def not_finite(place: Any, index: int) -> Tensor:
+    values = mixed(place, index)
+    values.view(-1)[::2] = torch.inf
+    return values
+
+
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.keeps_elements))
+def test_no_element_is_dropped_where_every_element_is_said_to_be_kept(operation: Operation) -> None:
+    count = 0
+    for setting in settings(operation):
+        for _, relevance in relevance_of(operation, PassThrough(), setting, "mixed", supported=False):
+            assert bool((relevance != 0).all()), setting.name
+            count += 1
+    assert count
 
 
 def shares_memory(result: Any, arguments: Any) -> bool:
