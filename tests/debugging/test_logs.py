@@ -98,6 +98,7 @@ def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_environment_switches_logs_on() -> None:
     done = python(SCRIPT, FXLRP_LOGS="passes, annotate")
     assert done.returncode == 0 and done.stdout == ""

@@ -23,6 +23,7 @@ def exported(explain: fxlrp.Explainer, x: Tensor, path: Path) -> torch.export.Ex
     return torch.export.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_programs_are_plain_aten(name: str, tmp_path: Path) -> None:
     model, images = model_and_images(name)

@@ -93,7 +93,8 @@ def text() -> tuple[nn.Module, Tensor, Tensor]:
     return Text().eval(), torch.randint(0, 20, (3, 7)), mask
 
 
-@pytest.mark.parametrize("format", formats(slow=True))
+@pytest.mark.slow
+@pytest.mark.parametrize("format", formats())
 def test_tokens_by_name(format: str, tmp_path: Path) -> None:
     model, tokens, mask = text()
     examples = {"tokens": tokens[:1], "mask": mask[:1], "per_position": False}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from helpers import compiler_needed
 @pytest.mark.parametrize(
     ("format", "capture"),
     [
-        *itertools.product(("export", "onnx"), ("symbolic", "export")),
+        ("export", "symbolic"),
+        ("export", "export"),
+        *(pytest.param("onnx", capture, marks=pytest.mark.slow) for capture in ("symbolic", "export")),
         pytest.param("aoti", "symbolic", marks=[compiler_needed, pytest.mark.slow]),
     ],
 )

@@ -80,13 +80,13 @@ def run_elsewhere(format: str, path: Path, calls: Sequence[Sequence[Tensor]]) ->
 
 
 def cases() -> list[Any]:
-    fast, slow = ("resnet18", "mobilenet_v3_small"), ("resnet50", "densenet121", "convnext_tiny", "vit_b_16")
-    found = [pytest.param(name, format) for name in fast for format in ("export", "onnx")]
-    found += [pytest.param(name, format, marks=pytest.mark.slow) for name in slow for format in ("export", "onnx")]
+    names = ("resnet18", "mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")
+    found = [pytest.param(name, format) for name in names for format in ("export", "onnx")]
     # AOTInductor compiles the others for minutes.
-    return [*found, pytest.param("resnet18", "aoti", marks=[pytest.mark.slow, compiler_needed])]
+    return [*found, pytest.param("resnet18", "aoti", marks=compiler_needed)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "format"), cases())
 def test_models_without_fxlrp(name: str, format: str, tmp_path: Path) -> None:
     # In float32 the explanations of resnet50 and densenet121 are 3e-5 and more from those in float64. A torch.export

@@ -57,6 +57,7 @@ def test_random_networks(name: str, half: torch.dtype) -> None:
         assert found > (floor - 0.05 if preset == "epsilon" else max(floor, 0.98)), (preset, found, floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["default", "epsilon", "attnlrp", "cplrp", "epsilon_plus_flat"])
 def test_transformer_encoder(preset: str) -> None:
     """Twelve layers in bfloat16: as close to single precision as gradient x input is."""

@@ -26,6 +26,8 @@ from law_models import (
 )
 from oracles import assert_relevance
 
+LAST_IS_SLOW = [*PRODUCTS[:-1], pytest.param(PRODUCTS[-1], marks=pytest.mark.slow)]
+
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_product_is_a_plain_graph(name: str) -> None:
@@ -106,7 +108,7 @@ def test_compiled_in_inference_mode() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", LAST_IS_SLOW)
 def test_torch_compile_without_graph_breaks(name: str) -> None:
     model, inputs = product(name, batch=3)
     eager = fxlrp.compile(model, rules="epsilon_plus_flat")
@@ -198,7 +200,7 @@ def assert_only_aten(exported: torch.export.ExportedProgram) -> None:
             assert node.target.__module__ in {"_operator", "math", "torch"}, node
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", LAST_IS_SLOW)
 def test_export_loads_without_fxlrp(name: str, tmp_path: Path) -> None:
     model, inputs = product(name, batch=3)
     explain = fxlrp.compile(model, rules="epsilon_plus_flat")

@@ -18,6 +18,9 @@ from nets_around_operations import RULES, TOLERANCE, WRITTEN, Between, Hidden, S
 from operation_samples import Setting, settings
 from operation_settings import fixed
 
+# Quick each, but many.
+pytestmark = pytest.mark.slow
+
 CASES = [
     pytest.param(operation, setting, id=f"{operation.name}({setting.name})")
     for operation in WRITTEN

@@ -16,6 +16,9 @@ from nets_around_operations import RULES, TOLERANCE, WRITTEN, Hidden, complaints
 from operation_samples import Setting, call_as_written, settings, tensors_of
 from operation_settings import fixed
 
+# Quick each, but many.
+pytestmark = pytest.mark.slow
+
 
 class Changed(nn.Module):
     """An operation on a hidden layer, one of whose two is then changed in place; both are read afterwards."""

@@ -58,6 +58,7 @@ def peak(depth: int, **options: Any) -> float:
     return peak_bytes(call)[0] / (x.numel() * x.element_size())
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_square_root_of_the_depth() -> None:
     """Without checkpoints 64 layers keep 64 activations; with them some 8 segments' ends and one segment's inside."""
     assert 64 <= peak(64) <= 76

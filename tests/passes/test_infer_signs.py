@@ -57,6 +57,7 @@ OVERLOOKED = {
 }
 
 
+@pytest.mark.slow
 def test_infer_signs_finds_what_there_is() -> None:
     """Whatever turns out non-negative behind a ReLU, or behind values of both signs, but for what is listed."""
     x = torch.cat([zoo.images(64, 6), zoo.images(64, 6, seed=1)], 1)[:, :4] * 3

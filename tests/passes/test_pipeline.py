@@ -162,9 +162,13 @@ def test_an_unbroken_pass_is_not_caught() -> None:
 
 
 MODELS = ["resnet18", "googlenet", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0"]
+SLOW = ("densenet121", "shufflenet_v2_x0_5", "efficientnet_b0")
 
 
-@pytest.mark.parametrize("name", [*MODELS, *zoo.SMALL_NETS])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS), *zoo.SMALL_NETS],
+)
 def test_the_forward_value_is_the_models_after_every_pass(name: str) -> None:
     if name in MODELS:
         model, x = zoo.calibrated(name)

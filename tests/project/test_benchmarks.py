@@ -44,6 +44,7 @@ def test_peak_of_memory_is_exact() -> None:
     assert (len(before), len(result)) == (5_000_000, 2_000_000)
 
 
+@pytest.mark.slow
 def test_peak_of_memory_counts_what_autograd_saves() -> None:
     x = torch.ones(250_000, requires_grad=True)  # a megabyte
 

@@ -18,8 +18,8 @@ import fxlrp
 from helpers import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-# These compile with Inductor.
-SLOW = ("torch-compile.md",)
+# These compile, export and serve.
+SLOW = ("serving.md", "torch-compile.md", "transformers.md")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -250,6 +250,7 @@ print("works")
 """
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_once_from_many_threads() -> None:
     output = run(sys.executable, "-c", TORCHVISION_TWICE.format(root=str(ROOT)), cwd=ROOT.parent)
     assert output.strip() == "works"

@@ -54,6 +54,7 @@ def test_prepare_leaves_no_bias_and_calibrates_batch_norm() -> None:
     torch.testing.assert_close(squares, model[1].weight.square().detach(), rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_a_survey_writes_lines_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, results = tmp_path / "page.md", tmp_path / "results" / "survey.jsonl"
     page.write_text(PAGE)

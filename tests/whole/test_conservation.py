@@ -30,7 +30,18 @@ LEFT_OUT = dict.fromkeys(
     ),
     ATTENTION,
 )
-SLOW = {"regnet_y_128gf"}  # 645 million parameters: 5 GB of them in float64
+SLOW = {
+    *("convnext_base", "convnext_large"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *(f"efficientnet_b{size}" for size in range(3, 8)),
+    *("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"),
+    *("regnet_x_16gf", "regnet_x_32gf"),
+    *("regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf", "regnet_y_128gf"),  # the last has 5 GB of parameters in float64
+    *("resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn")),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+}
 
 TESTED = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())

@@ -43,9 +43,10 @@ def test_one_graph_serves_every_batch_size(preset: str) -> None:
 
 
 LARGE = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "densenet121", "convnext_tiny", "vit_b_16")
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")
 ]
-models = pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", *LARGE])
+models = pytest.mark.parametrize("name", ["resnet18", *LARGE])
 
 
 def heatmap(explain: fxlrp.Explainer, image: Tensor, target: Tensor) -> Tensor:
@@ -63,6 +64,7 @@ def test_no_graph_breaks(name: str) -> None:
     assert (found.graph_count, found.graph_break_count) == (1, 0)
 
 
+@pytest.mark.slow
 @models
 def test_an_explainer_inside_a_compiled_function(name: str) -> None:
     model, x = zoo.calibrated(name)

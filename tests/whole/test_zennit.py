@@ -34,6 +34,7 @@ CANONIZERS: dict[str, type[Canonizer]] = {
     "googlenet": SequentialMergeBatchNorm,
     "squeezenet1_1": SequentialMergeBatchNorm,  # has none to merge
 }
+SLOW = ("vgg11_bn", "resnet50", "googlenet")
 
 PRESETS: dict[str, dict[str, float]] = {
     "epsilon_plus": {},
@@ -63,7 +64,9 @@ def zennit_relevance(name: str, model: nn.Module, x: Tensor, target: Tensor, pre
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", CANONIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CANONIZERS]
+)
 def test_same_relevance_as_zennit(name: str, preset: str) -> None:
     model, x = zoo.calibrated(name, size=64)
     with torch.no_grad():
