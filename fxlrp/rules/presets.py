@@ -463,7 +463,7 @@ def resolve(rules: Rules) -> Preset:
         return rules
     if isinstance(rules, str):
         if rules not in PRESETS:
-            raise RuleError(f"there is no preset {rules!r}; there are: {', '.join(PRESETS)}")
+            raise RuleError(f"there is no preset {rules!r}; choose one of: {', '.join(PRESETS)}")
         parameters = inspect.signature(PRESETS[rules]).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty]
         if needed:
