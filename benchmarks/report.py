@@ -68,7 +68,7 @@ def _gradient(results: Results) -> str:
         ratios = [_cell(record, name, _number(record.time(name))) for name in names]
         compiling = [_number(record.entry(name).get("first_call"), 0) for name in names]
         rows.append((case.model, case.batch, _milliseconds(record.seconds()), size, *ratios, *compiling))
-    text = "The unit of all other tables: the gradient of each image's largest logit, eager."
+    text = "The unit of all other tables: the eager gradient of the largest logit of each image."
     return f"## The plain gradient\n\n{text}\n\n{_table(header, rows)}"
 
 
@@ -94,13 +94,13 @@ def _time(results: Results) -> str:
     ]
     text = (
         "Multiples of the time of the eager gradient. "
-        f"From its slowest to its quickest round, the typical ratio moved by {statistics.median(spreads):.0%}."
+        f"Between the slowest and the fastest round, a typical ratio varied by {statistics.median(spreads):.0%}."
         if spreads
         else "Multiples of the time of the eager gradient."
     )
     legend = (
         "*fails*, *no rule*: see [what did not run](#what-did-not-run). Empty: not measured. "
-        "†: computes another result, see [the same relevance?](#the-same-relevance)"
+        "†: computes a different result, see [the same relevance?](#the-same-relevance)"
     )
     return f"## Time\n\n{text}\n\n{table}\n\n{legend}"
 
@@ -109,7 +109,7 @@ def _memory(results: Results) -> str:
     if not results.of("presets"):
         return ""
     table = _by_preset(results, lambda record, name: _cell(record, name, _number(record.memory(name))))
-    text = "The peak of memory during a call, over model and images, in multiples of the eager gradient's."
+    text = "The peak memory of a call, in addition to model and images, in multiples of the eager gradient."
     return f"## Memory\n\n{text}\n\n{table}"
 
 
@@ -128,13 +128,14 @@ def _differences(results: Results) -> str:
 
     table = _by_preset(results, cell, "rounding", "rounding")
     exact = [record.fields["float64"] for record in results.records if record.fields.get("float64") is not None]
-    worst = f" The largest difference that optimizations make in float64 is {_exponent(max(exact))}." if exact else ""
+    worst = f" The largest difference caused by optimizations in float64 is {_exponent(max(exact))}." if exact else ""
     text = (
-        "The largest difference of each result to that of fxlrp with `optimize=False`, relative to the largest value. "
-        "*rounding* is the difference that the unoptimised program itself makes when the images change in the sixth "
-        "decimal: what a denominator near zero, or two pixels that compete for a maximum, make of an error of "
-        f"rounding. A float32 result of fxlrp may differ by {TOLERANCE:.0e}, or ten times *rounding* if that is more; "
-        f"in float64, which is checked for one image of each, by {TOLERANCE_FLOAT64:.0e}.{worst}"
+        "The largest difference of each result from that of fxlrp with `optimize=False`, relative to the largest "
+        "value. *rounding* is the difference of the unoptimized program itself when the images change in the sixth "
+        "decimal. It shows how much a denominator near zero, or two pixels that compete for a maximum, amplify a "
+        "rounding error. "
+        f"A float32 result of fxlrp may differ by {TOLERANCE:.0e}, or by ten times *rounding* if that is more. "
+        f"In float64, which is checked for one image of each case, it may differ by {TOLERANCE_FLOAT64:.0e}.{worst}"
     )
     return f"## The same relevance?\n\n{text}\n\n{table}\n\n{_verdict(results)}"
 
@@ -159,8 +160,8 @@ def _compiling(results: Results) -> str:
         return ""
     header = ("model", "preset", "fxlrp.compile", "slowest", *(f"torch.compile, {name}" for name in names))
     text = (
-        "Seconds for `fxlrp.compile`, the median and the slowest; and for the first call of what `torch.compile` made "
-        "of the explainer, with the compiler started and nothing cached."
+        "Seconds for `fxlrp.compile` (the median and the slowest run), and for the first call of the explainer under "
+        "`torch.compile`, with the compiler already started and nothing cached."
     )
     return f"## Compile time\n\n{text}\n\n{_table(header, rows)}"
 
@@ -202,6 +203,6 @@ def _growth(results: Results, series: str) -> str:
         "depth": f"batch {case.batch}, {case.size} pixels",
     }[series]
     title = titles[series] if series == "batch" else f"How cost grows {titles[series]}"
-    text = f"{case.preset}, {fixed}; time and memory in multiples of the eager gradient's."
+    text = f"{case.preset}, {fixed}; time and memory in multiples of the eager gradient."
     header = ({"batch": "batch", "size": "pixels", "depth": "model"}[series], "gradient (ms)", *columns)
     return f"## {title}\n\n{text}\n\n{_table(header, rows)}"

@@ -1,4 +1,4 @@
-"""The pipeline: from a model to its explainer."""
+"""``fxlrp.compile``: from a model to its explainer."""
 
 from __future__ import annotations
 
@@ -39,36 +39,39 @@ def compile(
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
 
     Args:
-        model: A module in eval mode whose output is a tensor, ``(batch, ...)``, or holds one. It is not changed.
-        rules: A preset's name, a preset, or a list of ``(selector, rule)`` pairs laid over the default preset, where
-            the first match wins. A selector is a module class, a glob on the module path, the name of a canonical
-            operation, or a predicate on the node. None takes the default preset.
-        example_inputs: An input, a sequence of them, or a mapping from the names of the model's arguments to inputs
-            and to constants such as ``use_cache=False``. Not needed for what symbolic tracing can follow.
-        output: Which output to explain, for a model that returns several: an index, a key, an attribute's name, or a
-            sequence of them.
-        at: Where to end: the name of a node of the annotated graph or the path of a module, whose output's relevance
-            is then returned in place of the inputs'.
-        capture: The front end: "symbolic" tracing needs no example inputs and bakes no size in; "export" runs
-            ``torch.export``, which follows more. "auto" takes the first that can follow the model; where that is
-            export and there are no example inputs, capture waits for the first call.
-        dynamic_shapes: Which sizes of the inputs ``torch.export`` leaves open, in its own form. By default the batch
-            and, for inputs of up to three dimensions, the lengths.
-        extensions: Rules for operations of one's own, made by :func:`fxlrp.rule_for`.
-        optimize: Whether to optimize the program, or which optimizations to make. The answer is the same to rounding.
-        checkpoint: For models whose activations do not fit: keep few of them and compute the others again, in so many
-            segments; True takes the square root of the number of operations. Costs one more forward pass.
-        passes: Passes of one's own, made by :func:`fxlrp.passes.compiler_pass`, which say where they belong.
+        model: A module in eval mode whose output is a tensor of shape ``(batch, ...)``, or contains one. It is not
+            changed.
+        rules: The name of a preset, a preset, or a list of ``(selector, rule)`` pairs. Pairs take precedence over the
+            default preset, and the first pair that matches wins. A selector is a module class, a glob on the module
+            path, the name of a canonical operation, or a predicate on the node. None selects the default preset.
+        example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
+            and to constants such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
+        output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
+            sequence of these.
+        at: The name of a node of the annotated graph, or the path of a module. The explainer then returns the relevance
+            of that node, or of the output of that module, instead of the relevance of the inputs.
+        capture: The front end. "symbolic" traces the model; it needs no example inputs and works for every size.
+            "export" uses ``torch.export``, which can follow more models. "auto" uses the first one that can follow the
+            model. If that is "export" and there are no example inputs, the model is captured at the first call.
+        dynamic_shapes: The sizes of the inputs that ``torch.export`` leaves open, in the format of ``torch.export``. By
+            default these are the batch and, for inputs of up to three dimensions, the lengths.
+        extensions: Rules for user-defined operations, made by :func:`fxlrp.rule_for`.
+        optimize: Whether to optimize the program, or which optimizations to use. They change the result only by
+            rounding.
+        checkpoint: For models whose activations do not fit into memory: the number of segments into which the forward
+            program is divided. Few activations are kept, and the others are computed again. True uses the square root
+            of the number of operations. The cost is one more forward pass.
+        passes: User-defined passes, made by :func:`fxlrp.passes.compiler_pass`. Each one states where it runs.
         debug: Whether to keep the graph after every pass as ``explain.stages``.
 
     Returns:
-        An :class:`~fxlrp.explainer.Explainer` for every batch size and, where the model allows, every input size.
+        An :class:`~fxlrp.explainer.Explainer` for every batch size and, where the model allows it, every input size.
 
     Raises:
         CaptureError: The forward graph cannot be captured, or the model is in training mode.
-        UnsupportedOpError: Relevance would flow through operations without a rule; all are listed.
+        UnsupportedOpError: Relevance would flow through operations without a rule. The message lists all of them.
         RuleError: A rule, preset or selector does not exist, does not fit, or matches nothing.
-        InputError: Parameters hold NaN or infinity, or an example input does not fit.
+        InputError: A parameter contains NaN or infinity, an example input does not fit, or a pass cannot be placed.
 
     Example:
         >>> import torch, fxlrp

@@ -1,4 +1,4 @@
-"""The explainer: what :func:`fxlrp.compile` returns."""
+"""The explainer, which :func:`fxlrp.compile` returns."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from fxlrp.vocabulary.lookup import Vocabulary
 
 @dataclass(frozen=True)
 class Explanation:
-    """What an explainer keeps of a compilation.
+    """The results of a compilation that an explainer keeps.
 
     Args:
         graph_module: The generated program.
-        constants: The program with its constants kept between calls; None if it has none.
-        interface: What the program takes and gives.
-        signature: What a call may pass.
-        annotated: The annotated graph that the program was made from.
-        vocabulary: The operations in it.
-        options: What was asked for.
+        constants: The program with its constants kept between calls; None if it has no constants.
+        interface: The inputs and results of the program.
+        signature: The arguments that a call accepts.
+        annotated: The annotated graph from which the program was made.
+        vocabulary: The operations in the graph.
+        options: The options of the request.
         recipe: How the program was made.
-        stages: The stages of its compilation, if they were kept.
+        stages: The stages of the compilation, if they were kept.
     """
 
     graph_module: fx.GraphModule
@@ -65,20 +65,20 @@ class Explanation:
         return tuple(node for node in self.annotated.nodes if node.op != "output")
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """The values of a call, checked, in the order of the program's inputs."""
+        """Check the values of a call, and return them in the order of the program's inputs."""
         return self.signature.bind(args, kwargs, next(self.graph_module.parameters(), None))
 
     def program(self) -> Callable[..., Any]:
-        """The program with its constants kept, except where nothing would tell that a parameter has changed."""
+        """The program with kept constants, or without them where a change of a parameter could not be detected."""
         return self.graph_module if self.constants is None or not can_be_watched() else self.constants
 
     def step_by_step(self) -> StepByStep:
-        """The program without optimizations, to be run node by node."""
+        """The program without optimizations, for a run node by node."""
         return StepByStep.of(self.graph_module, self.annotated, self.vocabulary, self.options)
 
 
 class _Uncaptured(nn.Module):
-    """Holds a model in the place of the program that is not there yet."""
+    """Holds the model until there is a program."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -86,25 +86,26 @@ class _Uncaptured(nn.Module):
 
 
 class Explainer(nn.Module):
-    """Explains a model's outputs by the relevance of its inputs.
+    """Explains the outputs of a model by the relevance of its inputs.
 
-    Holds the model itself, not a copy: it follows every change of the weights, and moving it moves the model.
-    Made by :func:`fxlrp.compile`. Where the model needs example inputs and has none, it is captured at the first call.
+    An explainer is made by :func:`fxlrp.compile`. It holds the model itself, not a copy, so it follows every change of
+    the weights, and moving it moves the model. If capture needs example inputs and there are none, the model is
+    captured at the first call.
     """
 
     def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], Explanation], examples: Any) -> None:
-        """Compile ``model``, or wait for the first call.
+        """Compile ``model`` now, or at the first call.
 
         Args:
             model: The model.
-            make: Compiles it for its inputs.
-            examples: The example inputs; None for those of the first call, if the model needs any.
+            make: Compiles the model for its inputs.
+            examples: The example inputs. None means the inputs of the first call, if capture needs any.
         """
         super().__init__()
         self.training = False
         self._explanation = MadeOnInputs(make, model, examples)
         self._seen: tuple[InputSpec, ...] | None = None
-        # Whatever moves or casts the explainer moves the model, also before it is captured.
+        # Moving or casting the explainer moves or casts the model, also before it is captured.
         self._modules["graph_module"] = _Uncaptured(model)
         if self._explanation.is_made:
             made = self._explanation.require("the explanation")
@@ -112,7 +113,7 @@ class Explainer(nn.Module):
             self._modules["graph_module"] = made.graph_module
 
     def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Explanation:
-        """The explanation; the model is captured on the inputs of this call if it is the first."""
+        """The explanation. If this is the first call, the model is captured with its inputs."""
         if self._explanation.is_made:
             return self._explanation.require("the explanation")
         made = self._explanation.on_call(self._model, args, kwargs)
@@ -129,19 +130,20 @@ class Explainer(nn.Module):
     def forward(
         self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any
     ) -> Tensor | tuple[Tensor, ...]:
-        """The relevance of every floating-point input, and of every token, for the explained output.
+        """Compute the relevance of every floating-point input, and of every token, for the explained output.
 
         Args:
-            inputs: The model's inputs, ``(batch, ...)`` each.
+            inputs: The inputs of the model, each of shape ``(batch, ...)``.
             named: Inputs by the names of the model's arguments.
-            target: Which output to explain: an int, a LongTensor of one index for each sample, or a tuple of
-                indices for an output with several dimensions; None explains each sample's largest output.
-            seed: The initial relevance itself, shaped like the output, or a function of the output. Without it
-                the initial relevance is the explained output's value, so that the inputs' relevance sums to it.
+            target: The output to explain: an int, a LongTensor with one index for each sample, or a tuple of indices
+                for an output with several dimensions. None explains the largest output of each sample.
+            seed: The initial relevance, as a tensor shaped like the output or as a function of the output. By default
+                it is the value of the explained output, so that the relevance of the inputs sums to that value, except
+                for what biases, stabilizers and rules that do not conserve relevance absorb.
 
         Returns:
-            A tensor shaped like the input, or a tuple of them for a model with several inputs. Integers that select
-            rows of an embedding have one relevance for each token; masks and other integers have none.
+            A tensor shaped like the input, or a tuple of tensors for a model with several inputs. Integers that select
+            rows of an embedding have one relevance for each token. Masks and other integers have no relevance.
 
         Raises:
             InputError: An input, the target or the seed does not fit.
@@ -163,10 +165,22 @@ class Explainer(nn.Module):
         return explained if len(explained) > 1 else explained[0]
 
     def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
-        """At which nodes the explanation creates or absorbs relevance; the arguments are those of an explanation.
+        """Find the nodes at which the explanation creates or absorbs relevance.
 
-        A bias, a stabilizer and the Taylor rule of softmax absorb relevance by design; what else shows is a rule that
-        does not conserve.
+        Biases, stabilizers and the Taylor rule of softmax absorb relevance by design. Any other node with a difference
+        has a rule that does not conserve relevance.
+
+        Args:
+            inputs: As for :meth:`forward`.
+            target: As for :meth:`forward`.
+            seed: As for :meth:`forward`.
+            named: As for :meth:`forward`.
+
+        Returns:
+            The balance of every node.
+
+        Raises:
+            InputError: An input, the target or the seed does not fit.
 
         Example:
             >>> import torch, fxlrp
@@ -182,14 +196,17 @@ class Explainer(nn.Module):
     ) -> Relevances:
         """Step through the explanation: the relevance of every node, and where NaN or infinity first appears.
 
-        The program is run without optimizations, as written in the annotated graph.
+        The program runs without optimizations, one step for each node of the annotated graph.
 
         Args:
-            inputs: As for an explanation.
-            target: As for an explanation.
-            seed: As for an explanation.
-            keep: Whether to keep the relevance itself of every node, which takes the memory of all of it.
-            named: As for an explanation.
+            inputs: As for :meth:`forward`.
+            target: As for :meth:`forward`.
+            seed: As for :meth:`forward`.
+            keep: Whether to keep the relevance tensor of every node. This needs memory for all of them.
+            named: As for :meth:`forward`.
+
+        Returns:
+            The relevance of every node, from the output back.
 
         Raises:
             InputError: An input, the target or the seed does not fit.
@@ -220,13 +237,23 @@ class Explainer(nn.Module):
         return stages
 
     def check_stages(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> StageChecks:
-        """Run every stage of the compilation, and say which pass changed what is computed, and by how much.
+        """Run every stage of the compilation, and report which pass changed the result, and by how much.
 
-        As long as there are no relevance steps a stage must compute the model's own output, then the relevance
-        that the first steps gave. The arguments are those of an explanation.
+        A stage without relevance steps must compute the output of the model. A later stage must compute the relevance
+        that the first stage with relevance steps computed.
+
+        Args:
+            inputs: As for :meth:`forward`.
+            target: As for :meth:`forward`.
+            seed: As for :meth:`forward`.
+            named: As for :meth:`forward`.
+
+        Returns:
+            One check for each stage.
 
         Raises:
-            InputError: The stages were not kept, or the model is in training mode.
+            InputError: The stages were not kept, the model is in training mode, or an input, the target or the seed
+                does not fit.
 
         Example:
             >>> import torch, fxlrp
@@ -244,12 +271,16 @@ class Explainer(nn.Module):
         return check(stages, made.graph_module, values, arguments, follow(returned, made.recipe.output))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write how the explainer was made as JSON: rules, options and a fingerprint of the model, but no code.
+        """Write the recipe of the explainer as JSON: rules, options and a fingerprint of the model, but no code.
 
         :func:`fxlrp.load` makes the explainer again, for the same model.
 
+        Args:
+            path: The file to write.
+
         Raises:
-            RecipeError: A selector is a function, or a dynamic shape has a name of its own.
+            RecipeError: A selector or a rule is a function, or a dynamic shape is a named dimension.
+            InputError: The model is not captured yet.
 
         Example:
             >>> import tempfile, torch, fxlrp
@@ -263,7 +294,7 @@ class Explainer(nn.Module):
         recipe.save(path, self._model, self.digest())
 
     def digest(self) -> str:
-        """A fingerprint of the annotated graph: explainers that share it explain alike, given the same weights."""
+        """A fingerprint of the annotated graph. With equal fingerprints and weights, explanations are equal."""
         return digest(self.nodes, self.graph_module)
 
     def export(
@@ -277,25 +308,25 @@ class Explainer(nn.Module):
     ) -> None:
         """Write the explanation as a file that runs without fxlrp, for every batch size.
 
-        The file holds the weights as they are now. Its inputs are the model's and, by default, the target; it returns
-        what an explanation returns.
+        The file contains the current weights. Its inputs are those of the model and, by default, the target. Its
+        results are those of :meth:`forward`.
 
         Args:
-            path: Where to write it: ``.pt2``, or ``.onnx`` for ONNX.
-            example_inputs: An input, a sequence of them, or a mapping from the names of the model's arguments to
-                inputs and constants. Their types are those of the file's inputs, and so are their sizes, except
-                for the batch.
-            format: "export" for ``torch.export.load``; "aoti" for a package compiled by AOTInductor for this kind of
+            path: The file to write: ``.pt2``, or ``.onnx`` for ONNX.
+            example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to
+                inputs and constants. The inputs of the file have the same types, and the same sizes except for the
+                batch.
+            format: "export" for ``torch.export.load``; "aoti" for a package that AOTInductor compiles for this kind of
                 machine; "onnx" for ONNX runtimes.
-            target: "input": the file takes the target behind the model's inputs, a LongTensor of one index for each
-                sample. An int, a tuple of indices or "largest" (None, each sample's largest output) is built in.
-            dynamic_shapes: Which sizes are open, in the form of ``torch.export`` by the input's name. A dict of
-                dimensions adds to the open batch, unless it has an entry for dimension 0.
+            target: "input" adds an input after those of the model: a LongTensor with one index for each sample. An int,
+                a tuple of indices or "largest" (the same as None: the largest output of each sample) is built in.
+            dynamic_shapes: The sizes that are open, by the name of the input, in the format of ``torch.export``. A dict
+                of dimensions adds to the open batch, unless it has an entry for dimension 0.
 
         Raises:
-            ExportError: The explanation cannot be written as what was asked for.
+            ExportError: The explanation cannot be written in the requested form.
             InputError: An example input or the target does not fit.
-            ImportError: A package is not installed that ONNX needs.
+            ImportError: A package that ONNX needs is not installed.
 
         Example:
             >>> import tempfile, torch, fxlrp
@@ -314,7 +345,7 @@ class Explainer(nn.Module):
         deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
 
     def train(self, mode: bool = True) -> Explainer:
-        """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
+        """Do nothing. An explainer explains the model in eval mode, and the model keeps its own mode."""
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -325,17 +356,17 @@ class Explainer(nn.Module):
 
     @property
     def graph_module(self) -> fx.GraphModule:
-        """The generated program, an ordinary ``torch.fx`` graph on the live model."""
+        """The generated program: an ordinary ``torch.fx.GraphModule`` that reads the parameters of the model."""
         return self._explanation.require("the program").graph_module
 
     @property
     def front_end(self) -> FrontEnd:
-        """Which front end has captured the model."""
+        """The front end that captured the model."""
         return self._explanation.require("the front end").recipe.front_end
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
-        """The annotated forward nodes that the program was made from, in order of execution."""
+        """The annotated forward nodes from which the program was made, in order of execution."""
         return self._explanation.require("the annotated graph").nodes
 
     @property
@@ -344,21 +375,27 @@ class Explainer(nn.Module):
         return code.program_text(self.graph_module)
 
     def table(self, *, constants: bool = False) -> str:
-        """The annotated graph as a table: every node with its rule and why it has it.
+        """The annotated graph as a table: every node with its rule, and why it has that rule.
 
         Args:
-            constants: Whether parameters, and what is computed from them alone, have rows too.
+            constants: Whether to include rows for parameters and for values that are computed from parameters alone.
+
+        Returns:
+            The table.
+
+        Raises:
+            InputError: The model is not captured yet.
         """
         made = self._explanation.require("the annotated graph")
         shapes = infer_shapes(made.graph_module, made.annotated, self._seen) if self._seen else {}
         return table.render(made.nodes, made.vocabulary, shapes, constants=constants)
 
     def __str__(self) -> str:
-        """The annotated graph as a table; one line before the model is captured."""
+        """The annotated graph as a table, or a single line before the model is captured."""
         return self.table() if self._explanation.is_made else repr(self)
 
     def __repr__(self) -> str:
-        """One line: the model and how many steps its explanation has."""
+        """A single line with the class of the model and the number of relevance steps."""
         name = type(self._model).__name__
         if not self._explanation.is_made:
             return f"Explainer({name}, captured at the first call)"

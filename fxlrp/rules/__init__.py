@@ -1,4 +1,4 @@
-"""What a user chooses: rules, selectors and presets."""
+"""Rules, selectors and presets."""
 
 import warnings
 from typing import Any
@@ -51,7 +51,7 @@ _RENAMED = {"Pass": "PassThrough"}
 
 
 def __getattr__(name: str) -> Any:
-    """A rule under its name of version 0.1."""
+    """Return a rule by the name that it had in version 0.1."""
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(f"fxlrp.rules.{name} is now fxlrp.rules.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)

@@ -1,7 +1,12 @@
-"""Presets: a rule for every operation, under the names that the field uses.
+"""Presets: a rule for every operation, under the names that are used in the literature.
 
-Conventions are those of zennit's composites: convolutions take the strong rule, dense layers LRP-epsilon, and the
-first layer may have a rule of its own. What a preset leaves open falls to :meth:`Preset.default`.
+The conventions are those of zennit's composites: one rule for convolutions, LRP-epsilon for dense layers, and
+optionally a separate rule for the first layer. An operation that a preset does not mention gets the rule that
+:meth:`Preset.default` returns for its family.
+
+In every preset, relevance passes through activations and shape operations unchanged, max pooling passes it to the
+largest element of each window, averages and normalization layers follow LRP-epsilon, and recurrent layers treat their
+gates as constants.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ _EXTENSION = "rule_for"
 
 
 class Pair(NamedTuple):
-    """A rule for what a selector selects."""
+    """A selector, and the rule for the nodes that it matches."""
 
     selector: Selector
     rule: Rule
@@ -43,23 +48,23 @@ class Pair(NamedTuple):
 
     @property
     def by_user(self) -> bool:
-        """Whether the user laid the pair over a preset."""
+        """Whether the user placed the pair in front of a preset."""
         return self.origin.startswith("user pair")
 
     @property
     def by_extension(self) -> bool:
-        """Whether the pair comes with an extension."""
+        """Whether the pair belongs to an extension."""
         return self.origin == _EXTENSION
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Pairs of selector and rule; the first that matches a node and fits its operation decides.
+    """A list of selector and rule pairs. A node gets the rule of the first pair that matches it and fits its operation.
 
     Args:
-        name: The name under which tables show it.
-        pairs: In order of precedence.
-        epsilon: Of LRP-epsilon, for every operation that the pairs leave open.
+        name: The name that tables show.
+        pairs: The pairs, in order of precedence.
+        epsilon: The stabilizer of LRP-epsilon for operations that no pair matches.
     """
 
     name: str
@@ -67,7 +72,13 @@ class Preset:
     epsilon: float = 1e-6
 
     def override(self, pairs: Iterable[tuple[Selector, Rule]]) -> Preset:
-        """This preset with ``pairs`` laid over it; the first match wins.
+        """Return this preset with ``pairs`` in front of its own. The first match wins.
+
+        Args:
+            pairs: The ``(selector, rule)`` pairs, in order of precedence.
+
+        Returns:
+            A new preset. This one is not changed.
 
         Raises:
             RuleError: An item is not a ``(selector, rule)`` pair.
@@ -80,13 +91,13 @@ class Preset:
         return replace(self, pairs=(*_user_pairs(pairs, known), *self.pairs))
 
     def extend(self, rules: Iterable[tuple[str, Rule]]) -> Preset:
-        """This preset with rules for operations of the user's own, behind the user's pairs."""
+        """Return this preset with rules for user-defined operations, placed after the user's pairs."""
         own = [Pair(name, rule, _EXTENSION) for name, rule in rules]
         users = [pair for pair in self.pairs if pair.by_user]
         return replace(self, pairs=(*users, *own, *self.pairs[len(users) :]))
 
     def default(self, family: Family) -> Rule:
-        """The rule of an operation that no pair decides."""
+        """The rule of an operation that no pair matches."""
         return _default_rules(self.epsilon)[family]
 
 
@@ -138,7 +149,7 @@ _P = ParamSpec("_P")
 
 
 def _declared(function: Callable[_P, Preset]) -> Callable[_P, Preset]:
-    """Refuse unknown parameters of a preset with an error that lists the known ones."""
+    """Make unknown parameters of a preset an error that lists the known ones."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -154,19 +165,87 @@ def _declared(function: Callable[_P, Preset]) -> Callable[_P, Preset]:
 
 @_declared
 def epsilon(epsilon: float = 1e-6) -> Preset:
-    """LRP-epsilon everywhere (Bach et al., 2015); ``epsilon=0`` is LRP-0."""
+    """LRP-epsilon everywhere (Bach et al., 2015). ``epsilon=0`` gives LRP-0.
+
+    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
+
+    Args:
+        epsilon: The stabilizer of LRP-epsilon, at least 0. 0 gives LRP-0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> explain = fxlrp.compile(torch.nn.Linear(4, 3).eval(), rules=fxlrp.presets.epsilon(1e-3))
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['Epsilon(epsilon=0.001)']
+    """
     return _preset("epsilon", epsilon=epsilon)
 
 
 @_declared
 def epsilon_plus(epsilon: float = 1e-6) -> Preset:
-    """z+ for convolutions, epsilon for dense layers (Kohlbrenner et al., 2020)."""
+    """z+ for convolutions, LRP-epsilon for dense layers (Kohlbrenner et al., 2020).
+
+    - Convolutions, also in the first layer: :class:`~fxlrp.rules.ZPlus`.
+    - Dense layers: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
+
+    Args:
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.Flatten(1), torch.nn.Linear(32, 5)]
+        >>> explain = fxlrp.compile(torch.nn.Sequential(*layers).eval(), rules="epsilon_plus")
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['ZPlus()', 'ZPlus()', 'PassThrough()', 'Epsilon(epsilon=1e-06)']
+    """
     return _preset("epsilon_plus", epsilon=epsilon, convolution=ZPlus())
 
 
 @_declared
 def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
-    """:func:`epsilon_plus` with the flat rule in the first layer (Kohlbrenner et al., 2020)."""
+    """:func:`epsilon_plus` with the flat rule in the first layer (Kohlbrenner et al., 2020).
+
+    - First layer, a convolution or a dense layer: :class:`~fxlrp.rules.Flat`.
+    - Other convolutions: :class:`~fxlrp.rules.ZPlus`.
+    - Other dense layers: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
+
+    Args:
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.Flatten(1), torch.nn.Linear(32, 5)]
+        >>> explain = fxlrp.compile(torch.nn.Sequential(*layers).eval(), rules="epsilon_plus_flat")
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['Flat()', 'ZPlus()', 'PassThrough()', 'Epsilon(epsilon=1e-06)']
+    """
     return _preset("epsilon_plus_flat", epsilon=epsilon, convolution=ZPlus(), first=Flat())
 
 
@@ -174,30 +253,93 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
 def epsilon_gamma_box(
     low: float | Sequence[float], high: float | Sequence[float], gamma: float = 0.25, epsilon: float = 1e-6
 ) -> Preset:
-    """Gamma for convolutions, epsilon for dense layers, z^B in the first layer (Montavon et al., 2019).
+    """Gamma for convolutions, LRP-epsilon for dense layers, z^B in the first layer (Montavon et al., 2019).
+
+    - First layer, a convolution or a dense layer: :class:`~fxlrp.rules.ZBox`.
+    - Other convolutions: :class:`~fxlrp.rules.Gamma`.
+    - Other dense layers: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
 
     Args:
-        low: The smallest value an input can take, a number or one for each channel.
-        high: The largest value, likewise.
-        gamma: Of the gamma rule.
-        epsilon: Of the epsilon rule.
+        low: The smallest value that an input can take: a number, or one number for each channel.
+        high: The largest value that an input can take, in the same form.
+        gamma: The weight of the contributions that have the sign of the output, at least 0.
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``low`` or ``high`` is missing or is not a valid bound, ``low`` exceeds ``high``, or ``gamma`` or
+            ``epsilon`` is negative or not a number.
 
     Example:
         >>> import fxlrp
         >>> rules = fxlrp.presets.epsilon_gamma_box(low=(-2.12, -2.04, -1.80), high=(2.25, 2.43, 2.64))
+        >>> print(rules.pairs[0].rule, rules.pairs[1].rule)
+        ZBox(low=(-2.12, -2.04, -1.8), high=(2.25, 2.43, 2.64)) Gamma(gamma=0.25)
     """
     return _preset("epsilon_gamma_box", epsilon=epsilon, convolution=Gamma(gamma), first=ZBox(low, high))
 
 
 @_declared
 def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Preset:
-    """alpha-2-beta-1 for convolutions, epsilon for dense layers (Lapuschkin et al., 2017)."""
+    """alpha-2-beta-1 for convolutions, LRP-epsilon for dense layers (Lapuschkin et al., 2017).
+
+    - Convolutions, also in the first layer: :class:`~fxlrp.rules.AlphaBeta` with ``alpha=2`` and ``beta=1``.
+    - Dense layers: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
+
+    Args:
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.Flatten(1), torch.nn.Linear(32, 5)]
+        >>> explain = fxlrp.compile(torch.nn.Sequential(*layers).eval(), rules="epsilon_alpha2_beta1")
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['AlphaBeta(alpha=2, beta=1)', 'AlphaBeta(alpha=2, beta=1)', 'PassThrough()', 'Epsilon(epsilon=1e-06)']
+    """
     return _preset("epsilon_alpha2_beta1", epsilon=epsilon, convolution=AlphaBeta())
 
 
 @_declared
 def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
-    """:func:`epsilon_alpha2_beta1` with the flat rule in the first layer (Kohlbrenner et al., 2020)."""
+    """:func:`epsilon_alpha2_beta1` with the flat rule in the first layer (Kohlbrenner et al., 2020).
+
+    - First layer, a convolution or a dense layer: :class:`~fxlrp.rules.Flat`.
+    - Other convolutions: :class:`~fxlrp.rules.AlphaBeta` with ``alpha=2`` and ``beta=1``.
+    - Other dense layers: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
+
+    Args:
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3), torch.nn.Flatten(1), torch.nn.Linear(32, 5)]
+        >>> explain = fxlrp.compile(torch.nn.Sequential(*layers).eval(), rules="epsilon_alpha2_beta1_flat")
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['Flat()', 'AlphaBeta(alpha=2, beta=1)', 'PassThrough()', 'Epsilon(epsilon=1e-06)']
+    """
     return _preset("epsilon_alpha2_beta1_flat", epsilon=epsilon, convolution=AlphaBeta(), first=Flat())
 
 
@@ -205,11 +347,28 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
 def attnlrp(epsilon: float = 1e-6) -> Preset:
     """AttnLRP for transformers (Achtibat et al., 2024).
 
-    LRP-epsilon for linear maps and sums, half each for the factors of a product, a softmax by its Taylor expansion,
-    the statistics of normalizations constant.
+    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.Uniform`, half to each factor. The statistics of normalizations are constants.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, half to each factor, and
+      :class:`~fxlrp.rules.Taylor` for the softmax.
 
     Args:
-        epsilon: Of the epsilon rule.
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: There is no such parameter. :func:`fxlrp.compile` refuses a negative ``epsilon``.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x = torch.rand(2, 5, 8)
+        >>> explain = fxlrp.compile(layer, rules=fxlrp.presets.attnlrp(), example_inputs=x)
+        >>> explain(x, target=(0, 3)).shape
+        torch.Size([2, 5, 8])
     """
     uniform = Pair("mul", Uniform(), "preset attnlrp")
     return Preset("attnlrp", (uniform,), epsilon)
@@ -219,8 +378,29 @@ def attnlrp(epsilon: float = 1e-6) -> Preset:
 def cplrp(epsilon: float = 1e-6) -> Preset:
     """CP-LRP for transformers: attention weights, gates and statistics are constants (Ali et al., 2022).
 
+    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`.
+    - Attention: :class:`~fxlrp.rules.SignalTakeAll` for matrix products, so that the values receive all relevance of
+      attention weights times values, and :class:`~fxlrp.rules.Constant` for the softmax. No relevance reaches queries
+      and keys.
+
     Args:
-        epsilon: Of the epsilon rule.
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x = torch.rand(2, 5, 8)
+        >>> explain = fxlrp.compile(layer, rules=fxlrp.presets.cplrp(), example_inputs=x)
+        >>> explain(x, target=(0, 3)).shape
+        torch.Size([2, 5, 8])
     """
     origin = "preset cplrp"
     attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
@@ -230,9 +410,25 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
 
 @_declared
 def default() -> Preset:
-    """The preset of ``rules=None``: as :func:`epsilon_plus`, which needs to know nothing about the input.
+    """The preset that ``rules=None`` selects: the rules of :func:`epsilon_plus` (Kohlbrenner et al., 2020).
 
-    Attention follows AttnLRP; gates are weights.
+    It needs no knowledge about the range of the inputs.
+
+    - Convolutions, also in the first layer: :class:`~fxlrp.rules.ZPlus`.
+    - Dense layers: :class:`~fxlrp.rules.Epsilon` with ``epsilon=1e-6``.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.SignalTakeAll`. Gates are constants (Arras et al., 2019).
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax
+      (Achtibat et al., 2024).
+
+    Returns:
+        The preset.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> explain = fxlrp.compile(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(1)).eval())
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['ZPlus()', 'PassThrough()']
     """
     return _preset("default", epsilon=1e-6, convolution=ZPlus())
 
@@ -256,10 +452,10 @@ Rules: TypeAlias = "str | Preset | Sequence[tuple[Selector, Rule]] | None"
 
 
 def resolve(rules: Rules) -> Preset:
-    """The preset that the argument ``rules=`` of :func:`fxlrp.compile` means.
+    """Turn the argument ``rules=`` of :func:`fxlrp.compile` into a preset.
 
     Raises:
-        RuleError: An unknown name, a preset that needs parameters, or a list that holds no pairs.
+        RuleError: The name is unknown, the preset needs parameters, or an item of the list is not a pair.
     """
     if rules is None:
         return default()
@@ -267,7 +463,7 @@ def resolve(rules: Rules) -> Preset:
         return rules
     if isinstance(rules, str):
         if rules not in PRESETS:
-            raise RuleError(f"there is no preset {rules!r}; there are: {', '.join(PRESETS)}")
+            raise RuleError(f"there is no preset {rules!r}; choose one of: {', '.join(PRESETS)}")
         parameters = inspect.signature(PRESETS[rules]).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty]
         if needed:
@@ -275,7 +471,7 @@ def resolve(rules: Rules) -> Preset:
             raise RuleError(f"the preset {rules!r} needs {' and '.join(needed)}: fxlrp.presets.{rules}({example})")
         return PRESETS[rules]()
     if isinstance(rules, Rule):
-        raise RuleError(f"rules={rules} is a single rule; say which nodes it is for: rules=[(selector, {rules})]")
+        raise RuleError(f"rules={rules} is a single rule; add a selector for its nodes: rules=[(selector, {rules})]")
     pairs: Any = rules
     if not isinstance(pairs, Sequence):
         raise RuleError(f"rules must be a preset's name, a preset or a list of (selector, rule) pairs, not {rules!r}")

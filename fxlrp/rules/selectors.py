@@ -1,4 +1,4 @@
-"""Selectors: how a rule names the nodes that it is for."""
+"""Selectors: which nodes a rule is for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from fxlrp.provenance import module_stack
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """Selects every linear map that reads a model input through relevance-neutral operations only."""
+    """Selects every linear map that reads a model input directly or through neutral operations only.
+
+    Neutral operations are shape operations, activations, and sums and products with constants.
+    """
 
     def __str__(self) -> str:
-        """How the selector is shown in a table."""
+        """The name that tables show."""
         return "first layer"
 
 
@@ -28,7 +31,7 @@ Selector: TypeAlias = "str | type[nn.Module] | Callable[[fx.Node], bool] | First
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node with the facts that selectors look at."""
+    """A node, and the facts that selectors read."""
 
     node: fx.Node
     operation: Operation
@@ -36,26 +39,26 @@ class Candidate:
 
 
 def check_selector(selector: Selector, operations: Mapping[str, Operation]) -> None:
-    """Refuse what cannot be a selector.
+    """Check that ``selector`` can be a selector.
 
     Raises:
-        RuleError: Neither a module class, a name or glob, nor a predicate.
+        RuleError: It is not a module class, a name, a glob or a predicate.
     """
     if isinstance(selector, type) and not issubclass(selector, nn.Module):
-        hint = ": give an instance, FirstLayer()" if selector is FirstLayer else ""
-        raise RuleError(f"the selector {selector.__name__} is a class, but not one of modules{hint}")
+        hint = ": use an instance, FirstLayer()" if selector is FirstLayer else ""
+        raise RuleError(f"the selector {selector.__name__} is a class, but not a module class{hint}")
     if not (isinstance(selector, str | FirstLayer) or callable(selector)):
         raise RuleError(
-            f"{selector!r} is not a selector: give a module class (nn.Conv2d), a glob on the module path "
+            f"{selector!r} is not a selector: use a module class (nn.Conv2d), a glob on the module path "
             f"('layer4.*'), an operation ('add') or a predicate on the node"
         )
 
 
 def matches(selector: Selector, candidate: Candidate, operations: Mapping[str, Operation]) -> bool:
-    """Whether ``selector`` selects the node: the one place that gives selectors their meaning.
+    """Whether ``selector`` selects the node. Only this function defines what selectors mean.
 
-    A module class and a glob select every operation inside the module, also in its submodules. A string that is
-    the name of a canonical operation selects that operation, any other string is a glob on the module path.
+    A module class and a glob select every operation inside the module, submodules included. A string that is the name
+    of a canonical operation selects that operation. Any other string is a glob on the module path.
     """
     if isinstance(selector, FirstLayer):
         return candidate.first_layer
@@ -69,7 +72,7 @@ def matches(selector: Selector, candidate: Candidate, operations: Mapping[str, O
 
 
 def describe(selector: Selector) -> str:
-    """The selector in a few words, for tables and errors."""
+    """A short description of the selector, for tables and errors."""
     if isinstance(selector, str | FirstLayer):
         return str(selector)
     return str(getattr(selector, "__name__", selector))

@@ -1,4 +1,9 @@
-"""Rules as declarations: what a user chooses. How each is computed is in ``fxlrp/relevance/``."""
+"""Rules as declarations, for users to choose from. The code that computes them is in ``fxlrp/relevance/``.
+
+In the formulas ``x`` is an operand, ``z`` the output of the operation, ``R`` the relevance of the output and ``R_x``
+that of the operand. ``x+`` and ``x-`` are the positive and negative parts of ``x``, and ``s(z)`` is ``z`` moved away
+from zero by the stabilizer.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,10 @@ from fxlrp.errors import RuleError
 
 @dataclass(frozen=True)
 class Rule:
-    """Base class of all rules: frozen, comparable, printable."""
+    """Base class of all rules. Rules are immutable and can be compared and printed."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Rule:
-        """Refuse unknown parameters with an error that lists the known ones."""
+        """Make unknown parameters an error that lists the known ones."""
         names = [field.name for field in dataclasses.fields(cls)]
         needed = [
             field.name
@@ -36,7 +41,7 @@ class Rule:
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def __str__(self) -> str:
-        """The rule's name with its parameters, as in ``Gamma(gamma=0.25)``; numerical floors are left out."""
+        """The name and the parameters, as in ``Gamma(gamma=0.25)``, without a default ``stabilizer`` or ``bias``."""
         shown = [
             f"{field.name}={_short(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
@@ -56,7 +61,7 @@ def _short(value: Any) -> str:
 def _require_number(rule: Rule, name: str, *, positive: bool = False) -> None:
     value = getattr(rule, name)
     if isinstance(value, float) and type(value) is not float:
-        # NumPy's are floats too, but not to generated code.
+        # NumPy's floats are instances of float too, but their repr is not valid in generated code.
         object.__setattr__(rule, name, float(value))
     if isinstance(value, bool) or not isinstance(value, int | float) or not value == value or value < 0:
         raise RuleError(f"{type(rule).__name__}: {name} must be a number of at least 0, not {value!r}")
@@ -66,15 +71,16 @@ def _require_number(rule: Rule, name: str, *, positive: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Epsilon(Rule):
-    """LRP-epsilon: relevance in proportion to each contribution (LRP-0 for ``epsilon=0``).
+    """LRP-epsilon: relevance in proportion to each contribution (Bach et al., 2015).
 
-    ``R_x = x * W^T(R / s(z))`` with ``z = f(W, b; x)`` and ``s(z) = z + epsilon * sgn(z)`` (Bach et al., 2015).
-    Linear maps, sums, averages, interpolation and normalization layers; on max pooling it shares within
-    the window in proportion to the values.
+    ``R_x = x * W^T(R / s(z))`` with ``z = f(W, b; x)`` and ``s(z) = z + epsilon * sgn(z)``. For linear maps, sums,
+    averages, matrix products, interpolation and normalization layers. The factors of a matrix product receive equal
+    parts (Achtibat et al., 2024). The elements of a max pooling window share relevance in proportion to their values.
 
     Args:
-        epsilon: Absorbs this much of the denominator; 0 gives LRP-0, with ``0/0 = 0``.
-        bias: Whether the bias stays in the denominator and absorbs its share. ``False`` makes the rule conserve.
+        epsilon: The stabilizer of the denominator, which absorbs relevance. 0 gives LRP-0, with ``0/0 = 0``.
+        bias: Whether the denominator includes the bias, which then absorbs its share. With ``False`` the rule conserves
+            relevance, except for what the stabilizer absorbs.
 
     Raises:
         RuleError: ``epsilon`` is negative or not a number.
@@ -104,14 +110,17 @@ class _Stabilized(Rule):
 
 @dataclass(frozen=True)
 class ZPlus(_Stabilized):
-    """LRP-z+: only contributions that raise the output receive relevance.
+    """LRP-z+: only contributions that increase the output receive relevance (Montavon et al., 2017).
 
-    ``r = R / s(f(W+, b+; x+) + f(W-, 0; x-))``, ``R_x = x+ * W+^T r + x- * W-^T r`` (Montavon et al., 2017;
-    for inputs of both signs as in Montavon et al., 2019). Linear maps.
+    ``R_x = x+ * W+^T r + x- * W-^T r`` with ``r = R / s(f(W+, b+; x+) + f(W-, 0; x-))``; inputs of both signs are
+    treated as in (Montavon et al., 2019). For linear maps.
 
     Args:
         stabilizer: Keeps the denominator away from zero.
-        bias: Whether the bias stays in the denominator.
+        bias: Whether the denominator includes the bias.
+
+    Raises:
+        RuleError: ``stabilizer`` is negative or not a number.
 
     Example:
         >>> import fxlrp
@@ -124,19 +133,19 @@ class ZPlus(_Stabilized):
 
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
-    """LRP-alpha-beta: raising contributions receive ``alpha``, lowering ones ``-beta`` of the relevance.
+    """LRP-alpha-beta: different weights for contributions that increase and decrease the output (Bach et al., 2015).
 
-    ``R_x = alpha * (x+ * W+^T r+ + x- * W-^T r+) - beta * (x+ * W-^T r- + x- * W+^T r-)`` where ``r+`` and ``r-``
-    are the relevance over the raising and the lowering part of the output (Bach et al., 2015). Linear maps.
+    ``R_x = alpha * (x+ * W+^T r+ + x- * W-^T r+) - beta * (x+ * W-^T r- + x- * W+^T r-)``, where ``r+`` and ``r-`` are
+    the relevance divided by the increasing and the decreasing part of the output. For linear maps.
 
     Args:
-        alpha: Weight of the raising contributions.
-        beta: Weight of the lowering contributions; ``alpha - beta`` must be 1.
+        alpha: The weight of the increasing contributions, at least 0.
+        beta: The weight of the decreasing contributions, at least 0. ``alpha - beta`` must be 1.
         stabilizer: Keeps the denominators away from zero.
-        bias: Whether the bias stays in the denominators.
+        bias: Whether the denominators include the bias.
 
     Raises:
-        RuleError: ``alpha - beta`` is not 1, or one of them is negative.
+        RuleError: ``alpha - beta`` is not 1, or a parameter is negative or not a number.
 
     Example:
         >>> import fxlrp
@@ -159,16 +168,21 @@ class AlphaBeta(Rule):
 
 @dataclass(frozen=True)
 class Gamma(Rule):
-    """Generalised LRP-gamma: contributions of the output's own sign count ``1 + gamma`` times.
+    """Generalized LRP-gamma: contributions with the sign of the output count ``1 + gamma`` times.
 
-    For ``z > 0`` the denominator is ``f(W + g W+, b + g b+; x+) + f(W + g W-, 0; x-)``, for ``z < 0`` it is
-    ``f(W + g W-, b + g b-; x+) + f(W + g W+, 0; x-)``; where ``z = 0`` nothing flows (Montavon et al., 2019;
-    generalised to both signs by Andeol et al., 2021). Linear maps.
+    ``R_x = x+ * (W1^T r1 + W2^T r2) + x- * (W2^T r1 + W1^T r2)`` with ``W1 = W + gamma * W+`` and
+    ``W2 = W + gamma * W-``. Where ``z > 0``, ``r1 = R / s(f(W1, b + gamma * b+; x+) + f(W2, 0; x-))``; where ``z < 0``,
+    ``r2 = R / s(f(W2, b + gamma * b-; x+) + f(W1, 0; x-))``; elsewhere both are zero. The rule is from (Montavon et
+    al., 2019), and its generalization to outputs of both signs from (Andeol et al., 2021). For linear maps.
 
     Args:
-        gamma: 0 gives LRP-epsilon, large values approach z+ on positive outputs.
+        gamma: The additional weight, at least 0. 0 gives LRP-epsilon, except that no relevance flows where ``z = 0``.
+            For large values the rule approaches z+ on positive outputs.
         stabilizer: Keeps the denominators away from zero.
-        bias: Whether the bias stays in the denominators.
+        bias: Whether the denominators include the bias.
+
+    Raises:
+        RuleError: ``gamma`` or ``stabilizer`` is negative or not a number.
 
     Example:
         >>> import fxlrp
@@ -188,14 +202,14 @@ class Gamma(Rule):
 
 @dataclass(frozen=True)
 class ZBox(Rule):
-    """LRP-z^B for inputs confined to a box, such as pixels.
+    """LRP-z^B for inputs with known bounds, such as pixels (Montavon et al., 2017).
 
-    ``r = R / s(f(W; x) - f(W+; low) - f(W-; high))``,
-    ``R_x = x * W^T r - low * W+^T r - high * W-^T r`` (Montavon et al., 2017). First linear map.
+    ``R_x = x * W^T r - low * W+^T r - high * W-^T r`` with ``r = R / s(f(W; x) - f(W+; low) - f(W-; high))``. For the
+    first linear map.
 
     Args:
-        low: The smallest value an input can take: a number, or one number for each channel (dimension 1).
-        high: The largest value, likewise.
+        low: The smallest value that an input can take: a number, or one number for each channel (dimension 1).
+        high: The largest value that an input can take, in the same form.
         stabilizer: Keeps the denominator away from zero.
 
     Raises:
@@ -240,13 +254,13 @@ class ZBox(Rule):
 
 @dataclass(frozen=True)
 class WSquare(_Stabilized):
-    """LRP-w^2: relevance in proportion to the squared weights, whatever the input.
+    """LRP-w^2: relevance in proportion to the squared weights, for any input (Montavon et al., 2017).
 
-    ``R_x = (W^2)^T (R / s(f(W^2, b^2; 1)))`` (Montavon et al., 2017). First linear map.
+    ``R_x = (W^2)^T (R / s(f(W^2, b^2; 1)))``. For the first linear map.
 
     Args:
         stabilizer: Keeps the denominator away from zero.
-        bias: Whether the bias stays in the denominator.
+        bias: Whether the denominator includes the bias.
     """
 
     bias: bool = True
@@ -254,9 +268,9 @@ class WSquare(_Stabilized):
 
 @dataclass(frozen=True)
 class Flat(_Stabilized):
-    """LRP-flat: relevance spread evenly over the receptive field.
+    """LRP-flat: relevance spread evenly over the receptive field (Lapuschkin et al., 2019).
 
-    ``R_x = 1^T (R / s(f(1, 0; 1)))`` (Lapuschkin et al., 2019). First linear map.
+    ``R_x = 1^T (R / s(f(1, 0; 1)))``. For the first linear map.
 
     Args:
         stabilizer: Keeps the denominator away from zero.
@@ -265,12 +279,17 @@ class Flat(_Stabilized):
 
 @dataclass(frozen=True)
 class PassThrough(Rule):
-    """Relevance passes unchanged: activations; for shape operations it follows the elements."""
+    """Relevance passes through unchanged (Bach et al., 2015).
+
+    ``R_x = R``. For activations and shape operations; for shape operations the relevance moves with the elements.
+    """
 
 
 @dataclass(frozen=True)
 class Magnitude(_Stabilized):
-    """A sum shared by magnitude: ``R_a = R |a| / (|a| + |b|)``.
+    """The operands of a sum share its relevance in proportion to their absolute values.
+
+    ``R_a = R * |a| / s(|a| + |b|)``. For sums and differences. This rule is not from a publication.
 
     Args:
         stabilizer: Keeps the denominator away from zero.
@@ -279,15 +298,22 @@ class Magnitude(_Stabilized):
 
 @dataclass(frozen=True)
 class Equal(Rule):
-    """A sum shared equally among the operands that depend on the input."""
+    """The operands of a sum share its relevance equally.
+
+    ``R_a = R / n``, where ``n`` is the number of operands that depend on the input. For sums and differences. This rule
+    is not from a publication.
+    """
 
 
 @dataclass(frozen=True)
 class Only(Rule):
-    """A sum that gives all its relevance to one operand.
+    """One operand of a sum receives all relevance.
+
+    ``R_a = R`` for the chosen operand, and 0 for the other one. For sums and differences. This rule is not from a
+    publication.
 
     Args:
-        operand: The operand's position: 0 is the left one.
+        operand: The position of the operand: 0 for the left one, 1 for the right one.
 
     Raises:
         RuleError: ``operand`` is neither 0 nor 1.
@@ -303,54 +329,72 @@ class Only(Rule):
 
 @dataclass(frozen=True)
 class SignalTakeAll(_Stabilized):
-    """A product that gives all its relevance to the signal; the gate is a weight (Arras et al., 2019).
+    """The signal of a product receives all relevance, and the gate counts as a constant (Arras et al., 2019).
 
-    The gate is the factor that is a statistic of the values (the ``1/sigma`` of a normalization), else the one that
-    comes out of a saturating activation (sigmoid, softmax, then tanh and the like). Where neither factor is more of a
-    gate than the other, each takes half, as with :class:`Uniform`. In a matrix product the signal takes its relevance
-    by LRP-epsilon: of attention weights and values the values take all (Ali et al., 2022). In recurrent layers the
-    gates are weights, and a state shares its relevance by LRP-epsilon.
+    ``R_signal = R`` and ``R_gate = 0``. For products, matrix products and recurrent layers.
+
+    The gate is the factor that is a statistic of the values, such as the ``1/sigma`` of a normalization. If there is
+    none, it is the factor that results from a saturating activation: sigmoid or softmax first, then tanh and similar
+    functions. If neither factor is more of a gate than the other, each receives half, as with :class:`Uniform`.
+
+    In a matrix product the signal receives its relevance by LRP-epsilon. Of attention weights and values, the values
+    are the signal (Ali et al., 2022). In a recurrent layer the gates are constants, and the parts of a state share its
+    relevance by LRP-epsilon.
 
     Args:
-        stabilizer: The epsilon of matrix products and recurrent layers.
+        stabilizer: The stabilizer of LRP-epsilon in matrix products and recurrent layers.
     """
 
 
 @dataclass(frozen=True)
 class Uniform(Rule):
-    """A product that gives half its relevance to each factor, but none to a statistic (Achtibat et al., 2024)."""
+    """The factors of a product share its relevance equally (Achtibat et al., 2024).
+
+    ``R_a = R_b = R / 2``. If only one factor depends on the input, or if the other one is a statistic of the values, it
+    receives all relevance. For products.
+    """
 
 
 @dataclass(frozen=True)
 class WinnerTakesAll(Rule):
-    """Max pooling: the largest element of each window takes all, as in the gradient."""
+    """The largest element of each window receives all relevance, as in the gradient.
+
+    ``R_x`` is the sum of ``R`` over the windows in which ``x`` is the largest element. For max pooling and maxima. This
+    rule is common practice and has no publication of its own.
+    """
 
 
 @dataclass(frozen=True)
 class Taylor(_Stabilized):
-    """A softmax by its first-order Taylor expansion: ``R_x = x * (R - y * sum(R))`` (Achtibat et al., 2024).
+    """A softmax by its first-order Taylor expansion (Achtibat et al., 2024).
 
-    It does not conserve: the constant term of the expansion absorbs the rest. ``log_softmax`` alike, by
-    ``R_x = x * J^T(R / s(y))``, which for softmax is the formula above.
+    ``R_x = x * (R - y * sum(R))``, where ``y`` is the result. The rule does not conserve relevance: the constant term
+    of the expansion absorbs the rest. For ``log_softmax`` the rule is ``R_x = x * J^T(R / s(y))``; for softmax the same
+    expression gives the formula above.
 
     Args:
-        stabilizer: Keeps the denominator of ``log_softmax`` away from zero.
+        stabilizer: Keeps the denominator for ``log_softmax`` away from zero.
     """
 
 
 @dataclass(frozen=True)
 class Constant(Rule):
-    """The result of a softmax counts as a constant: its input receives no relevance (Ali et al., 2022)."""
+    """The result of a softmax counts as a constant (Ali et al., 2022).
+
+    ``R_x = 0``: the input of the softmax receives no relevance.
+    """
 
 
 @dataclass(frozen=True)
 class Custom(Rule):
-    """A rule of one's own, for any operation.
+    """A user-defined rule, for any operation.
+
+    ``R_x`` is what ``function`` returns. The rule comes from its author, not from the literature.
 
     Args:
-        function: Called with the operation's arguments and the keywords ``out`` (the operation's value) and
-            ``relevance`` (the value's relevance); returns the relevance of the operand, or a tuple for several.
-            A pure function over torch operations.
+        function: A pure function of torch operations. It is called with the arguments of the operation and the
+            keywords ``out`` (the value of the operation) and ``relevance`` (the relevance of that value). It returns
+            the relevance of the operand, or a tuple if there are several operands.
 
     Example:
         >>> import torch, fxlrp

@@ -457,7 +457,7 @@ def test_a_first_layer_with_batch_norm_in_front_is_not_first() -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(RuleError, match="no preset 'epsilon_plus_box'; there are: epsilon, epsilon_plus,"):
+    with pytest.raises(RuleError, match="no preset 'epsilon_plus_box'; choose one of: epsilon, epsilon_plus,"):
         resolve("epsilon_plus_box")
 
 
