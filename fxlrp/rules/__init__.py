@@ -3,49 +3,11 @@
 import warnings
 from typing import Any
 
+from fxlrp.rules import specs
 from fxlrp.rules.selectors import FirstLayer
-from fxlrp.rules.specs import (
-    AlphaBeta,
-    Constant,
-    Custom,
-    Epsilon,
-    Equal,
-    Flat,
-    Gamma,
-    Magnitude,
-    Only,
-    PassThrough,
-    Rule,
-    SignalTakeAll,
-    Taylor,
-    Uniform,
-    WinnerTakesAll,
-    WSquare,
-    ZBox,
-    ZPlus,
-)
+from fxlrp.rules.specs import *  # noqa: F403 - the list of rules stands beside the rules
 
-__all__ = [
-    "AlphaBeta",
-    "Constant",
-    "Custom",
-    "Epsilon",
-    "Equal",
-    "FirstLayer",
-    "Flat",
-    "Gamma",
-    "Magnitude",
-    "Only",
-    "PassThrough",
-    "Rule",
-    "SignalTakeAll",
-    "Taylor",
-    "Uniform",
-    "WSquare",
-    "WinnerTakesAll",
-    "ZBox",
-    "ZPlus",
-]
+__all__ = ["FirstLayer", *specs.__all__]
 
 _RENAMED = {"Pass": "PassThrough"}
 

@@ -14,6 +14,27 @@ from typing import Any
 
 from fxlrp.errors import RuleError
 
+__all__ = [
+    "AlphaBeta",
+    "Constant",
+    "Custom",
+    "Epsilon",
+    "Equal",
+    "Flat",
+    "Gamma",
+    "Magnitude",
+    "Only",
+    "PassThrough",
+    "Rule",
+    "SignalTakeAll",
+    "Taylor",
+    "Uniform",
+    "WSquare",
+    "WinnerTakesAll",
+    "ZBox",
+    "ZPlus",
+]
+
 
 @dataclass(frozen=True)
 class Rule:
