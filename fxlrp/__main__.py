@@ -19,13 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(prog="fxlrp", description="Layer-wise relevance propagation as a compiler pass.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="say by node where an explanation creates or absorbs relevance")
+    check = commands.add_parser("check", help="show the nodes at which an explanation creates or absorbs relevance")
     check.add_argument(
-        "model", help="such as torchvision:resnet18, timm:vgg11 or transformers:bert; weights are random"
+        "model", help="model, such as torchvision:resnet18, timm:vgg11 or transformers:bert; weights are random"
     )
     check.add_argument("--rules", default="epsilon", choices=sorted(PRESETS), help="the preset")
     check.add_argument("--capture", default="auto", choices=("auto", "symbolic", "export"), help="the front end")
-    check.add_argument("--tolerance", type=float, default=1e-6, help="of the explained output, below which none shows")
+    check.add_argument("--tolerance", type=float, default=1e-6, help="smallest leak shown, relative to the output")
     check.add_argument("--conserving", action="store_true", help="double precision, without biases, epsilon 1e-12")
     check.set_defaults(run=_check)
     survey.add_arguments(commands.add_parser("survey", help="try every model of torchvision, timm and transformers"))

@@ -1,4 +1,4 @@
-"""The balance of an explanation: at which nodes relevance is created or absorbed."""
+"""The balance of an explanation: the nodes at which relevance is created or absorbed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from fxlrp.debugging.relevances import Relevances
+from fxlrp.debugging.renamed import renamed
 
 
 @dataclass(frozen=True)
 class NodeBalance:
-    """What a node received and handed on, summed over everything.
+    """The relevance that a node received and passed on, summed over all elements and samples.
+
+    Relevance is in units of the explained output.
 
     Args:
-        node: Its name.
+        node: The name of the node.
         operation: Its canonical operation.
         module: The path of its module.
         rule: Its rule.
         received: The relevance of its value.
-        handed_on: The relevance that its operands received from it.
+        passed_on: The relevance that its operands received from it.
     """
 
     node: str
@@ -27,22 +30,28 @@ class NodeBalance:
     module: str
     rule: str
     received: float
-    handed_on: float
+    passed_on: float
+
+    @property
+    def handed_on(self) -> float:
+        """:attr:`passed_on`, under its name of version 0.1."""
+        return renamed("handed_on", "passed_on", self.passed_on)
 
     @property
     def created(self) -> float:
-        """How much more it handed on than it received; negative where it absorbed relevance."""
-        return self.handed_on - self.received
+        """``passed_on - received``; negative where the node absorbed relevance."""
+        return self.passed_on - self.received
 
 
 @dataclass(frozen=True)
 class Balance:
-    """The balance of an explanation.
+    """The balance of an explanation. :meth:`fxlrp.Explainer.balance` returns it.
 
     Args:
-        explained: The initial relevance, summed over everything: the explained outputs' values.
+        explained: The initial relevance, summed over all elements and samples. With a target it is the sum of the
+            explained outputs.
         at_inputs: The relevance of all inputs, or of the value that ``fxlrp.compile(..., at=...)`` names.
-        nodes: The nodes that relevance passes, from the output back.
+        nodes: The nodes that relevance passes through, from the output back.
     """
 
     explained: float
@@ -51,7 +60,7 @@ class Balance:
 
     @staticmethod
     def of(relevances: Relevances) -> Balance:
-        """The balance of an explanation that was run node by node."""
+        """Return the balance of an explanation that was run node by node."""
         nodes = tuple(
             NodeBalance(
                 each.node,
@@ -59,34 +68,52 @@ class Balance:
                 each.location.module,
                 each.location.rule,
                 each.received.sum,
-                each.handed_on,
+                each.passed_on,
             )
             for each in relevances.nodes
-            if each.handed_on is not None
+            if each.passed_on is not None
         )
         return Balance(relevances.explained, relevances.at_inputs, nodes)
 
     def leaks(self, tolerance: float = 1e-6) -> tuple[NodeBalance, ...]:
-        """The nodes that created or absorbed more than ``tolerance`` of the explained output, the largest first."""
+        """Return the nodes that created or absorbed relevance, largest amount first.
+
+        Args:
+            tolerance: The smallest amount that counts, as a fraction of ``abs(explained)``.
+
+        Returns:
+            The nodes with ``abs(created) > tolerance * abs(explained)``, or with a NaN.
+        """
         least = tolerance * abs(self.explained)
         found = [each for each in self.nodes if not abs(each.created) <= least]
         return tuple(sorted(found, key=lambda each: -abs(each.created)))
 
     def by_operation(self) -> dict[str, float]:
-        """How much relevance each kind of operation created, all its nodes together; the largest first."""
+        """Return the relevance that each kind of operation created.
+
+        Returns:
+            The sum of ``created`` over its nodes, by the name of the operation, largest amount first.
+        """
         sums: dict[str, float] = {}
         for each in self.nodes:
             sums[each.operation] = sums.get(each.operation, 0.0) + each.created
         return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
 
     def table(self, tolerance: float = 1e-6) -> str:
-        """The leaks as a table, and the sums."""
+        """Return the leaks and the sums as text.
+
+        Args:
+            tolerance: As for :meth:`leaks`.
+
+        Returns:
+            A table with a row for each leak, and below it the number of leaks and the sums.
+        """
         leaks = self.leaks(tolerance)
         rows = [
-            (each.node, each.operation, each.module, each.rule, each.received, each.handed_on, each.created)
+            (each.node, each.operation, each.module, each.rule, each.received, each.passed_on, each.created)
             for each in leaks
         ]
-        headers = ("node", "operation", "module", "rule", "received", "handed on", "created")
+        headers = ("node", "operation", "module", "rule", "received", "passed on", "created")
         leaked = tabulate(rows, headers=headers, floatfmt=".6g", disable_numparse=False) if rows else "no node leaks"
         return (
             f"{leaked}\n\n{len(leaks)} of {len(self.nodes)} nodes create or absorb more than {tolerance:g} of the "

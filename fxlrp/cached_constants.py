@@ -1,4 +1,4 @@
-"""A program's constants, kept between calls for as long as the parameters that they are made of do not change."""
+"""Keep the constants of a program between calls until the parameters that they depend on change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 @dataclass(frozen=True)
 class _Kept:
-    """Constants, and what the parameters were when they were computed."""
+    """Constants, and the state of the parameters from which they were computed."""
 
     sources: tuple[Tensor, ...]
     state: tuple[Any, ...]
@@ -24,7 +24,7 @@ class _Kept:
     values: tuple[Any, ...]
 
     def are_current(self, sources: tuple[Tensor, ...]) -> bool:
-        """Whether the parameters are the same tensors, in the same place, with the same values."""
+        """Whether the parameters are the same tensors, in the same memory, with the same values."""
         return (
             all(map(operator.is_, sources, self.sources))
             and _state(sources) == self.state
@@ -33,11 +33,11 @@ class _Kept:
 
 
 class ProgramWithConstants:
-    """Runs a program whose constants are computed at the first call, and again once a parameter has changed.
+    """Runs a program whose constants are computed at the first call, and recomputed when a parameter has changed.
 
-    What counts as a change: another tensor in the parameter's place, a write that PyTorch counts, other memory or
-    strides behind the same tensor, and other values than those of a copy, which finds the writes through ``.data``
-    that PyTorch does not count. Reading the parameters costs a fraction of what computing the constants does.
+    These count as changes: a different tensor in place of the parameter, a write that PyTorch counts, different memory
+    or strides of the same tensor, and values that differ from those of a copy. The last finds writes through ``.data``,
+    which PyTorch does not count. Reading the parameters costs a fraction of computing the constants.
     """
 
     def __init__(self, graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
@@ -50,15 +50,15 @@ class ProgramWithConstants:
 
     @staticmethod
     def of(graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> ProgramWithConstants | None:
-        """A program with its constants kept; None if it has none."""
+        """Return a program that keeps its constants; None if it does not have any."""
         return ProgramWithConstants(graph_module, constants) if constants else None
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the whole program returns for ``inputs``."""
+        """Return the result of the whole program for ``inputs``."""
         return self._main(*inputs, *self._values())
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy keeps nothing: its parameters are others."""
+        """Drop the constants from a copy, because its parameters are different tensors."""
         return {**vars(self), "_kept": None}
 
     def _values(self) -> tuple[Any, ...]:
@@ -66,11 +66,11 @@ class ProgramWithConstants:
         kept = self._kept
         if kept is not None and kept.are_current(sources):
             return kept.values
-        # Whoever calls first may be in inference mode, whoever calls next need not be.
+        # The first call may be in inference mode, and a later one outside it.
         with torch.inference_mode(False), torch.no_grad():
             if not all(map(_can_be_watched, sources)):
                 return tuple(self._fold())
-            # What the parameters are is noted first: a change while the constants are computed is then noticed.
+            # Record the state first, so that a change during the computation is noticed.
             state, words = _state(sources), tuple(map(_words, sources))
             kept = _Kept(sources, state, words, tuple(each.clone() for each in words), tuple(self._fold()))
         self._kept = kept
@@ -78,7 +78,7 @@ class ProgramWithConstants:
 
 
 def can_be_watched() -> bool:
-    """Whether tensors are what they seem: not fake, traced, batched by ``vmap`` or cast by autocast."""
+    """Whether tensors are ordinary: not fake, traced, batched by ``vmap`` or cast by autocast."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     if torch.cuda.is_initialized() and (torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing()):
@@ -89,7 +89,7 @@ def can_be_watched() -> bool:
 
 
 def _can_be_watched(source: Tensor) -> bool:
-    """Whether a change would be noticed: PyTorch counts no writes to inference tensors."""
+    """Whether a change would be noticed: PyTorch does not count writes to inference tensors."""
     return not source.is_inference() and not source.is_meta and source.layout == torch.strided
 
 
@@ -98,7 +98,7 @@ def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
 
 
 def _words(source: Tensor) -> Tensor:
-    """A view of a tensor that is quick to compare: as few numbers as hold its memory."""
+    """A view of a tensor that is fast to compare: as few numbers as cover its memory."""
     size = source.element_size()
     whole = source.numel() > 0 and source.numel() * size % 8 == 0 and source.storage_offset() * size % 8 == 0
     source = source.detach()
@@ -120,7 +120,7 @@ def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
 
 
 def _main_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
-    """A graph that takes ``constants`` as further inputs, behind its own."""
+    """A graph that takes ``constants`` as further inputs, after its own."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in graph.nodes:
         if node.op == "placeholder":

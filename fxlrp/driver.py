@@ -1,4 +1,4 @@
-"""Where passes are run: one program for each request, whoever made it."""
+"""Capture a model and run the passes: one program for each request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fxlrp.signature import Signature
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program that all passes have run on.
+    """A program on which all passes have run.
 
     Args:
         program: The program.
-        signature: What a call of it may pass.
-        front_end: Which front end captured the model.
+        signature: The arguments of a call.
+        front_end: The front end that captured the model.
     """
 
     program: Program
@@ -36,24 +36,24 @@ Observers = Callable[[], tuple[Observer, ...]]
 
 
 def log_only() -> tuple[Observer, ...]:
-    """The observers of every program: the log."""
+    """Return the observers of every program: the log."""
     return (PassLog(),)
 
 
 def compiled(
     model: nn.Module, inputs: Inputs, request: Request, passes: Sequence[Pass], observers: Observers = log_only
 ) -> Compiled:
-    """Capture a model by the first front end that can follow it, and run the passes.
+    """Capture a model with the first front end that can follow it, and run the passes.
 
     Args:
         model: The model.
         inputs: Its inputs.
-        request: What was asked for.
+        request: The request.
         passes: The passes, in order.
-        observers: Makes the observers of a program: a front end that cannot follow the model leaves no stages.
+        observers: Makes the observers of a program, so that a front end that fails leaves no stages.
 
     Raises:
-        ExamplesNeeded: It is ``torch.export``, and there are no example inputs.
+        ExamplesNeeded: The front end is ``torch.export``, and there are no example inputs.
     """
 
     def attempt(front_end: FrontEnd) -> Compiled:

@@ -1,4 +1,4 @@
-"""The errors that fxlrp raises: those that the user can mend, and one that is ours."""
+"""The errors that fxlrp raises: those that the user can fix, and one for bugs in fxlrp."""
 
 
 class FxlrpError(Exception):
@@ -6,39 +6,39 @@ class FxlrpError(Exception):
 
 
 class CaptureError(FxlrpError, RuntimeError):
-    """The model's forward graph cannot be captured faithfully; the message says where and how to mend it."""
+    """The forward graph of the model cannot be captured faithfully; the message says where, and how to fix it."""
 
 
 class SymbolicTraceError(CaptureError):
-    """Symbolic tracing cannot follow the model; ``torch.export`` may."""
+    """Symbolic tracing cannot follow the model; ``torch.export`` may be able to."""
 
 
 class UnsupportedOpError(FxlrpError, NotImplementedError):
-    """Relevance would flow through operations that have no rule; the message lists all of them."""
+    """Relevance would flow through operations without a rule; the message lists all of them."""
 
     opaque = False
-    """Whether some of them are modules or Python functions, into which ``torch.export`` can look."""
+    """Whether some of them are modules or Python functions, which ``torch.export`` can trace into."""
 
 
 class RuleError(FxlrpError, ValueError):
-    """A rule, preset or selector that does not exist, does not fit, or matches nothing."""
+    """A rule, preset or selector does not exist, does not fit, or matches nothing."""
 
 
 class InputError(FxlrpError, ValueError):
-    """A model, input, target or seed that an explanation cannot be computed from."""
+    """A model, input, target or seed is invalid."""
 
 
 class ExportError(FxlrpError, RuntimeError):
-    """The explanation cannot be written as what was asked for; the message says why and how to mend it."""
+    """The explanation cannot be exported as requested; the message says why, and how to fix it."""
 
 
 class GraphError(InputError):
-    """The captured graph does not run on the example inputs: they do not fit, or tracing went wrong."""
+    """The captured graph does not run on the example inputs: the inputs do not fit, or tracing went wrong."""
 
 
 class RecipeError(FxlrpError, ValueError):
-    """A recipe that cannot be written or read, or that is not for this model."""
+    """A recipe cannot be written or read, or does not fit the model."""
 
 
 class InternalError(FxlrpError, AssertionError):
-    """A broken invariant inside fxlrp: please report it."""
+    """An invariant of fxlrp is broken. Please report it."""

@@ -1,4 +1,4 @@
-"""Rules for operations of one's own."""
+"""Rules for user-defined operations."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fxlrp.vocabulary.lookup import Vocabulary
 
 @dataclass(frozen=True)
 class Extension:
-    """A function that models call, kept whole in capture, and its relevance rule. Made by :func:`rule_for`.
+    """A function that capture does not trace into, and its relevance rule. :func:`rule_for` returns it.
 
     Args:
-        function: The function.
+        function: The function that models call.
         rule: Its rule.
         operands: The names of the arguments that receive relevance; None for the first.
-        signatures: The forms in which it can be called.
+        signatures: The signatures of the function.
     """
 
     function: Callable[..., Any]
@@ -38,7 +38,7 @@ class Extension:
         return self.rule.function(*args, **kwargs)
 
     def operation(self, vocabulary: Vocabulary) -> Operation:
-        """The operation that the rule is for: a canonical one that the function spells, or one of its own."""
+        """The operation of the rule: the canonical operation that the function spells, or a new one."""
         known = vocabulary.spelling(self.function)
         operation = known.operation if known else None
         if operation and operation.family is not Family.COMPOSITE and self.operands in (None, operation.operands):
@@ -57,9 +57,9 @@ def rule_for(
     """Declare the decorated function as the relevance rule of ``function``.
 
     Args:
-        function: The function that the model calls: one of the user's modules, or of torch. Capture does not look
-            inside it. For a function that fxlrp knows, under whatever spelling, the rule replaces its default.
-        operands: The names of the arguments that receive relevance; the first argument if left out.
+        function: The function that the model calls, from user code or from torch. Capture does not trace into it. For
+            a function that fxlrp knows, in any spelling, the rule replaces its default.
+        operands: The names of the arguments that receive relevance. Default: the first argument.
 
     Returns:
         A decorator for a pure function over torch operations. It is called with all arguments of the call, defaults
@@ -67,7 +67,7 @@ def rule_for(
         the relevance of the operand, or a tuple with one for each of several operands.
 
     Raises:
-        RuleError: ``function`` cannot be called in a known form, or an operand is not an argument of it.
+        RuleError: The arguments of ``function`` are unknown, or an operand is not one of them.
 
     Example:
         >>> import torch, fxlrp
@@ -107,41 +107,41 @@ def _is_operand(signature: inspect.Signature, name: str) -> bool:
 
 def _signatures(function: Callable[..., Any]) -> tuple[inspect.Signature, ...]:
     if not callable(function) or isinstance(function, type) or not hasattr(function, "__name__"):
-        raise RuleError(f"a rule is for a function, not for {function!r}")
+        raise RuleError(f"rule_for takes a function, not {function!r}")
     try:
         return (inspect.signature(function),)
     except ValueError:
-        # Functions written in C do not say; torch knows the schemas of its own, and methods share them.
+        # Functions written in C have no signature. torch has schemas of its functions, which methods share.
         signatures = get_signature_for_torch_op(function)
         if _is_torchs(function):
             signatures = signatures or get_signature_for_torch_op(getattr(torch, function.__name__, function))
         if not signatures:
-            raise RuleError(f"the arguments of {function.__name__} are not known; wrap it in a function") from None
+            raise RuleError(f"the arguments of {function.__name__} are unknown; wrap it in a Python function") from None
         return tuple(signatures)
 
 
 def _is_torchs(function: Callable[..., Any]) -> bool:
-    """Whether torch offers ``function``, as a function or as a method of tensors."""
-    # Those of torch.special and torch.linalg carry the module in their name.
+    """Whether torch provides ``function``, as a function or as a method of tensors."""
+    # Functions of torch.special and torch.linalg have the module in their name.
     names = {function.__name__, *(function.__name__.removeprefix(prefix) for prefix in ("special_", "linalg_"))}
     places = (torch, torch.Tensor, torch.nn.functional, torch.special, torch.linalg)
     return any(getattr(place, name, None) is function for place in places for name in names)
 
 
 def extend(vocabulary: Vocabulary, preset: Preset, extensions: Any) -> tuple[Vocabulary, Preset]:
-    """The vocabulary and the preset with the user's own operations and their rules.
+    """Return the vocabulary and the preset with user-defined operations and their rules.
 
     Raises:
-        RuleError: Something that :func:`rule_for` has not made, or two rules for one function.
+        RuleError: An extension was not made by :func:`rule_for`, or a function has two rules.
     """
     if not isinstance(extensions, Sequence) or isinstance(extensions, str):
-        raise RuleError(f"extensions must be a list of what fxlrp.rule_for makes, not {extensions!r}")
+        raise RuleError(f"extensions must be a list of functions decorated with @fxlrp.rule_for, not {extensions!r}")
     rules: list[tuple[str, Rule]] = []
     for position, extension in enumerate(extensions):
         if not isinstance(extension, Extension):
             raise RuleError(f"{extension!r} is not an extension: decorate the rule with @fxlrp.rule_for(function)")
         if any(extension.function is other.function for other in extensions[:position]):
-            raise RuleError(f"two extensions are for the same function, {extension.function.__name__}")
+            raise RuleError(f"two extensions have the same function, {extension.function.__name__}: remove one of them")
         operation = extension.operation(vocabulary)
         vocabulary = vocabulary.extend([operation])
         rules.append((operation.name, extension.rule))

@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["import_torchvision", "require"]
 
-# The operators whose behaviour on fake tensors torchvision registers at import: it needs them declared.
+# The operators whose fake implementations torchvision registers at import, and which must be declared.
 _NEEDED_AT_IMPORT = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -21,24 +21,22 @@ _declarations: list[torch.library.Library] = []  # a declaration ends with its L
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, or say which extra of fxlrp brings it."""
+    """Import `module`, or raise an error that names the extra of fxlrp that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if error.name != package:
-            raise  # the package is there, something inside it or that it needs is not
-        raise ImportError(
-            f"{package} is needed here and not installed: pip install 'fxlrp[{extra}]'", name=package
-        ) from error
+            raise  # the package is installed, but one of its own imports fails
+        raise ImportError(f"{package} is not installed: pip install 'fxlrp[{extra}]'", name=package) from error
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also one built for CUDA beside a torch that is not.
+    """Import torchvision, even if it is built for CUDA and torch is not.
 
-    Such a torchvision cannot load its compiled operators, and its import then fails for want of two operator
-    declarations. With them its models, transforms and datasets work; its compiled operators (nms, roi_align,
-    ...) stay unavailable. A torchvision that matches its torch is imported as it is.
+    Such a torchvision cannot load its compiled operators, and its import fails because two operators are not
+    declared. With these declarations its models, transforms and datasets work, but its compiled operators (nms,
+    roi_align, ...) remain unavailable. A torchvision that matches torch is imported unchanged.
     """
     with _lock:
         try:

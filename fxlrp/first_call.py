@@ -1,4 +1,4 @@
-"""What is made of a model on example inputs: at once, or of the first call's."""
+"""Build something from a model and its inputs: immediately, or on the inputs of the first call."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ T = TypeVar("T")
 
 
 class NotCapturedError(InputError, AttributeError):
-    """What was asked for is known only once the model is captured."""
+    """The requested information is available only after the model has been captured."""
 
 
 class MadeOnInputs(Generic[T]):
-    """Something that is made of a model on inputs once: at once if it can be, else at the first call.
+    """A value that is built once from a model and its inputs: immediately if possible, else at the first call.
 
-    Several threads may call at the same time: one makes it, the others wait for it.
+    Several threads may call at the same time: one builds the value, and the others wait for it.
     """
 
     def __init__(self, make: Callable[[nn.Module, Inputs], T], model: nn.Module, examples: Any) -> None:
-        """Make it on ``examples``, if they are given or not needed.
+        """Build the value on ``examples``, if they are given or not needed.
 
         Args:
-            make: Makes it of the model on its inputs.
+            make: Builds the value from the model and its inputs.
             model: The model.
-            examples: The example inputs; None for those of the first call, if the model needs any.
+            examples: The example inputs; None for the inputs of the first call, if the model needs any.
         """
         self._make = make
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class MadeOnInputs(Generic[T]):
             self._reason = needed.reason
 
     def on_call(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
-        """What was made; made on the inputs of this call if it is the first."""
+        """Return the value, which the first call builds on its inputs."""
         if self._made is None:
             with self._lock:
                 if self._made is None:
@@ -53,27 +53,27 @@ class MadeOnInputs(Generic[T]):
 
     @property
     def is_made(self) -> bool:
-        """Whether it is made."""
+        """Whether the value has been built."""
         return self._made is not None
 
     def require(self, what: str) -> T:
-        """What was made.
+        """Return the value.
 
         Args:
-            what: What it is needed for, in words.
+            what: What the value is needed for, in words.
 
         Raises:
-            NotCapturedError: It is not made yet.
+            NotCapturedError: The value has not been built.
         """
         if self._made is None:
             raise NotCapturedError(
-                f"{what} is not known yet: the model is captured at the first call, or at once if example_inputs are "
-                f"given ({self._reason})"
+                f"{what} is not known yet: the model is captured at the first call, or immediately if example_inputs "
+                f"are given ({self._reason})"
             )
         return self._made
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock, of which a copy has its own."""
+        """Return everything except the lock; a copy has its own."""
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

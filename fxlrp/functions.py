@@ -1,4 +1,4 @@
-"""What canonical graphs call and torch does not offer: pure functions over torch operations."""
+"""Pure functions that canonical graphs call and that torch does not provide."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fxlrp.errors import InputError
 
 
 def expect_dims(input: Tensor, dims: int, why: str) -> Tensor:
-    """``input`` itself, which must have ``dims`` dimensions for the rest of the program to be right.
+    """Return ``input``, which must have ``dims`` dimensions for the rest of the program to be valid.
 
     Raises:
-        InputError: It has another number of dimensions.
+        InputError: It has a different number of dimensions.
     """
     if input.dim() != dims:
         raise InputError(f"{why}, but got an input of shape {tuple(input.shape)}")
@@ -40,32 +40,32 @@ def causal_mask(query: Tensor, key: Tensor) -> Tensor:
 
 
 def mask_scores(input: Tensor, mask: Tensor) -> Tensor:
-    """Attention scores where a boolean ``mask`` is True and minus infinity elsewhere; plus a mask of numbers."""
+    """Attention scores where a boolean ``mask`` is True, else minus infinity; for a numeric mask, their sum."""
     return input.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else input + mask
 
 
 def attention_mask(mask: Tensor, heads: int) -> Tensor:
-    """The ``attn_mask`` of ``nn.MultiheadAttention``, True where not to look, for every head: True where to look."""
+    """Convert the ``attn_mask`` of ``nn.MultiheadAttention`` to a mask that is True where a head may look."""
     if mask.dim() == 3:
         mask = mask.unflatten(0, (-1, heads))
     return ~mask if mask.dtype == torch.bool else mask
 
 
 def padding_mask(mask: Tensor) -> Tensor:
-    """The ``key_padding_mask`` of ``nn.MultiheadAttention``, ``(batch, keys)``, for every head and query."""
+    """Expand the ``key_padding_mask`` of ``nn.MultiheadAttention``, ``(batch, keys)``, to heads and queries."""
     mask = mask[:, None, None, :]
     return ~mask if mask.dtype == torch.bool else mask
 
 
 def both_masks(first: Tensor, second: Tensor) -> Tensor:
-    """One mask that masks what either does."""
+    """Combine two masks into one that masks the positions of both."""
     if first.dtype == second.dtype == torch.bool:
         return first & second
     return sum_of_numbers(first, second)
 
 
 def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
-    """The sum of masks, boolean ones as zero and minus infinity."""
+    """The sum of two masks, where boolean masks count as zero and minus infinity."""
     numbers = [
         torch.zeros_like(mask, dtype=other.dtype).masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else mask
         for mask, other in ((first, second), (second, first))
@@ -74,20 +74,20 @@ def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
 
 
 def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
-    """The heads of ``input``, ``(..., heads, length, d)``, each repeated to serve as many as ``like`` has."""
+    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``."""
     return input.repeat_interleave(like.size(-3) // input.size(-3), -3)
 
 
 def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> Tensor:
-    """The state that ``count`` recurrent layers start with: zeros, ``(count, batch, features)``."""
+    """The initial state of ``count`` recurrent layers: zeros, ``(count, batch, features)``."""
     return input.new_zeros(count, input.size(batch_dim), features)
 
 
 def add_into(input: Tensor, other: Tensor) -> Tensor:
-    """``input + other`` in the memory of ``input``, if it has the type of the sum."""
+    """``input + other``, in the memory of ``input`` if it has the type of the sum."""
     return input.add_(other) if input.dtype == other.dtype else input + other
 
 
 def multiply_into(input: Tensor, other: Tensor) -> Tensor:
-    """``input * other`` in the memory of ``input``, if it has the type of the product."""
+    """``input * other``, in the memory of ``input`` if it has the type of the product."""
     return input.mul_(other) if input.dtype == other.dtype else input * other

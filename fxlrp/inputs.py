@@ -19,7 +19,7 @@ class ExamplesNeeded(Exception):
     """The model cannot be captured without example inputs."""
 
     def __init__(self, reason: str) -> None:
-        """Keep why not."""
+        """Store why the model cannot be captured."""
         super().__init__(reason)
         self.reason = reason
 
@@ -31,9 +31,9 @@ class Inputs:
     Args:
         positional: The names of those that the model is called with by position.
         keyword: The names of those that it is called with by name.
-        constants: Further arguments, which are no tensors and are the same in every call.
+        constants: Further arguments, which are not tensors and are the same in every call.
         variadic: The name of the model's ``*args``, if some of the positional ones are its elements.
-        examples: Example values by name, where they are known.
+        examples: Example values by name, if they are known.
     """
 
     positional: tuple[str, ...]
@@ -49,7 +49,7 @@ class Inputs:
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
-        """What the examples look like; empty without examples."""
+        """The shapes and types of the examples; empty without examples."""
         return tuple(InputSpec.of(self.examples[name]) for name in self.names) if self.examples else ()
 
     def call(self, model: Callable[..., Any], values: Sequence[Any]) -> Any:
@@ -58,10 +58,10 @@ class Inputs:
         return model(*args, **dict(zip(self.keyword, rest, strict=True)), **self.constants)
 
     def arrange(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The values of a call in the order of :attr:`names`.
+        """Return the values of a call in the order of :attr:`names`.
 
         Raises:
-            InputError: One is missing, unknown or given twice.
+            InputError: A value is missing, unknown or given twice.
         """
         names = self.names
         given = dict(zip(names, args, strict=False))
@@ -69,7 +69,7 @@ class Inputs:
             if name in self.constants and type(value) is type(self.constants[name]) and value == self.constants[name]:
                 continue
             if name not in names:
-                raise InputError(f"there is no input {name!r}; the inputs are: {', '.join(names)}")
+                raise InputError(f"unknown input {name!r}; the inputs are: {', '.join(names)}")
             if name in given:
                 raise InputError(f"the input {name!r} is given twice")
             given[name] = value
@@ -78,13 +78,13 @@ class Inputs:
         return tuple(given[name] for name in names)
 
     def with_examples(self, examples: Examples) -> Inputs:
-        """These inputs with other examples.
+        """Return these inputs with other examples.
 
         Args:
             examples: A tensor, a sequence of tensors, or a mapping of argument names to tensors and constants.
 
         Raises:
-            InputError: An example is missing or unknown, or a constant is not the one of these inputs.
+            InputError: An example is missing or unknown, or a constant differs.
         """
         args, kwargs = as_call(examples)
         for name, value in self.constants.items():
@@ -95,17 +95,17 @@ class Inputs:
 
     @staticmethod
     def of(model: nn.Module, examples: Any = None) -> Inputs:
-        """The inputs that ``examples`` give values for; without examples every argument that has no default.
+        """Return the inputs for which ``examples`` have values; without examples every argument without a default.
 
         Args:
             model: The model.
-            examples: A tensor, a sequence of tensors, or a mapping of argument names to values. What is no tensor in
-                a mapping is a constant.
+            examples: A tensor, a sequence of tensors, or a mapping of argument names to values. Values in a mapping
+                that are not tensors are constants.
 
         Raises:
-            ExamplesNeeded: There are none, and the model has optional arguments only.
-            CaptureError: The model's arguments have no names, or are others.
-            InputError: An example is no tensor.
+            ExamplesNeeded: There are no examples, and the model has only optional arguments.
+            CaptureError: The arguments of the model do not have names, or do not match the examples.
+            InputError: An example is not a tensor.
         """
         if isinstance(examples, Mapping):
             return _by_name(model, examples)
@@ -120,7 +120,7 @@ class Inputs:
 
     @staticmethod
     def of_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs:
-        """The inputs of a call with ``args`` and ``kwargs``, which become the examples."""
+        """Return the inputs of a call with ``args`` and ``kwargs``, which become the examples."""
         if not kwargs:
             return Inputs.of(model, args)
         names, _ = _names(model, len(args)) if args else ((), None)
@@ -128,7 +128,7 @@ class Inputs:
 
 
 def as_call(examples: Examples) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The call, by position and by name, that examples stand for."""
+    """Return the arguments, by position and by name, of the call that examples represent."""
     if isinstance(examples, Mapping):
         return (), examples
     return (examples,) if isinstance(examples, Tensor) else tuple(examples), {}
@@ -148,15 +148,15 @@ def _by_name(model: nn.Module, examples: Mapping[str, Any]) -> Inputs:
         if not isinstance(value, bool | int | float | str | None):
             raise InputError(f"the example input {name!r} must be a tensor or a constant, not a {type(value).__name__}")
     if not tensors:
-        raise InputError("the example inputs hold no tensor")
-    # In the order of the model's arguments, which is also that of an explanation called by position.
+        raise InputError("the example inputs must contain at least one tensor")
+    # Explanations take positional arguments in the same order as the model.
     order = {name: position for position, name in enumerate(parameters)}
     names = tuple(sorted(tensors, key=lambda name: order.get(name, len(order))))
     return Inputs((), names, constants, examples=tensors)
 
 
 def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | None]:
-    """The names of so many positional arguments, and that of the ``*args`` among them."""
+    """The names of ``count`` positional arguments, and the name of the ``*args`` among them."""
     names: list[str] = []
     variadic = None
     parameters = inspect.signature(model.forward).parameters
@@ -164,7 +164,7 @@ def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | 
         if parameter.kind is parameter.VAR_POSITIONAL:
             if count is None:
                 raise CaptureError(
-                    f"{type(model).__name__}.forward takes *{parameter.name}: give example_inputs to say how many"
+                    f"{type(model).__name__}.forward takes *{parameter.name}: give example_inputs to specify how many"
                 )
             variadic = parameter.name
             names.extend(f"{parameter.name}_{index}" for index in range(len(names), count))
@@ -175,7 +175,7 @@ def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | 
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise CaptureError(f"{type(model).__name__}.forward needs the keyword argument {parameter.name!r}")
     if count is None and not names and parameters:
-        raise ExamplesNeeded(f"{type(model).__name__}.forward has optional arguments only")
+        raise ExamplesNeeded(f"{type(model).__name__}.forward has only optional arguments")
     if not names or (count is not None and len(names) != count):
         raise CaptureError(f"{type(model).__name__}.forward takes {len(names)} inputs, not {count or 'at least one'}")
     return tuple(names), variadic

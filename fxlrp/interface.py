@@ -1,4 +1,4 @@
-"""What a generated program takes and gives: written where relevance is emitted, read by whatever calls the program."""
+"""The inputs and results of a generated program: set where relevance is emitted, read by callers of the program."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """One relevance that a program returns.
+    """A relevance that a program returns.
 
     Args:
-        name: Of the input, or what ``at=`` names.
+        name: The name of the input, or the argument ``at=``.
         value: The node whose relevance it is.
-        relevance: The node that computes it; None where none arrives and nothing is returned in its place.
-        is_reached: Whether relevance arrives there; else it is zero.
+        relevance: The node that computes the relevance; None if no relevance arrives and no zeros are returned.
+        is_reached: Whether relevance arrives; otherwise it is zero.
     """
 
     name: str
@@ -26,14 +26,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Interface:
-    """What a program takes and gives, by the names of its nodes.
+    """The inputs and results of a program, by the names of its nodes.
 
     Args:
         inputs: The placeholders of the model's inputs, in order.
-        controls: The placeholders behind them, by what each controls: "target" and "seed", or in a backward the
+        controls: The placeholders after them, by what each controls: "target" and "seed", or in a backward the
             gradient of each explained value.
         starts: The explained values, each with the node of its initial relevance.
-        results: What the program returns, in order.
+        results: The results of the program, in order.
     """
 
     inputs: tuple[str, ...]
@@ -42,21 +42,21 @@ class Interface:
     results: tuple[Result, ...]
 
     def arguments(self, inputs: Sequence[Any], controls: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The arguments of a call: the inputs in order, and the controls by name, None for those left out."""
+        """Return the arguments of a call: the inputs in order, then the controls, None for omitted ones."""
         return (*inputs, *(controls.get(name) for name in self.controls))
 
     def by_name(self, returned: Any) -> dict[str, Any]:
-        """What a call returned, by the names of the results."""
+        """Return the results of a call by name."""
         values = returned if isinstance(returned, tuple) else (returned,)
         return {result.name: value for result, value in zip(self.results, values, strict=True)}
 
     @property
     def explained(self) -> str:
-        """The only explained value of a program that a target or a seed starts."""
+        """The name of the only explained value of a program with a target or a seed."""
         (explained,) = self.starts
         return explained
 
     @property
     def start(self) -> str:
-        """The node of the only initial relevance."""
+        """The name of the node of the only initial relevance."""
         return self.starts[self.explained]

@@ -1,4 +1,4 @@
-"""An explainer made again from its recipe."""
+"""Rebuild an explainer from its recipe."""
 
 from __future__ import annotations
 
@@ -28,19 +28,23 @@ def load(
     passes: Sequence[Pass] = (),
     weights: bool = True,
 ) -> Explainer:
-    """Make the explainer of ``model`` again that :meth:`fxlrp.Explainer.save` wrote the recipe of.
+    """Rebuild the explainer of ``model`` from the recipe that :meth:`fxlrp.Explainer.save` wrote.
 
-    The file holds no code and no weights: the rules, the options, and a fingerprint of the model.
+    The file contains the rules, the options and a fingerprint of the model, but no code and no weights.
 
     Args:
-        path: Of the recipe.
+        path: The path of the recipe.
         model: The model, in eval mode.
-        extensions: The rules of one's own that the explainer was made with.
-        passes: The passes of one's own that the explainer was made with.
-        weights: Whether the model's weights must be the same too, not only its structure.
+        extensions: The user-defined rules with which the explainer was compiled.
+        passes: The user-defined passes with which the explainer was compiled.
+        weights: Whether the weights of the model must also be the same, not only its structure.
+
+    Returns:
+        The explainer.
 
     Raises:
-        RecipeError: The model has changed since, the extensions are others, or the file is no recipe of this version.
+        RecipeError: The model has changed, the extensions or passes differ, or the file is not a recipe of this
+            version.
 
     Example:
         >>> import tempfile, torch, fxlrp
@@ -55,19 +59,19 @@ def load(
     names = [extension.function.__name__ for extension in extensions]
     if sorted(names) != sorted(saved["extensions"]):
         raise RecipeError(f"the recipe needs extensions for {saved['extensions']}, not for {names}")
-    # Recipes of version 0.1 know no passes.
+    # Recipes of version 0.1 do not contain passes.
     needed = saved.get("passes", [])
     if [each.name for each in passes] != needed:
         raise RecipeError(f"the recipe needs the passes {needed}, not {[each.name for each in passes]}")
     explain = compile(model, extensions=extensions, passes=passes, **options(saved, model))
     if saved["versions"] != versions():
         warnings.warn(
-            f"the recipe is of {_named(saved['versions'])}, this is {_named(versions())}: whether forward() has "
-            "changed is not checked",
+            f"the recipe was saved with {_named(saved['versions'])}, but this is {_named(versions())}: changes of "
+            "forward() are not detected",
             stacklevel=2,
         )
     elif explain.digest() != saved["graph"]:
-        raise RecipeError("the model has changed: its forward() computes something else, or its rules are others")
+        raise RecipeError("the model has changed: its forward() or the rules of its operations differ")
     return explain
 
 
@@ -75,9 +79,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         saved = json.loads(Path(path).read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecipeError(f"{os.fspath(path)} is no recipe of an explainer: {error}") from error
+        raise RecipeError(f"{os.fspath(path)} is not a recipe of an explainer: {error}") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT or not saved.keys() >= KEYS:
-        raise RecipeError(f"{os.fspath(path)} is no recipe that this version of fxlrp can read")
+        raise RecipeError(f"{os.fspath(path)} is not a recipe that this version of fxlrp can read")
     return saved
 
 

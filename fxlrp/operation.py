@@ -1,4 +1,4 @@
-"""What a canonical operation is, and what is known about it."""
+"""Canonical operations, and the facts about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUIRED = ...
 
 
 class Family(enum.Enum):
-    """Operations of one family share their rules: a file each in ``fxlrp/relevance/``."""
+    """A family of operations that share their rules. Each has a file in ``fxlrp/relevance/``."""
 
     LINEAR = "linear"
     SUM = "sum"
@@ -40,23 +40,23 @@ class Family(enum.Enum):
 
 
 class Gate(enum.IntEnum):
-    """How much of a gate the result of an operation is, as a factor of a product."""
+    """The gate level of a result: of the factors of a product, the one with the highest level is the gate."""
 
     NO = 0
     SELF_GATED = 1
     SATURATING = 2
     STATISTIC = 3
-    """Computed from the values as a scale, as the 1/sigma of a normalization: always a constant (Ali et al., 2022)."""
+    """A scale computed from the values, such as 1/sigma of a normalization: always a constant (Ali et al., 2022)."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one call, with what is known about them.
+    """The arguments of a call, with the known facts about them.
 
     Args:
         arguments: The arguments by parameter name.
         operands: The values in the operand positions.
-        known: The nodes that have the property in question.
+        known: The nodes that are known to have the property in question.
     """
 
     arguments: Mapping[str, Any]
@@ -64,13 +64,13 @@ class Call:
     known: Collection[fx.Node] = ()
 
     def is_non_negative(self, value: Any) -> bool:
-        """Whether a value is known to be never negative: a node that was found so, or a number."""
+        """Whether a value is known to be non-negative: a known node, or a number."""
         if isinstance(value, fx.Node):
             return value in self.known
         return isinstance(value, int | float) and value >= 0
 
     def is_finite(self, value: Any) -> bool:
-        """Whether a value is known to be finite: a node that was found so, or a number."""
+        """Whether a value is known to be finite: a known node, or a number."""
         if isinstance(value, fx.Node):
             return value in self.known
         return isinstance(value, int | float) and math.isfinite(value)
@@ -78,41 +78,41 @@ class Call:
 
 @dataclass(frozen=True)
 class Operation:
-    """One canonical operation.
+    """A canonical operation.
 
     The fields from ``allocates`` on are facts that passes rely on. A fact that is not stated is not assumed: without it
-    the program is correct, and slower. ``tests/vocabulary`` checks every stated fact on values.
+    the program is correct but slower. ``tests/vocabulary`` checks every stated fact on values.
 
     Args:
         name: The ATen name.
-        family: Which rules apply.
-        function: What a canonical node calls.
+        family: The family, which determines the rules that apply.
+        function: The function that a canonical node calls.
         parameters: The call's parameters in order, with their defaults; ``...`` marks a required one.
         operands: The parameters through which relevance may flow (a list of tensors counts once for each tensor).
-        aliases: Further names under which torch, ``torch.nn.functional``, ``operator`` or ``Tensor`` offer it.
-        qualified_names: Full names of the functions of other libraries that compute it.
+        aliases: Further names of the operation in torch, ``torch.nn.functional``, ``operator`` or ``Tensor``.
+        qualified_names: Full names of functions of other libraries that compute it.
         variadic: A parameter that methods also take as several arguments, as in ``x.view(2, 3)``.
-        without_relevance: Parameters that may depend on the input and still receive no relevance.
+        without_relevance: Parameters that may depend on the input but do not receive relevance.
         held_constant: Parameters that count as constants where an operand depends on the input.
-        required_values: Parameters that must have this value for the rule to be right.
+        required_values: Parameters that must have a given value for the rule to be valid.
         multiple_results: Whether the result is a tuple of tensors.
-        signatures: The forms of the call, instead of ``parameters``, for a user-defined function.
-        keeps_arguments: Whether calls keep their other arguments as they are, under the names ``args`` and ``kwargs``.
+        signatures: The signatures of a user-defined function, in place of ``parameters``.
+        keeps_arguments: Whether calls keep their other arguments unchanged, under the names ``args`` and ``kwargs``.
         dims: The number of spatial dimensions of a convolution or a pooling operation; 0 for a dense layer.
         transposes: Whether the operation is a transposed convolution.
         allocates: Whether the result never shares memory with an argument.
         in_place: The function that writes the result into the memory of the first operand.
         non_negative: Tells whether the result of a call is never negative.
-        finite: Tells whether the result of a call is finite, overflow aside, where the operands are.
-        keeps_support: Whether a positive element of the result comes from a positive element of an operand: the one
-            that takes its relevance where a rule passes relevance on.
-        moves: Whether the result consists of elements of the operands, and of numbers that arguments name.
+        finite: Tells whether the result of a call is finite if the operands are, not counting overflow.
+        keeps_support: Whether a positive element of the result comes from a positive element of an operand, which
+            receives its relevance if a rule passes relevance on.
+        moves: Whether the result consists of elements of the operands, and of numbers given as arguments.
         keeps_elements: Whether every element of the operands is in the result.
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
-        gate: How much of a gate the result is, or a function of the call that tells.
+        gate: The gate level of the result, or a function that computes it from the call.
         token_operand: The parameter whose integers select rows of a table, and may carry relevance as tokens.
-        mask_operand: The parameter that may be a mask of numbers or of truth values.
-        is_size: Whether the result is a Python number computed from sizes.
+        mask_operand: The parameter that may be a numeric or boolean mask.
+        is_size: Whether the result is a Python number that is computed from sizes.
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance.
     """
@@ -152,7 +152,7 @@ class Operation:
         """Match a call's arguments to the parameters by name, with defaults filled in.
 
         Raises:
-            TypeError: The call does not fit the parameters.
+            TypeError: The call does not match the parameters.
         """
         if self.signatures:
             return dict(self._bind_signature(args, kwargs).arguments)
@@ -182,7 +182,7 @@ class Operation:
         return {name: bound.get(name, self.parameters[name]) for name in names}
 
     def _bind_signature(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-        problem = TypeError(f"{self.name} has no form")
+        problem = TypeError(f"{self.name} has no signature")
         for signature in self.signatures:
             try:
                 bound = signature.bind(*args, **kwargs)
@@ -230,11 +230,11 @@ class Operation:
         return tuple(operands)
 
     def tells(self, fact: Fact | None, arguments: Mapping[str, Any], known: Collection[fx.Node] = ()) -> bool:
-        """What a stated fact tells of a call, given the nodes of which it is known; False if it is not stated."""
+        """Whether a stated fact holds for a call, given the nodes for which it is known; False if it is not stated."""
         return fact is not None and fact(Call(arguments, self.operands_among(arguments), known))
 
     def gate_of(self, node: fx.Node, dependent: Collection[Any]) -> Gate:
-        """How much of a gate the value of a canonical node is.
+        """Return the gate level of the value of a canonical node.
 
         Args:
             node: The node.
@@ -248,10 +248,10 @@ class Operation:
 
 Fact: TypeAlias = Callable[[Call], bool]
 
-# Arguments that change how a value is computed, never what it is.
+# Arguments that affect how a value is computed, but not its result.
 IGNORED = ("inplace", "_stacklevel", "memory_format", "non_blocking", "copy")
 
-# Other names that torch has for a parameter, in one of the places where it offers the operation.
+# Other names of parameters in some of the places where torch provides the operation.
 _PARAMETER_SYNONYMS = {
     "self": "input",
     "tensor": "input",

@@ -1,4 +1,4 @@
-"""Which optimizations the compiler makes."""
+"""The optimizations of the compiler."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fxlrp.errors import InputError
 
 @dataclass(frozen=True)
 class Optimizations:
-    """The optimizations of :func:`fxlrp.compile`, each a pass that can be switched off; none changes an answer.
+    """The optimizations of :func:`fxlrp.compile`. Each is a pass that can be disabled; none changes the relevance.
 
     Args:
-        infer_signs: Prove which values are never negative, and leave out what only negative ones need.
-        infer_support: Prove where relevance vanishes with the activation, and leave out what serves negative outputs.
+        infer_signs: Prove which values are never negative, and omit the terms that only negative values need.
+        infer_support: Prove where relevance is zero for outputs that are not positive, and omit their terms.
         carry_quotients: Carry ``R / x`` instead of ``R`` where that saves divisions and multiplications.
         share_across_batch: Compute once what the rules of first layers would compute for every sample or channel.
-        keep_constants: Keep what is computed from parameters alone, such as the weights of rules, between calls. They
-            are computed again when a parameter has changed. Switched off, they are computed at every call and take
-            no memory in between.
-        keep_pool_indices: Let max pooling remember which elements won.
-        reuse_memory: Write into the operand's memory where nobody reads that afterwards.
+        keep_constants: Keep values that are computed from parameters alone, such as the weights of rules, between
+            calls, and recompute them when a parameter has changed. If disabled, they are computed at every call and
+            take no memory in between.
+        keep_pool_indices: Let max pooling remember the indices of the largest elements.
+        reuse_memory: Write into the memory of an operand that is not read again.
 
     Example:
         >>> import fxlrp
@@ -39,12 +39,12 @@ class Optimizations:
 
     @classmethod
     def none(cls) -> Optimizations:
-        """Every optimization switched off."""
+        """Return options that disable every optimization."""
         return cls(**{field.name: False for field in dataclasses.fields(cls)})
 
     @classmethod
     def resolve(cls, optimize: bool | Optimizations) -> Optimizations:
-        """What the argument ``optimize=`` of :func:`fxlrp.compile` means.
+        """Convert the argument ``optimize=`` of :func:`fxlrp.compile`.
 
         Raises:
             InputError: It is neither a bool nor an instance of this class.

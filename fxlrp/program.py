@@ -1,4 +1,4 @@
-"""The program under compilation: the graph, what was asked for, what is known, and what was emitted."""
+"""The program under compilation: its graph, options, facts, and emitted relevance steps."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Annotation:
     Args:
         rule: The rule.
         carries: The operand positions that receive relevance.
-        origin: Who chose the rule: a preset, a user pair, a default.
-        reason: Why this rule, and why these operands.
+        origin: What chose the rule: a preset, a user-defined pair, or a default.
+        reason: Why this rule was chosen, and why these operands receive relevance.
     """
 
     rule: Rule
@@ -42,11 +42,11 @@ def annotation(node: fx.Node) -> Annotation | None:
 
 @dataclass(frozen=True)
 class Relevance:
-    """The relevance of a value, as it is or as a quotient by another value: ``relevance = base * factor``.
+    """The relevance of a value, or its quotient by another value: ``relevance = base * factor``.
 
     Args:
-        factor: The relevance itself, or what ``base`` is to be multiplied with.
-        base: The value, or what an activation made of it; None if ``factor`` is the relevance.
+        factor: The relevance itself, or the factor of ``base``.
+        base: The value, or its activation; None if ``factor`` is the relevance.
     """
 
     factor: fx.Node
@@ -55,7 +55,7 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Flow:
-    """The relevance that a step received, for each of the node's results, and what it passed to each operand."""
+    """The relevance that a step received for each result of the node, and passed to each operand."""
 
     received: tuple[Relevance, ...]
     passed_on: tuple[Relevance, ...]
@@ -72,13 +72,13 @@ def receivers(node: fx.Node, vocabulary: Vocabulary) -> tuple[fx.Node, ...]:
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
+    """The options of a compilation.
 
     Args:
-        preset: The rules in force.
-        at: Where relevance is asked for: a node's name or a module's path; None for the inputs.
-        segments: Into how many segments checkpointing cuts the forward program; 0 is a good number.
-        examples: What the inputs look like, in order; empty if that is not known.
+        preset: The rules.
+        at: Where relevance is requested: the name of a node or the path of a module; None for the inputs.
+        segments: The number of segments of checkpointing; 0 chooses a good number.
+        examples: The shapes and types of the inputs, in order; empty if unknown.
     """
 
     preset: Preset
@@ -89,13 +89,13 @@ class Options:
 
 @dataclass
 class Facts:
-    """What passes have found out about the forward graph, and decided.
+    """Facts that passes have inferred about the forward graph, and their decisions.
 
     Args:
-        values: What values look like, by node name, where example inputs told it.
+        values: The shapes and types of values, by node name, if example inputs are given.
         changed_inputs: The inputs that the model changes in place.
         tokens: The integer values that are inputs of embeddings, and the inputs that they come from.
-        masks: The inputs that are masks of attention, of numbers or truth values.
+        masks: The inputs that are attention masks, numeric or boolean.
         dependent: The nodes whose value depends on an input through tensors.
         first_layer: The linear maps that read a model input directly.
         non_negative: The nodes whose value is never negative.
@@ -118,14 +118,14 @@ class Facts:
 
 @dataclass
 class Emitted:
-    """What was emitted behind the forward graph.
+    """The relevance steps that were emitted after the forward graph.
 
     Args:
-        annotated: The annotated forward graph, as it was before.
-        interface: What the program takes and gives.
-        flows: What each step received and passed on, from the output back.
-        recomputed: The copies of forward nodes that stand among the relevance steps.
-        constants: The nodes that are computed from parameters alone and may be kept between calls.
+        annotated: The annotated forward graph before emission.
+        interface: The inputs and results of the program.
+        flows: The relevance that each step received and passed on, from the output back.
+        recomputed: The copies of forward nodes among the relevance steps.
+        constants: The nodes that are computed only from parameters and may be kept between calls.
     """
 
     annotated: fx.Graph
@@ -137,15 +137,15 @@ class Emitted:
 
 @dataclass
 class Program:
-    """What passes work on.
+    """The program that passes transform.
 
     Args:
-        graph_module: The graph, first forward only, in the end with the relevance program behind it.
+        graph_module: The graph: first only the forward program, in the end followed by the relevance program.
         vocabulary: The canonical operations, with user-defined ones.
-        options: What was asked for.
-        facts: What is known about the forward graph.
-        properties: What the passes so far have provided.
-        observers: Told of every stage.
+        options: The options of the compilation.
+        facts: The facts about the forward graph.
+        properties: The properties that passes have provided so far.
+        observers: Notified of every stage.
     """
 
     graph_module: fx.GraphModule
@@ -158,7 +158,7 @@ class Program:
 
     @property
     def emitted(self) -> Emitted:
-        """What was emitted behind the forward graph; a pass that reads it needs the property "relevance"."""
+        """The emitted relevance steps. A pass that reads them needs the property "relevance"."""
         assert self._emitted is not None, "no relevance has been emitted"
         return self._emitted
 
@@ -173,19 +173,19 @@ class Program:
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
-        """The values that the forward graph returns, as long as there is no relevance program behind it."""
+        """The values that the forward graph returns, before relevance steps are emitted."""
         found: dict[fx.Node, None] = {}
         fx.map_arg(self.graph.output_node().args, found.setdefault)
         return tuple(found)
 
     @property
     def start(self) -> int:
-        """The position in the graph of the first initial relevance: what stands before is the forward program."""
+        """The position of the first initial relevance in the graph; the forward program precedes it."""
         starts = set(self.emitted.interface.starts.values())
         return min(index for index, node in enumerate(self.graph.nodes) if node.name in starts)
 
     def tell(self, stage: str, count: int) -> None:
-        """Tell the observers that a stage is reached: the capture, or the end of a pass and how often it applied."""
+        """Notify the observers of a stage: the capture, or the end of a pass with how often it applied."""
         for observer in self.observers:
             observer(stage, count, self)
 
@@ -204,5 +204,5 @@ def inputs_among(nodes: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def returned_by(graph: fx.Graph) -> Any:
-    """What a graph returns, with nodes in the place of values."""
+    """The return value of a graph, with nodes in place of values."""
     return graph.output_node().args[0]

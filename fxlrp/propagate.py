@@ -1,7 +1,7 @@
 """Walk the annotated nodes from the outputs back, and emit the relevance step of each.
 
-Each rule's emitter gets the relevance of its node and returns one contribution for each operand; contributions to a
-value that is used more than once add up. Nothing here knows a rule.
+The emitter of a rule takes the relevance of its node and returns one contribution for each operand. Contributions to a
+value that is used more than once add up. This module does not depend on any rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fxlrp.relevance.step import Contributions, Step, StepFacts
 
 
 def propagate(program: Program, forward: Sequence[fx.Node], starts: Mapping[fx.Node, fx.Node]) -> Ledger:
-    """Emit the steps of the annotated nodes, where the graph inserts; return what every value has received.
+    """Emit the steps of the annotated nodes at the insertion point; return the relevance that every value received.
 
     Args:
         program: The annotated program.
@@ -47,7 +47,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
     arrived = (received,) if isinstance(received, Relevance) else tuple(received.values())
     if not annotated.carries:
-        # The rule gives all of it to an operand that does not depend on the input.
+        # The rule gives all relevance to an operand that does not depend on the input.
         return Flow(arrived, ())
     operands, index = operation.operands_of(node), program.vocabulary.result_index(node)
     if index is not None:
@@ -72,16 +72,16 @@ def _check(node: fx.Node, annotated: Annotation, operands: tuple[Any, ...], cont
     given = tuple(position for position, contribution in enumerate(contributions) if contribution is not None)
     if len(contributions) != len(operands) or given != annotated.carries:
         raise InternalError(
-            f"{annotated.rule} at {node.name!r} made contributions to the operands {given} of {len(contributions)}, "
+            f"{annotated.rule} at {node.name!r} gave contributions to the operands {given} of {len(contributions)}, "
             f"but is annotated with {annotated.carries} of {len(operands)}"
         )
 
 
 class Ledger:
-    """Which relevance each value has received so far, in which form, and what it is called."""
+    """Records the relevance that each value has received so far, and in which form, and names its nodes."""
 
     def __init__(self, program: Program, forward: Sequence[fx.Node]) -> None:
-        """No value of the forward graph has received anything yet."""
+        """Start before any value of the forward graph has received relevance."""
         self.flows: dict[fx.Node, Flow] = {}
         self._graph = program.graph
         self._received: dict[fx.Node, Relevance] = {}
@@ -92,7 +92,7 @@ class Ledger:
             self._outstanding.update(receivers(node, program.vocabulary))
 
     def credit(self, value: fx.Node, relevance: Relevance, by: fx.Node | None) -> None:
-        """Add one contribution to what ``value`` has received."""
+        """Add a contribution to the relevance of ``value``."""
         shared = by is not None and (self._outstanding[value] > 1 or value in self._received)
         suffix = f"_from_{by.name}" if by and shared else ""
         if not relevance.factor.name.startswith(("r_", "q_")):
@@ -105,12 +105,12 @@ class Ledger:
         self._received[value] = relevance
 
     def credit_part(self, value: fx.Node, index: int, relevance: Any) -> None:
-        """Add a contribution to one of the several results of ``value``."""
+        """Add a contribution to one of the results of ``value``."""
         parts = self._parts[value]
         parts[index] = self._sum(value, parts[index], relevance) if index in parts else relevance
 
     def received(self, value: fx.Node) -> Relevance | Mapping[int, Relevance] | None:
-        """The relevance of ``value``, by result for one with several; None if it received none."""
+        """The relevance of ``value``, by result if it has several; None if it received none."""
         return self._parts.get(value) or self._received.get(value)
 
     def relevance(self, value: fx.Node) -> fx.Node | None:
@@ -119,7 +119,7 @@ class Ledger:
         return None if received is None else self.multiplied(value, received)
 
     def multiplied(self, value: fx.Node, relevance: Relevance, *, whole: bool = True) -> fx.Node:
-        """The relevance itself, emitted once if it is carried as a quotient; all of ``value`` or a part of it."""
+        """The relevance itself, emitted once if it is carried as a quotient; of the whole ``value`` or a part."""
         if relevance.base is None:
             return relevance.factor
         key = (relevance.factor, relevance.base)
@@ -133,7 +133,7 @@ class Ledger:
         return self._products[key]
 
     def _sum(self, value: fx.Node, first: Relevance, second: Relevance) -> Relevance:
-        """Quotients by the same value add up as they are, others multiplied out."""
+        """Add two contributions; quotients by different values are multiplied out first."""
         if first.base is second.base:
             return Relevance(self._graph.call_function(operator.add, (first.factor, second.factor)), first.base)
         terms = tuple(self.multiplied(value, each, whole=False) for each in (first, second))

@@ -1,4 +1,4 @@
-"""Where a node comes from: its module and the user's source line."""
+"""The provenance of a node: its module and the user's source line."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import fx, nn
 
 from fxlrp import errors
 
-# The root that capture traces is a holder of the user's model under this name, so that every
-# ``get_attr`` of the product reads the live model.
+# The root that capture traces contains the user's model under this name, so that every
+# ``get_attr`` of the generated program reads the live model.
 MODEL = "model"
 
 _NOT_THE_USERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, errors.__file__))
 
 
 def is_users_file(name: str) -> bool:
-    """Whether a source file is neither torch's nor fxlrp's."""
+    """Whether a source file belongs neither to torch nor to fxlrp."""
     return not name.startswith(_NOT_THE_USERS)
 
 
 def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:
-    """The modules whose forward made the node, outermost first: path below the model, and class."""
+    """The modules whose forward created the node, outermost first: path below the model, and class."""
     stack = []
     for path, cls in node.meta.get("nn_module_stack", {}).values():
         head, _, below = path.partition(".")
@@ -34,18 +34,18 @@ def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:
 
 
 def module_path(node: fx.Node) -> str:
-    """The path of the innermost module that made the node; empty for the model itself."""
+    """The path of the innermost module that created the node; empty for the model itself."""
     stack = module_stack(node)
     return stack[-1][0] if stack else ""
 
 
 def is_inside(node: fx.Node, path: str) -> bool:
-    """Whether the module at ``path``, or one inside it, made the node."""
+    """Whether the module at ``path``, or one inside it, created the node."""
     return any(below == path for below, _ in module_stack(node))
 
 
 def source_line(node: fx.Node) -> str:
-    """The line of the user's code that made the node, as ``file:line: code``; empty if unknown."""
+    """The line of the user's code that created the node, as ``file:line: code``; empty if unknown."""
     trace = (node.stack_trace or "").strip().splitlines()
     if not trace:
         return ""
@@ -56,7 +56,7 @@ def source_line(node: fx.Node) -> str:
 
 
 def describe(node: fx.Node, operation: str | None = None) -> str:
-    """The node as errors name it: name, operation, module and source line."""
+    """Describe a node for error messages: name, operation, module and source line."""
     parts = [f"node {node.name!r}", f"operation {operation or operation_name(node)}"]
     stack = module_stack(node)
     if stack and stack[-1][0]:
@@ -68,7 +68,7 @@ def describe(node: fx.Node, operation: str | None = None) -> str:
 
 
 def operation_name(node: fx.Node) -> str:
-    """What an arbitrary node calls, in words."""
+    """The name of the function, method or module that a node calls."""
     if node.op == "call_module":
         return module_stack(node)[-1][1].__name__
     if isinstance(node.target, str):
@@ -80,5 +80,5 @@ def operation_name(node: fx.Node) -> str:
 
 
 def provenance(node: fx.Node) -> dict[str, Any]:
-    """The metadata that says where ``node`` comes from, for the nodes that are made from it."""
+    """The metadata of the provenance of ``node``, for the nodes that are created from it."""
     return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}

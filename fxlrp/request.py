@@ -1,4 +1,4 @@
-"""What is to be explained, and how: the arguments of the public functions, checked."""
+"""The checked arguments of the public functions."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Capture = Literal["auto", "symbolic", "export"]
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be explained, and how. Made by :meth:`of`, which checks it.
+    """The checked arguments of a compilation. :meth:`of` returns it.
 
     Args:
         preset: The rules.
         vocabulary: The operations, with user-defined ones.
-        front_ends: Which front ends may capture the model.
-        output: Which of its outputs relevance leaves from.
-        dynamic_shapes: The sizes that ``torch.export`` leaves open.
-        at: Where relevance is asked for, if not at the inputs.
-        segments: Into how many segments to cut the program for checkpointing; 0 for a good number, None for not at all.
+        front_ends: The front ends that may capture the model.
+        output: The output at which relevance starts.
+        dynamic_shapes: The dynamic sizes of ``torch.export``.
+        at: Where relevance is requested, if not at the inputs.
+        segments: The number of segments of checkpointing; 0 chooses a good number, None disables checkpointing.
     """
 
     preset: Preset
@@ -51,12 +51,12 @@ class Request:
         checkpoint: bool | int = False,
         **options: Any,
     ) -> Request:
-        """The request that arguments of :func:`fxlrp.compile` make, checked.
+        """Check the arguments of :func:`fxlrp.compile` and return the request.
 
         Raises:
             RuleError: A rule, preset or extension does not exist or does not fit.
-            CaptureError: There is no such front end.
-            InputError: The number of checkpoints is not one.
+            CaptureError: The front end is unknown.
+            InputError: The number of checkpoints is invalid.
         """
         preset = resolve(rules)
         front_ends = _front_ends(capture)
@@ -69,7 +69,7 @@ def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
         return FRONT_ENDS
     chosen = tuple(front_end for front_end in FRONT_ENDS if front_end == capture)
     if not chosen:
-        raise CaptureError(f"there is no front end {capture!r}; choose one of: auto, {', '.join(FRONT_ENDS)}")
+        raise CaptureError(f"unknown front end {capture!r}; choose one of: auto, {', '.join(FRONT_ENDS)}")
     return chosen
 
 
@@ -82,19 +82,19 @@ def _segments(checkpoint: Any) -> int | None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what cannot be explained.
+    """Check that a model can be explained.
 
     Raises:
-        CaptureError: It is not a module, or a scripted one, or in training mode.
-        InputError: A parameter or buffer has no shape yet, or holds NaN or infinity.
+        CaptureError: The model is not a module, is scripted, or is in training mode.
+        InputError: A parameter or buffer is not initialized, or contains NaN or infinity.
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(f"only modules can be compiled, not {type(model).__name__}")
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise CaptureError(
-                f"a scripted module cannot be traced ({path or 'the model itself'!r}): compile the module it was "
-                "scripted from"
+                f"a scripted module cannot be traced ({path or 'the model itself'!r}): compile the module from which "
+                "it was scripted"
             )
     training = [path or "the model itself" for path, module in model.named_modules() if module.training]
     if training:
@@ -102,13 +102,13 @@ def check_model(model: nn.Module) -> None:
         raise CaptureError(f"the model is in training mode ({training[0]}{more}): call model.eval() first")
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(value):
-            raise InputError(f"the parameter or buffer {name!r} has no shape yet: run the model once first")
+            raise InputError(f"the parameter or buffer {name!r} is not initialized: run the model once first")
         if not _is_finite(value) and not _is_bound(name, value):
-            raise InputError(f"the parameter or buffer {name!r} holds NaN or infinity")
+            raise InputError(f"the parameter or buffer {name!r} contains NaN or infinity")
 
 
 def _is_bound(name: str, value: Tensor) -> bool:
-    """Whether a buffer may hold infinity, as a mask or a bound does."""
+    """Whether a buffer may contain infinity, as masks and bounds do."""
     is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
     return not isinstance(value, nn.Parameter) and not is_statistic and not bool(value.isnan().any())
 
@@ -116,6 +116,6 @@ def _is_bound(name: str, value: Tensor) -> bool:
 def _is_finite(value: Tensor) -> bool:
     if value.is_meta or not value.is_floating_point():
         return True
-    # The sum is quick and finite in all but rare cases of overflow; what is not finite always shows in it.
+    # The sum is fast to compute. NaN and infinity always show in it, and overflow is rare.
     total = value.detach().sum()
     return bool(torch.isfinite(total)) or bool(torch.isfinite(value).all())

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a tensor looks like, without its values."""
+    """The specification of a tensor: its shape, type and device, without values."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -26,7 +26,7 @@ class InputSpec:
 
     @property
     def is_floating(self) -> bool:
-        """Whether it holds numbers that relevance can reach, not indices or truth values."""
+        """Whether the tensor contains numbers that relevance can reach, not indices or truth values."""
         return self.dtype.is_floating_point
 
     @staticmethod
@@ -36,7 +36,7 @@ class InputSpec:
 
 
 class _Reader(fx.Interpreter):
-    """Runs a graph on fake tensors and keeps what they look like."""
+    """Runs a graph on fake tensors and records their specifications."""
 
     def __init__(self, graph_module: fx.GraphModule, graph: fx.Graph) -> None:
         super().__init__(graph_module, graph=graph)
@@ -50,11 +50,11 @@ class _Reader(fx.Interpreter):
 
 
 def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
-    """What every tensor of a forward graph looks like, by name; ``graph_module`` holds its parameters."""
+    """The specification of every tensor of a forward graph, by name; ``graph_module`` contains its parameters."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
         reader = _Reader(graph_module, graph)
-        # Sizes that depend on values, as of x[mask], and what follows from them stay unknown.
+        # Sizes that depend on values, as of x[mask], and all that follow from them, remain unknown.
         with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
             reader.run(*fake, enable_io_processing=False)
     return reader.values

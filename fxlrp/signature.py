@@ -1,4 +1,4 @@
-"""What a call of a program may pass: names, types, devices and sizes, checked in one place."""
+"""The arguments of a program: their names, types, devices and sizes, checked in one place."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fxlrp.program import Program, inputs_among, receivers
 
 @dataclass(frozen=True)
 class Requirement:
-    """What one input must be.
+    """The requirements of one input.
 
     Args:
-        name: Its name.
+        name: The name of the input.
         relevant: Whether relevance reaches it.
         is_token: Whether it selects rows of an embedding.
-        is_mask: Whether it is a mask of attention.
-        is_constant: Whether the example inputs made it a constant, because it holds no real numbers.
+        is_mask: Whether it is an attention mask.
+        is_constant: Whether the example inputs made it a constant, because it does not contain real numbers.
     """
 
     name: str
@@ -34,33 +34,33 @@ class Requirement:
     is_constant: bool
 
     def check(self, value: Any, parameter: Tensor | None) -> None:
-        """Refuse a value of the wrong type, or on another device than ``parameter``.
+        """Check the type of a value, and that it is on the device of ``parameter``.
 
         Raises:
-            InputError: The message says why.
+            InputError: The type or the device is wrong.
         """
         name = self.name
         if not isinstance(value, Tensor):
             raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
         if self.is_token and (value.is_floating_point() or value.is_complex()):
-            raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding")
+            raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding: pass integers")
         is_indices = self.is_token or (self.is_mask and value.dtype == torch.bool)
         if value.is_complex() or (self.relevant and not is_indices and not value.is_floating_point()):
             raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
         if self.is_constant and value.is_floating_point():
             raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
         if parameter is not None and value.device != parameter.device:
-            raise InputError(f"the input {name!r} is on {value.device}, the model on {parameter.device}")
+            raise InputError(f"the input {name!r} is on {value.device}, but the model is on {parameter.device}")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs of a program, and what they must be.
+    """The inputs of a program, and their requirements.
 
     Args:
         inputs: Their names, and how the model is called with them.
-        requirements: What each must be, in the same order.
-        guards: For which sizes and types the program is right; None for all.
+        requirements: The requirements of each input, in the same order.
+        guards: The sizes and types for which the program is valid; None for all.
     """
 
     inputs: Inputs
@@ -69,7 +69,7 @@ class Signature:
 
     @staticmethod
     def of(program: Program, nodes: Sequence[fx.Node], inputs: Inputs, guards: ShapeGuards | None) -> Signature:
-        """The signature of an annotated program, of whose graph ``nodes`` may be a copy."""
+        """Return the signature of an annotated program; ``nodes`` are those of its graph or of a copy."""
         reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
         tokens, masks = ({node.name for node in found} for found in (program.facts.tokens, program.facts.masks))
         floating = dict(zip(inputs.names, (spec.is_floating for spec in inputs.specs), strict=False))
@@ -89,12 +89,12 @@ class Signature:
         return replace(self, inputs=self.inputs.with_examples(examples))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], parameter: Tensor | None) -> tuple[Tensor, ...]:
-        """The values of a call, checked, in the order of the program's inputs.
+        """Check the values of a call, and return them in the order of the program's inputs.
 
         Args:
             args: The values that are passed by position.
-            kwargs: Those that are passed by name.
-            parameter: One of the model's, whose device is that of the inputs.
+            kwargs: The values that are passed by name.
+            parameter: A parameter of the model, on whose device the inputs must be.
 
         Raises:
             InputError: A value is missing, unknown, given twice, or does not fit.
@@ -107,7 +107,7 @@ class Signature:
         return values
 
     def explained(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """The results that an explanation returns: the relevance of real numbers and of tokens, and of no mask.
+        """Return the results of an explanation: the relevance of real inputs and tokens, but not of masks.
 
         Args:
             values: The values of the call.

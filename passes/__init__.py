@@ -1,4 +1,4 @@
-"""The compiler's passes, one per file, and what user-defined passes are written with."""
+"""The passes of the compiler, one per file, and the tools to write user-defined passes."""
 
 from fxlrp.passes.annotate import change_rule
 from fxlrp.passes.base import Pass, compiler_pass

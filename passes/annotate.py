@@ -1,7 +1,7 @@
-"""Give every node through which relevance flows its rule.
+"""Annotate every node through which relevance flows with its rule.
 
-Walks from the output back, so that what no relevance reaches (a gate's branch, index arithmetic) needs no rule, and
-collects everything that has none into one error.
+The pass walks from the output back, so nodes that no relevance reaches (the branch of a gate, index arithmetic) need no
+rule. It collects all operations without a rule into one error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def annotate(program: Program) -> int:
 
     Raises:
         UnsupportedOpError: Operations have no rule; the message lists all of them.
-        RuleError: A user's pair selects nothing, or only operations that its rule does not fit.
+        RuleError: A user-defined pair selects nothing, or only operations that its rule does not fit.
     """
     for pair in program.options.preset.pairs:
         check_selector(pair.selector, program.vocabulary.operations)
@@ -42,7 +42,7 @@ def annotate(program: Program) -> int:
             continue
         annotated = walk.annotation(node)
         if annotated is None:
-            # Whatever feeds it may lack a rule too, and is to be listed as well.
+            # Continue, to list earlier operations without a rule as well.
             live.update(node.all_input_nodes)
             continue
         node.meta[ANNOTATION] = annotated
@@ -55,18 +55,18 @@ def annotate(program: Program) -> int:
 
 
 def change_rule(program: Program, node: fx.Node, rule: Rule, *, origin: str, reason: str = "") -> None:
-    """Give an annotated node another rule.
+    """Change the rule of an annotated node.
 
     Args:
-        program: The program, annotated.
+        program: The annotated program.
         node: A forward node that relevance reaches.
         rule: The new rule.
-        origin: Who chose it, for the table: mostly the name of a pass.
-        reason: Why, for the table.
+        origin: What chose the rule, usually the name of a pass. The table shows it.
+        reason: Why the rule was chosen. The table shows it.
 
     Raises:
-        RuleError: The node has no rule, the new one does not fit its operation, or it passes relevance to other
-            operands, whose own rules would no longer be right.
+        RuleError: The node has no rule, or the new rule does not fit its operation or passes relevance to different
+            operands, whose rules would then be invalid.
     """
     operation, before = program.vocabulary.operation(node), annotation(node)
     if operation is None or before is None:
@@ -79,7 +79,7 @@ def change_rule(program: Program, node: fx.Node, rule: Rule, *, origin: str, rea
     if receivers.positions != before.carries:
         raise RuleError(
             f"{rule} passes relevance to the operands {receivers.positions} of the {describe(node, operation.name)}, "
-            f"and {before.rule} to {before.carries}: choose the rule by a pair in rules=[...] instead"
+            f"but {before.rule} to {before.carries}: choose the rule by a pair in rules=[...] instead"
         )
     reasons = "; ".join(part for part in (reason, receivers.reason) if part)
     node.meta[ANNOTATION] = Annotation(rule, receivers.positions, origin, reasons)
@@ -121,7 +121,7 @@ class _Walk:
         arguments = operation.arguments(node)
         several = [source for source in node.all_input_nodes if self._has_several(source)]
         if several and self.program.vocabulary.result_index(node) is None:
-            return f" (reads all results of {several[0].name!r} at once; pick them one by one)"
+            return f" (reads all results of {several[0].name!r} at once; select them one by one)"
         for name, value in arguments.items():
             dependent = any(each in self.program.facts.dependent for each in operation.operands_of(node))
             carries_none = name in (*operation.operands, *operation.without_relevance)
@@ -138,7 +138,7 @@ class _Walk:
         return operation is not None and operation.multiple_results
 
     def _choose(self, node: fx.Node, operation: Operation) -> tuple[Rule, Implementation, str, str]:
-        """The first pair that matches and fits, else the preset's default."""
+        """The first pair that matches and fits, else the default of the preset."""
         candidate = Candidate(node, operation, node in self.program.facts.first_layer)
         chosen: tuple[Rule, Implementation, str, str] | None = None
         for index, pair in enumerate(self.program.options.preset.pairs):
@@ -180,7 +180,7 @@ class _Walk:
 
 
 def _is_opaque(node: fx.Node) -> bool:
-    """Whether a call is of a module or of a Python function, which symbolic tracing has not looked into."""
+    """Whether a call is of a module or a Python function, which symbolic tracing did not trace into."""
     ours = str(getattr(node.target, "__module__", "")).partition(".")[0] == "fxlrp"
     return node.op == "call_module" or (isinstance(node.target, FunctionType) and not ours)
 
@@ -190,6 +190,6 @@ def _unsupported_message(problems: list[str]) -> str:
     lines = "\n".join(f"  {index}. {problem}" for index, problem in enumerate(reversed(problems), 1))
     return (
         f"{count} operation{'s have' if count > 1 else ' has'} no relevance rule:\n{lines}\n"
-        f"Write one with @fxlrp.rule_for(function) and give it to fxlrp.compile(..., extensions=[...]); "
+        f"Write a rule with @fxlrp.rule_for(function) and pass it to fxlrp.compile(..., extensions=[...]); "
         f"see docs/adding-a-rule.md"
     )

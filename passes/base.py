@@ -1,4 +1,4 @@
-"""What a pass is, and how a list of them is checked and run."""
+"""The definition of a pass, and functions that check and run a list of passes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Pass:
     """One step of the compiler.
 
     Args:
-        name: For messages.
-        run: Changes the program or its facts, and returns how often it applied.
+        name: The name of the pass.
+        run: A function that changes the program or its facts, and returns how often it applied.
         needs: The properties that earlier passes must have provided.
         provides: The properties that hold afterwards.
-        after: The names of passes that must not come later than this one, where they run at all.
-        before: The names of passes that must not come earlier than this one, where they run at all.
+        after: The names of passes that, if they run, must not come later than this one.
+        before: The names of passes that, if they run, must not come earlier than this one.
     """
 
     name: str
@@ -55,9 +55,9 @@ def compiler_pass(
     after: Iterable[str] = (),
     before: Iterable[str] = (),
 ) -> Callable[[Callable[[Program], int]], Pass]:
-    """Declare a function as a pass; the arguments are those of :class:`Pass`.
+    """Declare a function as a pass. The arguments are those of :class:`Pass`.
 
-    The function takes the program, changes its graph, its facts or its annotations, and returns how often it applied.
+    The function takes the program, changes its graph, facts or annotations, and returns how often it applied.
 
     Example:
         >>> from fxlrp.passes import compiler_pass
@@ -75,10 +75,10 @@ def compiler_pass(
 
 
 def check_order(passes: Sequence[Pass]) -> None:
-    """Refuse an order in which a pass would run too early or too late.
+    """Check that no pass runs too early or too late.
 
     Raises:
-        InternalError: A property is needed before it is provided, or two passes stand in the wrong order.
+        InternalError: A property is needed before it is provided, or two passes are in the wrong order.
     """
     provided: set[str] = set()
     names = [each.name for each in passes]
@@ -86,7 +86,7 @@ def check_order(passes: Sequence[Pass]) -> None:
         missing = each.needs - provided
         if missing:
             raise InternalError(
-                f"the pass {each.name} needs {', '.join(sorted(missing))}, which no pass before provides"
+                f"the pass {each.name} needs {', '.join(sorted(missing))}, which no earlier pass provides"
             )
         late = each.after.intersection(names[index + 1 :])
         early = each.before.intersection(names[:index])
@@ -97,7 +97,7 @@ def check_order(passes: Sequence[Pass]) -> None:
 
 
 def run_passes(program: Program, passes: Iterable[Pass]) -> Counter[str]:
-    """Run ``passes`` in order, and tell the program's observers of each; return how often each applied, by name."""
+    """Run ``passes`` in order, and notify the observers of each; return how often each applied, by name."""
     counts: Counter[str] = Counter()
     for each in passes:
         count = each(program)

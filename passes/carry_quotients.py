@@ -1,8 +1,8 @@
-"""Let relevance travel as a quotient: ``C`` of ``R = x * C``.
+"""Carry relevance as a quotient: ``C`` of ``R = x * C``.
 
-Most rules pass on ``x * (...)``, and the step before divides by a value of the size of ``x``. Left apart, the product
-and the quotient cancel into one bounded factor: LRP-epsilon then costs what a gradient costs, and half precision
-neither overflows nor divides by what it has rounded to zero.
+Most rules pass on ``x * (...)``, and the next step divides by a value of the magnitude of ``x``. Together the product
+and the division cancel to one bounded factor: LRP-epsilon then costs as much as a gradient, and half precision does
+not overflow or divide by values that were rounded to zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Keep few activations, and compute the others again when relevance reaches them.
+"""Keep few activations, and recompute the others when relevance reaches them.
 
-The forward program is cut into segments. What later segments read is kept; everything else in a segment is computed a
-second time, right before the relevance of the segment. With as many segments as the square root of the number of
-operations, memory grows with the square root of the depth, for the price of one more forward pass (Chen et al., 2016).
+The forward program is cut into segments. Values that later segments read are kept. All other values of a segment are
+recomputed immediately before its relevance. If the number of segments is the square root of the number of operations,
+memory grows with the square root of the depth, at the cost of one more forward pass (Chen et al., 2016).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fxlrp.program import Program
 
 @compiler_pass(needs=["relevance"])
 def checkpoint(program: Program) -> int:
-    """Recompute the inside of each of ``segments`` segments but the last; return how many operations."""
+    """Recompute the inside of all ``segments`` segments except the last; return how many operations."""
     order = {node: index for index, node in enumerate(program.graph.nodes)}
     start = program.start
     forward = [
@@ -35,7 +35,7 @@ def checkpoint(program: Program) -> int:
 
 
 def _recompute(graph: fx.Graph, segment: list[fx.Node], order: dict[fx.Node, int], start: int) -> list[fx.Node]:
-    """Let relevance steps read copies of what only this segment and they read; return the copies."""
+    """Let relevance steps read copies of values that only they and this segment read; return the copies."""
     members = set(segment)
     inside = {
         node for node in segment if all(user in members or order.get(user, start) >= start for user in node.users)

@@ -1,4 +1,4 @@
-"""Rewrite composite operations into the canonical ones that they are made of, so that these alone need rules."""
+"""Decompose composite operations into canonical ones, so that only these need rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Made: TypeAlias = "fx.Node | tuple[fx.Node, ...]"
 
 
 class _Builder:
-    """Makes canonical calls in the place of a composite one."""
+    """Creates canonical calls in place of a composite one."""
 
     def __init__(self, program: Program, node: fx.Node) -> None:
         self._program, self._node = program, node
@@ -53,7 +53,7 @@ def _glu(build: _Builder, input: Any, dim: int) -> fx.Node:
 
 def _addmm(build: _Builder, input: Any, mat1: Any, mat2: Any, beta: Any, alpha: Any) -> fx.Node:
     if beta == 1 and alpha == 1 and isinstance(mat2, fx.Node) and mat2.op == "get_attr":
-        # A dense layer whose weight is stored the other way round.
+        # A dense layer whose weight is stored transposed.
         return build("linear", mat1, build("transpose", mat2, -2, -1), input)
     product = build("matmul", mat1, mat2)
     return build("add", _scaled(build, input, beta), _scaled(build, product, alpha))
@@ -95,7 +95,7 @@ def _var_mean(build: _Builder, input: Any, dim: Any, unbiased: Any, keepdim: boo
 
 
 def _cell(kind: str) -> Callable[..., Made]:
-    """A cell is a layer over a sequence of length one."""
+    """A recurrent cell, as a layer over a sequence of length one."""
 
     def decomposed(build: _Builder, input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Made:
         is_lstm = isinstance(hx, list | tuple)
@@ -146,9 +146,9 @@ def _attention(
 
 def _multi_head_attention(build: _Builder, query: Any, key: Any, value: Any, **given: Any) -> Made:
     """``nn.functional.multi_head_attention_forward``, for ``(length, batch, features)``."""
-    why = "MultiheadAttention is followed for inputs with a batch dimension"
+    why = "MultiheadAttention is supported only for inputs with a batch dimension"
     checked = build("expect_dims", query, 3, why)
-    # One value that is used three times stays one.
+    # Keep one value that is used three times as one node.
     inputs = [checked if each is query else each for each in (query, key, value)]
     weights = [given[f"{name}_proj_weight"] for name in "qkv"]
     if not given["use_separate_proj_weight"]:
@@ -190,14 +190,14 @@ def _where_method(build: _Builder, input: Any, condition: Any, other: Any) -> fx
 
 
 def _divide_number(build: _Builder, input: Any, other: Any, rounding_mode: None) -> fx.Node | None:
-    """Rewrite ``2 / x`` as ``2 * x ** -1``: there is no numerator that could take the relevance.
+    """Rewrite ``2 / x`` as ``2 * x ** -1``, because the numerator cannot receive relevance.
 
-    Where ``x`` is a size, it is a number too, and takes a power as a tensor does.
+    If ``x`` is a size, it is a number, and the power is valid too.
     """
     return None if isinstance(input, fx.Node) else build("mul", build("pow", other, -1.0), input)
 
 
-# What an operation is made of; None for a call that stays as it is.
+# The decompositions. They return None for a call that remains unchanged.
 DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "div": _divide_number,
     "addmm": _addmm,
@@ -221,7 +221,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
 
 @compiler_pass(needs=["canonical"], provides=["decomposed"])
 def decompose(program: Program) -> int:
-    """Replace every composite operation, and every type that a reduction computes in; return how many there were."""
+    """Replace every composite operation, and every dtype argument of a reduction; return how many there were."""
     count = 0
     for node in list(program.graph.nodes):
         operation = program.vocabulary.operation(node)
@@ -241,21 +241,21 @@ def decompose(program: Program) -> int:
 
 def _replace(program: Program, node: fx.Node, made: Made) -> None:
     if isinstance(made, fx.Node):
-        # The node itself becomes the last of them, and keeps its name.
+        # The node itself becomes the last call, and keeps its name.
         node.target, node.args, node.kwargs = made.target, made.args, made.kwargs
         program.graph.erase_node(made)
         return
     for user in list(node.users):
         index = user.args[1] if user.target is operator.getitem and user.args[0] is node else None
         if not isinstance(index, int):
-            raise CaptureError(f"all results of a call are used at once; pick them one by one: {describe(node)}")
+            raise CaptureError(f"all results of a call are used at once; select them one by one: {describe(node)}")
         user.replace_all_uses_with(made[index])
         program.graph.erase_node(user)
     program.graph.erase_node(node)
 
 
 def _convert_first(program: Program, node: fx.Node, operation: Operation) -> int:
-    """Rewrite ``softmax(x, dtype=t)`` as ``softmax(x.to(t))``; sums of integers stay as they are."""
+    """Rewrite ``softmax(x, dtype=t)`` as ``softmax(x.to(t))``; sums of integers remain unchanged."""
     if "dtype" not in operation.parameters or operation.family is Family.NO_RELEVANCE:
         return 0
     arguments = operation.arguments(node)

@@ -1,7 +1,7 @@
-"""Emit the relevance program behind the forward one for use in a backward: it explains what gradients arrive for.
+"""Emit the relevance program after the forward one, for use in a backward pass: it explains outputs with gradients.
 
-The initial relevance of an output is its value times its gradient: for ``out[:, c].sum().backward()`` the value of the
-logit, as in an explanation with ``target=c``; whatever else is computed from the outputs is continued by LRP-0.
+The initial relevance of an output is its value times its gradient. For ``out[:, c].sum().backward()`` this is the value
+of the logit, as in an explanation with ``target=c``. Other computations on the outputs are propagated by LRP-0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fxlrp.propagate import propagate
 
 
 def times_gradient(value: Tensor, gradient: Tensor) -> Tensor:
-    """The initial relevance of an output: zero where nothing is asked, even of an infinite value."""
+    """The initial relevance of an output: zero where the gradient is zero, even for an infinite value."""
     return torch.where(gradient == 0, 0, value * gradient)
 
 
@@ -27,8 +27,8 @@ def times_gradient(value: Tensor, gradient: Tensor) -> Tensor:
 def emit_backward(program: Program) -> int:
     """Append a step for every annotated node, and return outputs and relevances; return how many steps there are.
 
-    The graph takes the gradient of each output that relevance leaves from, behind its inputs, and returns what it
-    returned and the relevance of each input, None for one that none reaches.
+    The graph takes the gradient of each output at which relevance starts, after its inputs. It returns its outputs and
+    the relevance of each input, None for an input that no relevance reaches.
 
     Raises:
         CaptureError: The model changes an input in place.
@@ -36,8 +36,8 @@ def emit_backward(program: Program) -> int:
     if program.facts.changed_inputs:
         names = ", ".join(repr(node.name) for node in program.facts.changed_inputs)
         raise CaptureError(
-            f"the model changes its input {names} in place, which its caller would see, and fxlrp computes without: "
-            "write it without the in-place operation"
+            f"the model changes its input {names} in place, which fxlrp would hide from the caller: "
+            "use an out-of-place operation"
         )
     graph, output = program.graph, program.graph.output_node()
     annotated, forward = copy.deepcopy(graph), list(graph.nodes)

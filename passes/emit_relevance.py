@@ -1,4 +1,4 @@
-"""Emit the relevance program behind the forward one: it explains the output that a target or a seed selects."""
+"""Emit the relevance program after the forward one: it explains the output that a target or a seed selects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def emit_relevance(program: Program) -> int:
 
 
 def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
-    """The inputs that an explanation has beside the model's, which may have the same names."""
+    """The inputs of an explanation beside those of the model, which may have the same names."""
     taken = {node.target for node in inputs}
     controls: dict[str, fx.Node] = {}
     last = inputs[-1]
@@ -53,7 +53,7 @@ def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
 
 
 def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> dict[str, fx.Node]:
-    """The values whose relevance is asked for, by the name of the result."""
+    """The values whose relevance is requested, by the name of the result."""
     at = program.options.at
     if at is None:
         return {str(node.target): node for node in inputs_among(forward)}
@@ -67,10 +67,10 @@ def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node) -> tuple
 
 
 def _value_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Ledger) -> fx.Node:
-    """The value that is called ``at``, or that the module at this path returns.
+    """The value with the name ``at``, or the value that the module at this path returns.
 
     Raises:
-        InputError: There is no such value, the module returns several, or no relevance reaches it.
+        InputError: The value does not exist, the module returns several, or no relevance reaches the value.
     """
     readers = {*forward, program.graph.output_node()}
 

@@ -13,7 +13,7 @@ from fxlrp.program import Program
 def find_first_layers(program: Program) -> int:
     """Follow the inputs through neutral operations to the first linear maps; return how many there are.
 
-    Neutral are shape operations, activations, and sums and products with constants: what preprocesses an input.
+    Shape operations, activations, and sums and products with constants are neutral: they preprocess an input.
     """
     near: set[fx.Node] = set()
     first: set[fx.Node] = set()

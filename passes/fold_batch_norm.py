@@ -1,8 +1,8 @@
-"""Fold BatchNorm into the linear map before it, where that is right.
+"""Fold BatchNorm into the linear map before it, where that is valid.
 
-The rules see one linear map with one bias then, as the field's canonizers have it. Folding is right where the
-normalization reads a linear map that nobody else reads. The folded weights are computed in the graph from the
-live parameters, so an explainer never answers from old ones, and a module that is called twice folds at each call.
+The rules then apply to one linear map with one bias, as with the canonizers of other LRP libraries. Folding is valid if
+no other node reads the linear map. The folded weights are computed in the graph from the live parameters, so an
+explainer never uses old values, and a module that is called twice is folded at each call.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def folded_bias(
 
 
 def _wide(parameter: Tensor) -> Tensor:
-    """At least in single precision: half precision would round at every operation."""
+    """Convert to at least single precision, because half precision would round at every operation."""
     return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
@@ -85,7 +85,7 @@ def _foldable(program: Program, before: fx.Node, linear: Operation, variance: An
         return False
     if linear.dims > 0:
         return True
-    # A dense layer makes the last dimension, BatchNorm runs over the second: these are one for vectors only.
+    # A dense layer maps the last dimension, BatchNorm the second: they are the same only for vectors.
     value = program.facts.values.get(before.name)
     sizes = [_parameter(program, node) for node in (linear.arguments(before)["weight"], variance)]
     known_to_differ = None not in sizes and sizes[0] != sizes[1]
@@ -93,14 +93,14 @@ def _foldable(program: Program, before: fx.Node, linear: Operation, variance: An
 
 
 def _parameter(program: Program, node: Any) -> int | None:
-    """The first size of a parameter; None for what is computed."""
+    """The first size of a parameter; None for a computed value."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     return int(operator.attrgetter(str(node.target))(program.graph_module).shape[0])
 
 
 def _flattened(linear: fx.Node, program: Program) -> bool:
-    """Whether a dense layer reads what was flattened to ``(batch, features)``."""
+    """Whether a dense layer reads a value that was flattened to ``(batch, features)``."""
     source = linear.args[0]
     while isinstance(source, fx.Node):
         operation = program.vocabulary.operation(source)
@@ -116,8 +116,8 @@ def _flattened(linear: fx.Node, program: Program) -> bool:
 
 
 _VECTORS = (
-    "a BatchNorm was folded into a dense layer for input of shape (batch, features) (for another, give example_inputs "
-    "of its shape to fxlrp.compile)"
+    "a BatchNorm was folded into a dense layer for inputs of shape (batch, features) (for another shape, pass "
+    "example_inputs to fxlrp.compile)"
 )
 
 
@@ -131,7 +131,7 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
         node._rename(f"{before.name}_{name}")
         return node
 
-    # The normalization alone reads the linear map, so it may stand where the normalization's parameters are known.
+    # Only the normalization reads the linear map, so it may move to where the parameters of the normalization exist.
     norm.prepend(before)
     transposed = {"transposed": True, "groups": arguments["groups"]} if linear.transposes else {}
     with graph.inserting_before(before):

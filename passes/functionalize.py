@@ -1,4 +1,4 @@
-"""Rewrite in-place operations as functional ones, later uses included.
+"""Rewrite in-place operations as functional ones, including later uses of the changed values.
 
 ``ReLU(inplace=True)`` overwrites the pre-activation that a rule needs, and dead-code elimination would delete an
 in-place call whose result is unused. After this pass every later use of a changed value reads the result of the
@@ -44,7 +44,7 @@ def functionalize(program: Program) -> int:
             if later and not _writes_back(later[0], alias, changed, node):
                 raise SymbolicTraceError(
                     f"an in-place change of a view also changes {alias.name!r}, which is used later by "
-                    f"{later[0].name!r}: {describe(node)}. Write it without the in-place operation"
+                    f"{later[0].name!r}: {describe(node)}. Use an out-of-place operation"
                 )
         for user in [user for user in changed.users if position[user] > position[node]]:
             user.replace_input_with(changed, node)
@@ -57,13 +57,13 @@ def functionalize(program: Program) -> int:
 
 
 def _writes_back(user: fx.Node, base: fx.Node, view: fx.Node, changed: fx.Node) -> bool:
-    """Whether ``user`` is the end of ``base[i] += y``, which Python writes as a change of a view and a write-back."""
+    """Whether ``user`` is the end of ``base[i] += y``, which Python executes as a change of a view and a write-back."""
     reads = view.target is operator.getitem and view.args[0] is base
     return reads and user.target is operator.setitem and user.args == (base, view.args[1], changed)
 
 
 def _sizes(program: Program) -> set[fx.Node]:
-    """The nodes whose value is a size or computed from sizes: numbers, which ``+=`` replaces and does not change."""
+    """The nodes whose value is a size or computed from sizes: ``+=`` replaces numbers and does not change them."""
     found: set[fx.Node] = set()
     for node in program.graph.nodes:
         spelling = program.vocabulary.spelling(node.target) if node.op.startswith("call") else None
@@ -87,7 +87,7 @@ def _changed_value(node: fx.Node, vocabulary: Vocabulary) -> fx.Node | None:
     if node.op not in ("call_function", "call_method"):
         return None
     if node.kwargs.get("out") is not None:
-        raise SymbolicTraceError(f"a call that writes into out= cannot be followed: {describe(node)}")
+        raise SymbolicTraceError(f"a call with out= is not supported: {describe(node)}")
     return _first(node) if _is_inplace(node, vocabulary) else None
 
 
@@ -107,7 +107,7 @@ def _is_inplace(node: fx.Node, vocabulary: Vocabulary) -> bool:
 
 
 def _spell_out_of_place(node: fx.Node) -> None:
-    """Call the out-of-place form of an in-place operation that is not canonical, or refuse it."""
+    """Call the out-of-place form of an in-place operation that is not canonical, or raise an error."""
     name = str(getattr(node.target, "__name__", node.target))
     if node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
@@ -119,7 +119,7 @@ def _spell_out_of_place(node: fx.Node) -> None:
         if function is not None:
             node.op, node.target = "call_function", function
             return
-    raise SymbolicTraceError(f"an in-place operation that has no other form cannot be followed: {describe(node)}")
+    raise SymbolicTraceError(f"an in-place operation without an out-of-place form is not supported: {describe(node)}")
 
 
 def _inplace_argument(node: fx.Node, parameters: Any) -> bool:
@@ -131,7 +131,7 @@ def _inplace_argument(node: fx.Node, parameters: Any) -> bool:
 
 
 def _viewed_values(node: fx.Node, vocabulary: Vocabulary) -> set[fx.Node]:
-    """The values whose memory a call's result may share: what is not known to make a new tensor may be a view."""
+    """The values whose memory the result of a call may share: a result that is not known to be new may be a view."""
     spelling = vocabulary.spelling(node.target)
     if node.op not in ("call_function", "call_method") or (spelling is not None and spelling.operation.allocates):
         return set()

@@ -1,4 +1,4 @@
-"""Find the nodes whose value depends on an input through tensors: relevance can reach no others."""
+"""Find the nodes whose value depends on an input through tensors. Relevance can reach only these nodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fxlrp.program import Program
 def infer_dependence(program: Program) -> int:
     """Follow the inputs forward, up to operations that carry no relevance; return how many nodes depend on them.
 
-    Integers are indices, sizes and truth values: relevance ends there, but for the tokens that an embedding reads. What
-    an unknown operation makes of a value that depends on an input, such as a cast to integers, depends on it as well.
+    Integers are indices, sizes and truth values: relevance ends there, except at the tokens that an embedding reads.
+    The result of an unknown operation, such as a cast to integers, depends on an input if an argument does.
 
     Raises:
         CaptureError: No output is a tensor that depends on an input.
@@ -45,13 +45,13 @@ def infer_dependence(program: Program) -> int:
 
 
 def _may_be_floating(program: Program, node: fx.Node) -> bool:
-    """Whether a value is made of real numbers, as far as is known."""
+    """Whether a value may contain real numbers, as far as is known."""
     value = program.facts.values.get(node.name)
     return value is None or value.is_floating
 
 
 def _tokens(program: Program) -> set[fx.Node]:
-    """Inputs that select rows of a table, and what only moves their elements on the way there."""
+    """Inputs that select rows of a table, and the operations on the way there, which only move their elements."""
     reads = _moved_to(program, lambda operation: operation.token_operand)
     inputs = {node for node in reads if node.op == "placeholder"}
     values = program.facts.values
@@ -65,7 +65,7 @@ def _tokens(program: Program) -> set[fx.Node]:
 
 
 def _masks(program: Program) -> set[fx.Node]:
-    """Inputs that attention reads as its mask, and nothing else reads: they may hold numbers or truth values."""
+    """Inputs that only attention reads, as its mask. They may contain numbers or truth values."""
     reads = _moved_to(program, lambda operation: operation.mask_operand)
     return {node for node in reads if node.op == "placeholder" and _only_masks(program, node, reads)}
 
@@ -84,7 +84,7 @@ def _only_masks(program: Program, node: fx.Node, reads: set[fx.Node]) -> bool:
 
 
 def _moved_to(program: Program, parameter: Callable[[Operation], str | None]) -> set[fx.Node]:
-    """The values that operations take for a parameter, and what only moves elements on the way there."""
+    """The values that operations take for a parameter, and the operations before them that only move elements."""
     reads: set[fx.Node] = set()
     for node in reversed(program.graph.nodes):
         operation = program.vocabulary.operation(node)
@@ -100,7 +100,7 @@ def _moved_to(program: Program, parameter: Callable[[Operation], str | None]) ->
 
 
 def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
-    """The nodes whose dependence ``node`` inherits: it inherits none from parameters without relevance."""
+    """The nodes whose dependence ``node`` inherits: all arguments except parameters without relevance."""
     if operation is None:
         return node.all_input_nodes
     if operation.family is Family.NO_RELEVANCE:
@@ -116,7 +116,7 @@ def _check_outputs(program: Program, dependent: set[fx.Node]) -> None:
     for result in program.outputs:
         operation = program.vocabulary.operation(result)
         if operation is not None and operation.multiple_results:
-            raise CaptureError(f"the model returns the several tensors of {operation.name}; choose one of them")
+            raise CaptureError(f"the model returns all results of {operation.name}: return one of them")
     if dependent.isdisjoint(program.outputs):
         raise CaptureError(
             "no relevance can flow from the model's output to an input: the output is a constant, or depends on the "

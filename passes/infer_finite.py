@@ -1,7 +1,7 @@
-"""Find the values that are finite, overflow aside.
+"""Find the values that are finite, not counting overflow.
 
-A quotient ``C`` of ``R = x * C`` is not passed on to elements that an operation drops where they may be infinite: their
-``C`` is zero, and the product would not be.
+A quotient ``C`` of ``R = x * C`` is not passed on to elements that an operation drops if they may be infinite: their
+``C`` is zero, but the product would be NaN.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fxlrp.program import Program
 def infer_finite(program: Program) -> int:
     """Record the values that are known to be finite; return how many there are.
 
-    An input may hold NaN or infinity, which a model may drop. Behind an operation that mixes elements none of it could
-    be dropped any more, so there the inputs count as finite.
+    An input may contain NaN or infinity, which a model may drop. After an operation that mixes elements they can no
+    longer be dropped, so there the inputs count as finite.
     """
     known: set[fx.Node] = set()
     for_finite_inputs: set[fx.Node] = set()
@@ -41,7 +41,7 @@ def infer_finite(program: Program) -> int:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a parameter is finite; parameters of a model are checked when it is compiled, buffers may be bounds."""
+    """Whether a parameter is finite; parameters are checked at compilation, but buffers may be infinite bounds."""
     if isinstance(value, nn.Parameter):
         return True
     return isinstance(value, Tensor) and (value.is_meta or bool(value.isfinite().all()))

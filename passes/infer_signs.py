@@ -1,6 +1,6 @@
-"""Find the values that are never negative, whatever the inputs and the parameters.
+"""Find the values that are never negative, for all inputs and parameters.
 
-A rule drops the branches that only negative inputs take there: ZPlus computes one map instead of two.
+There a rule drops the terms that only negative inputs need: ZPlus computes one map instead of two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find the values whose relevance is zero wherever they are zero or negative.
 
-What reads ``relu(z)`` passes it relevance ``relu(z) * (...)``, which is zero where ``z`` is not positive. A rule drops
-the half there that serves negative outputs.
+An operation that reads ``relu(z)`` passes it relevance ``relu(z) * (...)``, which is zero where ``z`` is not positive.
+There a rule drops the half for negative outputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def infer_support(program: Program) -> int:
         how, operands = implementation(operation, annotated.rule), operation.operands_of(node)
         for position in annotated.carries:
             operand = operands[position]
-            # A contribution that is zero wherever the operand is, or that follows what is positive only with it.
+            # The contribution is zero wherever the operand is, or follows elements that are positive only if it is.
             vanishes = how is not None and how.vanishes and operand in program.facts.non_negative
             follows = how is not None and how.follows and operation.keeps_support and node in inside
             if not (vanishes or follows):

@@ -1,4 +1,4 @@
-"""Find out what values look like, where example inputs tell it: shapes and types, without computing any of them."""
+"""Infer the shapes and types of values from example inputs, without computing any of them."""
 
 from __future__ import annotations
 

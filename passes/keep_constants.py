@@ -1,7 +1,7 @@
-"""Find what is computed from parameters alone, so that it is computed once and not at every call.
+"""Find values that are computed only from parameters, so that they are not recomputed at every call.
 
-The weights of rules (``W+``, ``W + gamma W+``), folded BatchNorm. An explainer keeps their values for as long as the
-parameters stay as they are; the program itself computes them, and so never answers from old ones.
+Examples are the weights of rules (``W+``, ``W + gamma W+``) and folded BatchNorm. An explainer keeps their values until
+the parameters change. The program itself computes them, and so never uses old values.
 """
 
 from __future__ import annotations

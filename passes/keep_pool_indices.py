@@ -1,4 +1,4 @@
-"""Let max pooling remember which elements won, instead of pooling again to find out."""
+"""Let max pooling remember the indices of the largest elements, so that relevance steps need not pool again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxlrp.relevance.proportional import options_of
 
 @compiler_pass(needs=["relevance"])
 def keep_pool_indices(program: Program) -> int:
-    """Share one pooling between the forward program and its relevance step; return for how many."""
+    """Share one pooling between the forward program and its relevance step; return how many."""
     count = 0
     for pooled in list(program.graph.nodes):
         step = _relevance_step(program, pooled)
@@ -27,7 +27,7 @@ def keep_pool_indices(program: Program) -> int:
 
 
 def _relevance_step(program: Program, pooled: fx.Node) -> fx.Node | None:
-    """The step that pools as this node does, to find the winners."""
+    """The step that pools like this node to find the indices."""
     operation = program.vocabulary.operation(pooled)
     if operation is None or operation.family is not Family.MAX_POOL:
         return None

@@ -1,4 +1,4 @@
-"""Name nodes after their modules, so that the table and the generated code read like the model."""
+"""Name nodes after their modules, so that the table and the generated code resemble the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxlrp.provenance import MODEL, module_path
 def name_nodes(program: Program) -> int:
     """Name the operation of a module after the module, and parameters after their path; return how many.
 
-    Where a module has several operations, the operation's name follows. A module's second call gets a number.
+    If a module has several operations, the name of the operation follows. The second call of a module gets a number.
     """
     operations: dict[str, set[str]] = defaultdict(set)
     for node in program.graph.nodes:
@@ -40,7 +40,7 @@ def name_nodes(program: Program) -> int:
 
 
 def _rename(graph: fx.Graph, wanted: dict[fx.Node, str]) -> None:
-    """Name the nodes anew, so that no name is taken by what another node was called before."""
+    """Rename the nodes such that no name is blocked by the former name of another node."""
     graph._graph_namespace = _Namespace()
     for node in graph.nodes:
         node.name = graph._graph_namespace.create_name(wanted.get(node, node.name), node)

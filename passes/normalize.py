@@ -20,7 +20,7 @@ from fxlrp.vocabulary import SHAPE_ATTRIBUTES
 def normalize(program: Program) -> int:
     """Rewrite calls of methods and other spellings; return how many nodes were rewritten."""
     count = 0
-    # What is computed from parameters alone, as standardized weights are, needs no rule that fits it.
+    # Values computed only from parameters, such as standardized weights, need no rule.
     constants: set[fx.Node] = set()
     for node in list(program.graph.nodes):
         if node.op == "get_attr" or (node.all_input_nodes and constants.issuperset(node.all_input_nodes)):
@@ -41,9 +41,9 @@ def _canonicalize(program: Program, node: fx.Node, constant: bool) -> int:
     try:
         bound = operation.bind(node.args, node.kwargs)
     except TypeError as error:
-        raise SymbolicTraceError(f"a call in a form that is not supported, {error}: {describe(node)}") from error
+        raise SymbolicTraceError(f"this form of the call is not supported, {error}: {describe(node)}") from error
     if operation.tells(operation.makes_integers, bound):
-        # No relevance passes a rounding: an operation that is not canonical, and has no rule.
+        # Relevance cannot pass through rounding, an operation that is not canonical and has no rule.
         node.op, node.target = "call_function", _to_integer
         return 1
     if not constant:
@@ -73,7 +73,7 @@ def _check_required(node: fx.Node, operation: Operation, bound: dict[str, Any]) 
             hint = (
                 "put the model in eval mode before compiling, and pass training=self.training"
                 if name == "training"
-                else f"it is supported with {name}={required!r} only"
+                else f"only {name}={required!r} is supported"
             )
             raise CaptureError(f"{operation.name} is called with {name}={bound[name]!r}; {hint}: {describe(node)}")
 
@@ -90,7 +90,7 @@ def _open_attribute(node: fx.Node) -> int:
     if name in SHAPE_ATTRIBUTES:
         return 0
     if name not in _ATTRIBUTE_METHODS:
-        raise SymbolicTraceError(f"the attribute {name!r} of a tensor cannot be followed: {describe(node)}")
+        raise SymbolicTraceError(f"the attribute {name!r} of a tensor is not supported: {describe(node)}")
     function, rest = _ATTRIBUTE_METHODS[str(name)]
     node.target, node.args = function, (value, *rest)
     return 1

@@ -1,4 +1,4 @@
-"""The order of the passes: one explicit list for explanations, one for backwards."""
+"""The order of the passes: one list for explanations, and one for backward passes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EXPLANATION: tuple[Pass, ...] = (
     keep_constants,
     reuse_memory,
 )
-# Forward and relevance are two programs here: neither may write into what the other reads, or keeps.
+# Here forward and relevance are two programs, and neither may overwrite values that the other reads or keeps.
 BACKWARD: tuple[Pass, ...] = (
     *ANNOTATED,
     *SPECIALIZE,
@@ -71,12 +71,12 @@ for _order in (EXPLANATION, BACKWARD):
 def explanation(
     optimizations: Optimizations, *, checkpoints: bool = False, user_defined: Sequence[Pass] = ()
 ) -> tuple[Pass, ...]:
-    """The passes of an explanation.
+    """Return the passes of an explanation.
 
     Args:
-        optimizations: Those that are switched on.
-        checkpoints: Whether activations are computed again.
-        user_defined: Passes of the user's, which are put where they say.
+        optimizations: The optimizations.
+        checkpoints: Whether activations are recomputed.
+        user_defined: User-defined passes, which are inserted where they declare.
 
     Raises:
         InputError: A user-defined pass cannot be placed.
@@ -86,20 +86,20 @@ def explanation(
 
 
 def backward(optimizations: Optimizations) -> tuple[Pass, ...]:
-    """The passes of a backward, with the optimizations that are switched on."""
+    """Return the passes of a backward pass, with the enabled optimizations."""
     return enabled(BACKWARD, optimizations)
 
 
 def enabled(passes: tuple[Pass, ...], optimizations: Optimizations) -> tuple[Pass, ...]:
-    """The passes without the optimizations that are switched off."""
+    """Return the passes without the disabled optimizations."""
     return tuple(each for each in passes if getattr(optimizations, each.name, True))
 
 
 def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
-    """Put user-defined passes into an order: behind the last that they must follow, or before what they must precede.
+    """Insert user-defined passes: after the last pass that they must follow, or before the first they must precede.
 
     Raises:
-        InputError: A pass does not say where it belongs, names an unknown pass, or cannot be placed.
+        InputError: A pass does not declare its position, names an unknown pass, or cannot be placed.
     """
     if not isinstance(user_defined, Sequence):
         raise InputError(f"passes must be a list of passes, not {user_defined!r}")
@@ -111,7 +111,7 @@ def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass,
         if unknown:
             raise InputError(f"the pass {each.name} names the pass {unknown[0]!r}, which does not exist")
         if each.name in known:
-            raise InputError(f"the pass {each.name} has the name of one of fxlrp's: give it another")
+            raise InputError(f"the pass {each.name} has the same name as a pass of fxlrp: rename it")
         passes = _placed(each, passes)
     return passes
 
@@ -125,10 +125,10 @@ def _placed(new: Pass, passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
         provided |= each.provides
     latest = next((index for index, each in enumerate(passes) if each.name in new.before), len(passes))
     if not (new.after or new.before):
-        raise InputError(f"the pass {new.name} must say where it belongs: @compiler_pass(after=[...], before=[...])")
+        raise InputError(f"the pass {new.name} must declare its position: @compiler_pass(after=[...], before=[...])")
     if earliest > latest or not new.needs <= provided:
-        raise InputError(f"the pass {new.name} cannot be placed: what it needs comes after what it must precede")
-    # Right behind what it follows; a pass that only says what it precedes comes right before that.
+        raise InputError(f"the pass {new.name} cannot be placed: what it needs comes after a pass that it must precede")
+    # Insert it immediately after the passes that it follows, or else before the passes that it precedes.
     position = earliest if new.after else latest
     order = (*passes[:position], new, *passes[position:])
     check_order(order)

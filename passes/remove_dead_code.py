@@ -1,4 +1,4 @@
-"""Remove nodes whose value nobody reads; safe only once the graph is functional."""
+"""Remove nodes whose value is not read. This is safe only if the graph is functional."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fxlrp.program import Program
 
 @compiler_pass(needs=["functional"])
 def remove_dead_code(program: Program) -> int:
-    """Erase unused nodes, last first, so that chains go in one walk; inputs stay. Return how many went."""
+    """Erase unused nodes except inputs, last first, so that one walk erases chains; return how many were erased."""
     count = 0
     for node in reversed(list(program.graph.nodes)):
         if node.op not in ("placeholder", "output") and not node.users:

@@ -1,4 +1,4 @@
-"""Remove what does nothing to a value in eval mode: dropout, stochastic depth, clones, asserts."""
+"""Remove operations that do nothing in eval mode: dropout, stochastic depth, clones, asserts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASSERTS = (torch._assert, torch._assert_async)
 
 @compiler_pass(needs=["functional", "canonical"], provides=["no identities"])
 def remove_identities(program: Program) -> int:
-    """Let users of an identity read its input, and drop asserts; return how many nodes went."""
+    """Let users of an identity read its input, and drop asserts; return how many nodes were removed."""
     count = 0
     for node in list(program.graph.nodes):
         operation = program.vocabulary.operation(node)

@@ -1,4 +1,4 @@
-"""Let an operation write into its operand's memory where nobody reads that afterwards."""
+"""Let an operation write into the memory of an operand that is not read afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def reuse_memory(program: Program) -> int:
 
 @dataclass
 class _Memory:
-    """Which values of a program have memory of their own, and may be overwritten."""
+    """Finds the values of a program that have their own memory and may be overwritten."""
 
     program: Program
     order: Mapping[fx.Node, int]
@@ -40,7 +40,7 @@ class _Memory:
         self.start = self.program.start
 
     def in_place_form(self, node: fx.Node) -> Callable[..., Any] | None:
-        """The function that computes the same in the memory of its first argument."""
+        """The function that computes the same result in the memory of its first argument."""
         operation = self.program.vocabulary.operation(node)
         return declared_in_place_form(node.target) if operation is None else operation.in_place
 
@@ -50,12 +50,12 @@ class _Memory:
         if operation is None or len(operation.operands) == 1:
             return [each for each in node.args[:1] if isinstance(each, fx.Node)]
         nodes = [each for each in node.args if isinstance(each, fx.Node)]
-        # What relevance steps add and multiply are tensors of one shape.
+        # The operands of additions and products in relevance steps have the same shape.
         is_step = self.order[node] > self.start and node not in self.program.emitted.recomputed
         return nodes if is_step and len(nodes) == len(node.args) else []
 
     def may_overwrite(self, node: fx.Node, operand: fx.Node) -> bool:
-        """Whether ``operand`` has memory of its own that ``node`` is the last to read."""
+        """Whether ``operand`` has its own memory, and ``node`` is the last to read it."""
         others = [user for user in operand.users if user is not node]
         return (
             self.is_own(operand)

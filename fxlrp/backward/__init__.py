@@ -1,1 +1,1 @@
-"""Relevance in a model's backward: ``fxlrp.autograd`` and the backend of ``torch.compile``."""
+"""Relevance in the backward pass of a model: ``fxlrp.autograd`` and the backend of ``torch.compile``."""

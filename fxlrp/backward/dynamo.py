@@ -29,10 +29,10 @@ def backend(
     optimize: bool | Optimizations = True,
     compiler: str | Callable[..., Any] | None = None,
 ) -> Backend:
-    """A backend of ``torch.compile`` whose backward is relevance.
+    """Return a backend of ``torch.compile`` whose backward pass computes relevance.
 
-    ``torch.compile(model, backend=fxlrp.backend(rules=...))`` returns the model's outputs, to rounding, and leaves
-    relevance in the gradients of its inputs, as :func:`fxlrp.autograd` does. By name it is
+    ``torch.compile(model, backend=fxlrp.backend(rules=...))`` returns the outputs of the model, up to rounding,
+    and the gradients of its inputs are their relevance, as with :func:`fxlrp.autograd`. The same by name is
     ``torch.compile(model, backend="fxlrp", options={"rules": ...})``.
 
     Args:
@@ -42,8 +42,8 @@ def backend(
         compiler: A further backend, such as "inductor", for both parts, forward and relevance.
 
     Raises:
-        CaptureError: When the model runs first: it breaks into several graphs, between which gradients would flow.
-        UnsupportedOpError: When it runs first: relevance would flow through operations without a rule.
+        CaptureError: At the first run: the model breaks into several graphs, between which gradients would flow.
+        UnsupportedOpError: At the first run: relevance would flow through operations without a rule.
 
     Example:
         >>> import torch, fxlrp
@@ -58,7 +58,7 @@ def backend(
     passes = pipeline.backward(Optimizations.resolve(optimize))
 
     def compile_graph(graph_module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        # Imported here: it needs TorchDynamo, which takes a second to import, and is there by now.
+        # Imported here because TorchDynamo takes a second to import; by now it is loaded.
         from fxlrp.capture import dynamo
         from fxlrp.capture.compiled_frame import CompiledFrame
 
@@ -94,7 +94,7 @@ def named_backend(
     """The backend "fxlrp", registered under the entry point ``torch_dynamo_backends``.
 
     Raises:
-        InputError: There is no such option.
+        InputError: An option is unknown.
     """
     given = dict(options or {})
     unknown = given.keys() - {"rules", "extensions", "optimize", "compiler"}
@@ -104,8 +104,8 @@ def named_backend(
 
 
 def _refuse(*_: Any) -> Any:
-    """Stands for a compiled graph where an error at compilation would be suppressed."""
+    """Replaces a compiled graph where an error of compilation would be suppressed."""
     raise CaptureError(
-        "torch._dynamo.config.suppress_errors is on: what cannot be explained would run in eager Python, and gradients "
-        "would mix with relevance"
+        "torch._dynamo.config.suppress_errors is enabled: code that cannot be explained would run in eager Python, and "
+        "gradients would mix with relevance. Disable it"
     )

@@ -1,4 +1,4 @@
-"""A program as a function of autograd: its backward is relevance."""
+"""A program as an autograd function whose backward pass computes relevance."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fxlrp.backward.split import Split
 
 
 def explained_forward(split: Split, inputs: Sequence[Any], parameters: Sequence[Any]) -> tuple[Any, ...]:
-    """The outputs of a program, from which a backward leads relevance to ``inputs``.
+    """Return the outputs of a program, whose backward pass computes the relevance of ``inputs``.
 
     Args:
         split: The program.
-        inputs: Its inputs; those that require a gradient get relevance in its place.
-        parameters: The values at ``split.parameters``. They get nothing: relevance says nothing about them.
+        inputs: Its inputs; those that require a gradient receive relevance instead.
+        parameters: The values at ``split.parameters``. They do not receive gradients.
     """
     constants = [value.detach() if isinstance(value, Tensor) else value for value in parameters]
     values = _ExplainedForward.apply(split, *inputs, *constants)  # type: ignore[no-untyped-call]
@@ -28,13 +28,13 @@ class _ExplainedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, split: Split, *values: Any) -> tuple[Any, ...]:
         outputs, saved = split.forward(*values)
-        # An output that is an input itself would be that tensor, and changes of one would change the other.
+        # An output that is also an input would be the same tensor, and changes of one would change the other.
         given = {id(value) for value in values}
         outputs = tuple(
             value.clone() if isinstance(value, Tensor) and id(value) in given else value for value in outputs
         )
         ctx.split = split
-        # ShapeGuards are numbers, which autograd does not save; tensors it does, and it notices if one is changed.
+        # Autograd saves tensors, and notices if one has changed; sizes are numbers, which it does not save.
         ctx.numbers = [None if isinstance(value, Tensor) else value for value in saved]
         ctx.save_for_backward(*(value for value in saved if isinstance(value, Tensor)))
         asked = {index for index, needed in enumerate(ctx.needs_input_grad[1:]) if needed}
@@ -49,7 +49,7 @@ class _ExplainedForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError("relevance cannot be differentiated once more: leave out create_graph=True")
+            raise RuntimeError("relevance cannot be differentiated: call backward without create_graph=True")
         tensors = iter(ctx.saved_tensors)
         saved = [next(tensors) if number is None else number for number in ctx.numbers]
         device, dtype, enabled = ctx.autocast

@@ -1,4 +1,4 @@
-"""A model whose backward is relevance, for eager code."""
+"""A model whose backward pass computes relevance, for eager code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fxlrp.signature import Signature
 
 @dataclass(frozen=True)
 class _Halves:
-    """A model's program in two parts, and how it is called."""
+    """The two parts of a program, and how they are called."""
 
     root: fx.GraphModule
     split: Split
@@ -37,20 +37,20 @@ class _Halves:
 
 
 class ExplainedModel(nn.Module):
-    """A model that returns what it ever did, and leaves relevance where others leave gradients.
+    """A model with the same outputs, whose backward pass computes relevance in place of gradients.
 
-    Made by :func:`fxlrp.autograd`. Holds the model itself, not a copy.
+    :func:`fxlrp.autograd` returns it. It contains the model itself, not a copy.
     """
 
     def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], _Halves], examples: Any) -> None:
-        """Capture ``model`` on ``examples``; at the first call if it needs some and there are none."""
+        """Capture ``model`` on ``examples``, or at the first call if it needs examples and has none."""
         super().__init__()
         self.training = False
         self.model = model
         self._halves = MadeOnInputs(make, model, examples)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns; the gradient of an input that requires one will be its relevance."""
+        """Return the outputs of the model; the gradients of its inputs will be their relevance."""
         halves = self._halves.on_call(self.model, args, kwargs)
         self._check_constants(halves.signature.inputs.constants, kwargs)
         values = halves.signature.bind(args, kwargs, next(self.model.parameters(), None))
@@ -59,14 +59,14 @@ class ExplainedModel(nn.Module):
         return pytree.tree_unflatten(outputs, halves.structure)
 
     def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        """Refuse a call that leaves out an argument which was captured with another value than its default."""
+        """Check that a call passes every argument that was captured with a value other than its default."""
         parameters = inspect.signature(self.model.forward).parameters
         for name in constants.keys() - given.keys():
             if name in parameters and parameters[name].default != constants[name]:
-                raise InputError(f"the model was captured with {name}={constants[name]!r}: every call must say so")
+                raise InputError(f"the model was captured with {name}={constants[name]!r}: pass it in every call")
 
     def train(self, mode: bool = True) -> ExplainedModel:
-        """Change nothing: what is explained is the model in eval mode, and the model keeps the mode that it has."""
+        """Do nothing: the model is explained in eval mode, and keeps its mode."""
         return self
 
 
@@ -81,12 +81,12 @@ def autograd(
     optimize: bool | Optimizations = True,
     compiler: str | Callable[..., Any] | None = None,
 ) -> ExplainedModel:
-    """The same model with relevance in its backward: ``x.grad`` is the relevance of ``x``.
+    """Return the model with relevance in its backward pass: ``x.grad`` is the relevance of ``x``.
 
-    The initial relevance of an output is its value times the gradient that arrives there. So
-    ``model(x)[:, c].sum().backward()`` explains the logit ``c`` as :func:`fxlrp.compile` does with ``target=c``, and
-    what else is computed from the outputs, such as the difference of two logits, is continued by LRP-0, which is
-    gradient times value. Parameters get no gradient.
+    The initial relevance of an output is its value times its gradient. So ``model(x)[:, c].sum().backward()`` explains
+    the logit ``c`` as :func:`fxlrp.compile` does with ``target=c``. Through other computations on the outputs, such as
+    the difference of two logits, relevance is propagated by LRP-0, which is gradient times value. Parameters do not
+    receive gradients.
 
     Args:
         model: A module in eval mode. It is not changed.

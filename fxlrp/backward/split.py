@@ -1,4 +1,4 @@
-"""Split a program into the forward one and the relevance one, with what the second needs of the first between them."""
+"""Split a program into a forward part and a relevance part, with saved values between them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fxlrp.program import Program, nodes_by_name, returned_by
 
 @dataclass(frozen=True)
 class Split:
-    """A program in two parts, both functions of all that they read: parameters are inputs.
+    """A program in two parts. Both take parameters as inputs.
 
     Args:
-        forward: ``(*inputs, *parameters) -> (values, saved)``, each value once that is an output.
+        forward: ``(*inputs, *parameters) -> (values, saved)``, where each value that is an output occurs once.
         relevance: ``(*saved, *gradients) -> relevances``, one for each input; None where no relevance arrives.
         parameters: The paths of the parameters, buffers and constants, below the root of the program.
-        outputs: Which of the values each output is.
-        explained: The values that relevance leaves from, whose gradients ``relevance`` takes, and which inputs each
-            is computed from.
+        outputs: The index of each output among the values.
+        explained: The values at which relevance starts, whose gradients ``relevance`` takes, each with the inputs from
+            which it is computed.
     """
 
     forward: Callable[..., Any]
@@ -32,7 +32,7 @@ class Split:
     explained: Mapping[int, frozenset[int]]
 
     def compiled(self, compiler: str | Callable[..., Any]) -> Split:
-        """The same with both parts compiled by ``torch.compile`` with this backend."""
+        """Return the program with both parts compiled by ``torch.compile`` with a backend."""
         return replace(self, forward=_compiled(self.forward, compiler), relevance=_compiled(self.relevance, compiler))
 
 
@@ -40,13 +40,13 @@ def _compiled(part: Callable[..., Any], compiler: str | Callable[..., Any]) -> C
     def run(*values: Any) -> Any:
         return part(*values)
 
-    # Inside a compiled function TorchDynamo skips a module that is compiled once more, so it is wrapped. What it
-    # learns of sizes TorchDynamo keeps by the name of the code, so each has a name of its own.
+    # Inside a compiled function TorchDynamo skips a compiled module, so it is wrapped in a function. TorchDynamo keys
+    # what it learns about sizes by the name of the code, so each function has its own name.
     run.__code__ = run.__code__.replace(co_name=f"run_{id(part):x}")
     compiled = torch.compile(run, backend=compiler)
 
     def run_compiled(*values: Any) -> Any:
-        # A function compiled with dynamic=True would open the sizes of weights here too.
+        # A function compiled with dynamic=True would make the sizes of weights dynamic too.
         with torch._dynamo.config.patch(assume_static_by_default=True):
             return compiled(*values)
 
@@ -56,8 +56,8 @@ def _compiled(part: Callable[..., Any], compiler: str | Callable[..., Any]) -> C
 def split(program: Program) -> Split:
     """Split ``program``, to which ``emit_backward`` has been applied.
 
-    The forward part computes the outputs and nothing else. What the relevance part reads of it is saved: the rest,
-    such as the positive part of a layer, is computed when relevance is asked for.
+    The forward part computes only the outputs, and saves the values that the relevance part reads. Everything else,
+    such as the positive part of a layer, is computed when relevance is requested.
     """
     graph, nodes = program.graph, nodes_by_name(program.graph)
     controls = program.emitted.interface.controls
@@ -103,7 +103,7 @@ def _needed_for(values: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def _part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:
-    """A module that computes ``results`` from ``inputs`` by the nodes ``body``."""
+    """A module that computes ``results`` from ``inputs`` with the nodes ``body``."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in inputs:
         copies[node] = part.placeholder(node.name)

@@ -33,7 +33,7 @@ FRONT_ENDS: tuple[FrontEnd, ...] = ("symbolic", "export")
 
 
 class Captured(NamedTuple):
-    """A forward graph, and for which sizes of the inputs it is right; None where it has none baked in."""
+    """A forward graph, and the input sizes for which it is valid; None for all sizes."""
 
     graph_module: fx.GraphModule
     guards: ShapeGuards | None
@@ -48,7 +48,7 @@ def capture(
     output: Selected = None,
     dynamic_shapes: Mapping[str, Any] | None = None,
 ) -> Captured:
-    """The forward graph of ``model`` by one of the front ends.
+    """Capture the forward graph of ``model`` with one of the front ends.
 
     Raises:
         CaptureError: The front end cannot follow the model.

@@ -1,6 +1,6 @@
-"""ATen calls, as ``torch.export`` records them, spelled as torch offers them.
+"""Convert the ATen calls that ``torch.export`` records to calls of torch functions.
 
-Most operations have the same name and the same arguments in both, and need no row here: the vocabulary knows them.
+Most operations have the same name and arguments in both, and need no row here, because the vocabulary knows them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _END = torch.iinfo(torch.int64).max
 
 
 def _slices(given: Arguments) -> tuple[Any, ...] | None:
-    """The index that ``slice`` means; None if it takes everything."""
+    """The index of ``slice``; None if it takes everything."""
     dim, step = given.get("dim", 0), given.get("step", 1)
     start, end = given.get("start"), given.get("end")
     start = None if isinstance(start, int) and start == 0 else start
@@ -82,7 +82,7 @@ _NOT_OF_VALUES = frozenset(
 
 
 def _copy(given: Arguments) -> Call | None:
-    """A copy into a tensor of its own type; into another it is left as it is, for the type would be lost."""
+    """A copy into a tensor of the same type; other copies are unchanged, because the type would be lost."""
     target, source = given["self"], given["src"]
     same = target.meta["val"].dtype == source.meta["val"].dtype
     return _call(torch.Tensor.expand_as, source, target) if same else None
@@ -121,7 +121,7 @@ def _upsample(mode: str, *, antialias: bool = False) -> Callable[[Arguments], Ca
     def spelled(given: Arguments) -> Call | None:
         size = given.get("output_size")
         if any(given.get(name) is not None for name in ("scales", "scales_d", "scales_h", "scales_w")):
-            # A size and the factor that it came from: torch.nn.functional takes one of them.
+            # Both the size and the factor are given: torch.nn.functional takes only one of them.
             return None
         scales = given.get("scale_factors")
         scale = tuple(scales) if scales is not None and size is None else None
@@ -181,7 +181,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "_upsample_bicubic2d_aa": _upsample("bicubic", antialias=True),
 }
 
-# Of their several results torch's function returns the first.
+# The torch function returns only the first of the results.
 FIRST_OF_SEVERAL = frozenset(
     (
         "_native_batch_norm_legit_no_training",
@@ -190,7 +190,7 @@ FIRST_OF_SEVERAL = frozenset(
     )
 )
 
-# They assert what was true in capture, and compute nothing.
+# Assertions of what was true in capture, which compute nothing.
 ASSERTIONS = frozenset(
     (
         "_assert_tensor_metadata",
@@ -208,7 +208,7 @@ def name_of(target: Any) -> str:
 
 
 def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
-    """The call of ``node`` as torch offers it; as it is if the vocabulary does not know the operation."""
+    """The call of ``node`` as a torch function; unchanged if the vocabulary does not know the operation."""
     as_it_is = Call(node.target, node.args, dict(node.kwargs))  # type: ignore[arg-type]
     if not isinstance(node.target, OpOverload) or node.target.namespace != "aten":
         return as_it_is

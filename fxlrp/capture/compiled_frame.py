@@ -1,7 +1,7 @@
-"""What TorchDynamo compiles when it calls a backend: a whole function, or a part of one.
+"""The frame that TorchDynamo compiles when it calls a backend: a whole function, or a part of one.
 
-Where it cannot capture a frame as one graph TorchDynamo runs parts of it, or all of it, in eager Python, and autograd
-leads gradients through those. A backend that gives relevance has to know.
+If TorchDynamo cannot capture a frame as one graph, it runs parts of it, or all of it, in eager Python, and autograd
+propagates gradients through them. A backend that computes relevance must detect this.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from torch._guards import CompileContext
 
 from fxlrp.errors import CaptureError
 
-_MEND = (
-    "Relevance cannot pass from one to the other: mend what torch.compile(..., fullgraph=True) complains of, or use "
-    "fxlrp.autograd"
+_FIX = (
+    "Relevance cannot pass between graphs: fix the error of torch.compile(..., fullgraph=True), or use fxlrp.autograd"
 )
-# The frames of PyTorch's own that lie between a call of a compiled function and its compilation.
+# The frames of PyTorch between a call of a compiled function and its compilation.
 _BETWEEN = ("torch/nn/modules/module.py", "torch/_dynamo/", "torch/_utils_internal.py")
 
 
@@ -33,8 +32,8 @@ class CompiledFrame:
     """The frame that is being compiled.
 
     Args:
-        code: Its code.
-        is_whole: Whether anything but one graph is an error already (``fullgraph=True``).
+        code: The code of the frame.
+        is_whole: Whether TorchDynamo already rejects a graph break (``fullgraph=True``).
         root: The module whose forward it is; None for another function.
     """
 
@@ -44,7 +43,7 @@ class CompiledFrame:
 
     @staticmethod
     def current() -> CompiledFrame:
-        """The frame for which a backend is called right now."""
+        """Return the frame for which a backend is being called."""
         translator = InstructionTranslator.current_tx()
         code: CodeType = translator.f_code
         first = translator.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
@@ -52,10 +51,10 @@ class CompiledFrame:
         return CompiledFrame(code, translator.one_graph, first if is_forward else None)
 
     def check_whole(self, graph_module: fx.GraphModule) -> None:
-        """Refuse a part of what was to be compiled.
+        """Check that the whole function is compiled.
 
         Raises:
-            CaptureError: A part runs in eager Python, or will from the next compilation on.
+            CaptureError: A part runs in eager Python, or will do so from the next compilation on.
         """
         if self.is_whole:
             return
@@ -63,25 +62,25 @@ class CompiledFrame:
         if reason is not None and reason.graph_break:
             where = reason.user_stack[-1] if reason.user_stack else None
             at = f" at {where.filename}:{where.lineno}: {where.line}" if where else ""
-            raise CaptureError(f"torch.compile breaks the model into several graphs{at} ({reason.reason}). {_MEND}")
+            raise CaptureError(f"torch.compile breaks the model into several graphs{at} ({reason.reason}). {_FIX}")
         if self.code.co_name.startswith(TORCH_DYNAMO_RESUME_IN_PREFIX):
             raise CaptureError(
                 f"torch.compile breaks the model into several graphs; this one begins at {self.code.co_filename}:"
-                f"{self.code.co_firstlineno}. {_MEND}"
+                f"{self.code.co_firstlineno}. {_FIX}"
             )
         outside = _eager_caller()
         if outside is not None:
             raise CaptureError(
                 f"torch.compile runs {outside.co_name} at {outside.co_filename}:{outside.co_firstlineno} in eager "
-                f"Python, and compiles only what it calls. {_MEND}"
+                f"Python, and compiles only the functions that it calls. {_FIX}"
             )
         compilation = CompileContext.current_compile_id()
         count = (compilation.frame_compile_id or 0) + 1 if compilation is not None else 0
         if count >= config.recompile_limit:
             raise CaptureError(
-                f"{self.code.co_name} is compiled for the {count}th time, and soon torch.compile would run it in eager "
-                "Python instead, without relevance: compile with dynamic=True for sizes that change, or with "
-                "fullgraph=True, which makes that an error"
+                f"{self.code.co_name} is compiled for the {count}th time, and torch.compile would soon run it in eager "
+                "Python, without relevance: compile with dynamic=True if sizes change, or with fullgraph=True, which "
+                "makes this an error"
             )
 
 

@@ -1,7 +1,7 @@
-"""The front end of ``torch.compile`` backends: the graph that TorchDynamo has captured.
+"""The front end of ``torch.compile`` backends: the graph that TorchDynamo captured.
 
 It calls torch functions, as symbolic tracing does, but takes everything as an input: tensors, parameters, sizes and
-other numbers. Here all but the data become attributes again, which the passes know as constants.
+other numbers. This module converts all inputs except the data to attributes, which the passes treat as constants.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fxlrp.provenance import MODEL
 
 @dataclass(frozen=True)
 class Argument:
-    """One of the arguments that TorchDynamo calls a graph with.
+    """An argument with which TorchDynamo calls a graph.
 
     Args:
         node: Its placeholder.
-        example: What it was when the graph was captured.
-        is_data: Whether it is a tensor that the caller gave: no parameter, attribute, global or closure.
-        is_wrapped: Whether it is a number that TorchDynamo has wrapped as a tensor, and reads by ``item``.
+        example: Its value when the graph was captured.
+        is_data: Whether it is a tensor that the caller passed, and not a parameter, attribute, global or closure.
+        is_wrapped: Whether it is a number that TorchDynamo wrapped in a tensor, and reads with ``item``.
     """
 
     node: fx.Node
@@ -39,16 +39,16 @@ class Argument:
 
     @property
     def path(self) -> str:
-        """Where a captured graph has it, below its root, if it is no data."""
+        """The path of the attribute below the root of a captured graph, if it is not data."""
         return f"{CONSTANTS}.{self.node.name}"
 
     def unwrapped(self, value: Any) -> Any:
-        """What a captured graph takes for ``value``."""
+        """The value that a captured graph takes for ``value``."""
         return value.item() if self.is_wrapped else value
 
 
 def arguments(graph_module: fx.GraphModule, examples: Sequence[Any]) -> tuple[Argument, ...]:
-    """The arguments of a graph that TorchDynamo has captured with ``examples``."""
+    """Return the arguments of a graph that TorchDynamo captured with ``examples``."""
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     return tuple(_argument(node, example) for node, example in zip(placeholders, examples, strict=True))
 
@@ -61,7 +61,7 @@ def _argument(node: fx.Node, example: Any) -> Argument:
 
 
 def _is_handed_over(source: Any, example: Tensor) -> bool:
-    """Whether the compiled function's caller gave a tensor, or a container of it; not a module, global or closure."""
+    """Whether the caller passed a tensor, or its container: not a module, global or closure."""
     if source is None:
         return not isinstance(example, nn.Parameter)
     root = source
@@ -71,22 +71,22 @@ def _is_handed_over(source: Any, example: Tensor) -> bool:
 
 
 def returns_numbers(graph_module: fx.GraphModule) -> bool:
-    """Whether a graph returns any real numbers, which alone can be explained, and not only indices or truth values."""
+    """Whether a graph returns any real numbers: indices and truth values cannot be explained."""
     values: list[Any] = []
     fx.map_arg(graph_module.graph.output_node().args, lambda node: values.append(node.meta.get("example_value")))
     return any(not isinstance(value, Tensor) or value.is_floating_point() for value in values)
 
 
 def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument], root: nn.Module | None) -> fx.GraphModule:
-    """The captured graph on its data alone; it returns the tuple of all outputs.
+    """Return the captured graph with only data as inputs; it returns the tuple of all outputs.
 
     Args:
-        graph_module: What TorchDynamo has captured.
+        graph_module: The graph that TorchDynamo captured.
         arguments: Its arguments.
         root: The module whose forward was compiled; None for another function.
 
     Raises:
-        CaptureError: It calls a subgraph.
+        CaptureError: The graph calls a subgraph.
     """
     graph, constants, values = fx.Graph(), nn.Module(), dict[fx.Node, fx.Node]()
     for argument in arguments:
@@ -99,7 +99,7 @@ def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument], root: n
     wrapped = {argument.node for argument in arguments if argument.is_wrapped}
     for node in graph_module.graph.nodes:
         if node.op in ("get_attr", "call_module"):
-            raise CaptureError(f"the compiled function calls a subgraph, as control flow on values does: {node.target}")
+            raise CaptureError(f"control flow on values is not supported: the compiled function calls {node.target}")
         _check_precision(node)
         if node.op == "output":
             graph.output(fx.map_arg(node.args[0], values.__getitem__))
@@ -110,19 +110,19 @@ def capture(graph_module: fx.GraphModule, arguments: Sequence[Argument], root: n
 
 
 def _check_precision(node: fx.Node) -> None:
-    """Refuse an autocast region: the graph of its operations would compute in another precision."""
+    """Check that there is no autocast region: its operations would compute in a different precision."""
     if node.target is torch.amp.autocast_mode._enter_autocast:
         device, _, enabled, *_ = node.args
         if enabled != torch.is_autocast_enabled(str(device)):
             raise CaptureError(
-                "an autocast region inside the compiled function, whose precision a graph would not keep"
+                "an autocast region inside the compiled function, whose precision a graph cannot represent"
             )
 
 
 def _keep(constants: nn.Module, argument: Argument) -> None:
     name, example = argument.node.name, argument.example
     if isinstance(example, torch.SymInt):
-        # Its hint stands for a size where shapes are inferred; nothing is decided by it.
+        # The hint replaces a size where shapes are inferred. No decision depends on it.
         setattr(constants, name, example.node.hint)
     elif isinstance(example, Tensor) and not argument.is_wrapped:
         constants.register_buffer(name, example.detach())
@@ -138,7 +138,7 @@ def _copy(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node], root: 
 
 
 def _module_stack(node: fx.Node, root: nn.Module | None) -> dict[str, tuple[str, type]]:
-    """The module stack in the form in which symbolic tracing records it, from the compiled module down."""
+    """The module stack in the form of symbolic tracing, from the compiled module down."""
     recorded = [(re.sub(r"@\d+", "", str(path)), cls) for path, cls in node.meta.get("nn_module_stack", {}).values()]
     if root is not None:
         # "L['self'].layer1.0"

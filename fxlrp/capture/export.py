@@ -1,8 +1,8 @@
-"""The front end for what symbolic tracing cannot follow: ``torch.export``.
+"""The ``torch.export`` front end, for models that symbolic tracing cannot follow.
 
-It runs the model once on example inputs and records ATen calls, so it follows control flow on sizes, and what stays
-whole in symbolic tracing. The batch is dynamic, and so is the length of a sequence; other sizes are those of the
-examples, unless ``dynamic_shapes`` says otherwise.
+It runs the model once on example inputs and records ATen calls, so it follows control flow on sizes, and traces into
+functions that symbolic tracing does not. The batch and the length of a sequence are dynamic. Other sizes are those of
+the examples, unless ``dynamic_shapes`` says otherwise.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def capture(
     output: Selected = None,
     dynamic_shapes: DynamicShapes = None,
 ) -> tuple[fx.GraphModule, ShapeGuards]:
-    """Export ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
+    """Export ``model`` to a forward graph that reads parameters from the live model. The model is not changed.
 
     Args:
-        model: In eval mode.
+        model: The model, in eval mode.
         inputs: Its inputs, with examples.
-        vocabulary: Knows which ATen operations are canonical.
-        output: Which of the model's outputs is explained.
+        vocabulary: The canonical operations.
+        output: The output that is explained.
         dynamic_shapes: As for ``torch.export.export``, by argument name.
 
     Returns:
-        The graph, and the sizes of inputs for which it is right.
+        The graph, and the input sizes for which it is valid.
 
     Raises:
-        CaptureError: ``torch.export`` cannot follow the model either.
+        CaptureError: ``torch.export`` cannot follow the model.
     """
     values = with_batch(inputs)
     if dynamic_shapes is not None:
@@ -76,7 +76,7 @@ def capture(
 
 
 def with_batch(inputs: Inputs) -> dict[str, Tensor]:
-    """The examples with at least two samples: torch.export takes a size of one for a constant."""
+    """Return the examples with at least two samples: torch.export treats a size of one as constant."""
     values = {name: inputs.examples[name].detach() for name in inputs.names}
     batched = [value for value in values.values() if value.dim()]
     if not batched or batched[0].shape[0] != 1:
@@ -88,13 +88,13 @@ def with_batch(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def _dynamic(inputs: Inputs, values: Mapping[str, Tensor], lengths: bool) -> dict[str, Any]:
-    """Which sizes are dynamic: the batch, and the lengths of sequences."""
+    """The dynamic sizes: the batch, and the lengths of sequences."""
     batch = next((value.shape[0] for value in values.values() if value.dim()), None)
     by_name: dict[str, Any] = {}
     for name, value in values.items():
         dims = {0} if value.dim() and value.shape[0] == batch else set()
         if lengths and value.dim() <= 3:
-            # Tokens, masks, embeddings and waves; images with every size dynamic take torch.export minutes.
+            # For tokens, masks, embeddings and waves only: images with all sizes dynamic take torch.export minutes.
             dims |= set(range(1, value.dim()))
         by_name[name] = {dim: Dim.AUTO for dim in dims if value.shape[dim] > 1} or None
     if inputs.variadic is None:
@@ -116,13 +116,13 @@ def _export(
     with ONE_CAPTURE, torch.no_grad():
         exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
         hidden_views.check(exported.graph, vocabulary)
-        # Nothing is decomposed; what this does is to make in-place operations functional.
+        # Decompose nothing: this only makes in-place operations functional.
         functional: ExportedProgram = exported.run_decompositions({})
     return functional
 
 
 class _Converter:
-    """Rewrites an exported graph, which calls ATen and takes parameters as inputs, as tracing would have it."""
+    """Converts an exported graph, which calls ATen and takes parameters as inputs, to the form of symbolic tracing."""
 
     def __init__(
         self, model: nn.Module, inputs: Inputs, exported: ExportedProgram, vocabulary: Vocabulary, selected: Selected
@@ -137,7 +137,7 @@ class _Converter:
         self._classes = {path: type(module) for path, module in model.named_modules()}
 
     def convert(self) -> tuple[fx.Graph, nn.Module]:
-        """The graph, and the tensors in it that are no parameters."""
+        """Return the graph, and the tensors in it that are not parameters."""
         for name in self._inputs.names:
             self._values[self.users[name]] = self._graph.placeholder(name)
         for node, spec in self._placeholders():
@@ -147,7 +147,7 @@ class _Converter:
             if node.op == "call_function":
                 self._convert(node)
             elif node.op == "get_attr":
-                raise CaptureError(f"torch.export made a subgraph of control flow on values: {node.target}")
+                raise CaptureError(f"control flow on values is not supported: torch.export captured {node.target}")
         self._output()
         return self._graph, self._constants
 
@@ -170,7 +170,7 @@ class _Converter:
             return f"{MODEL}.{path}"
         value = self._exported.constants.get(path)
         if spec.kind is not InputKind.CONSTANT_TENSOR or not isinstance(value, Tensor):
-            raise CaptureError(f"{type(self._model).__name__} has an input that is no tensor: {path}")
+            raise CaptureError(f"{type(self._model).__name__} has an input that is not a tensor: {path}")
         name = f"constant_{len(list(self._constants.buffers()))}"
         self._constants.register_buffer(name, value.detach())
         return f"{CONSTANTS}.{name}"
@@ -193,11 +193,11 @@ class _Converter:
 
     def _value(self, node: fx.Node) -> Any:
         if node not in self._values:
-            raise CaptureError(f"the model reads a further result of {node.args[0]}, which cannot be followed")
+            raise CaptureError(f"reading a result of {node.args[0]} other than the first is not supported")
         return self._values[node]
 
     def _on_device_of_inputs(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """What was made on the device of the examples is made on that of the inputs."""
+        """Create tensors on the device of the inputs instead of that of the examples."""
         first = self._inputs.examples[self._inputs.names[0]].device
 
         def moved(value: Any) -> Any:
@@ -213,10 +213,10 @@ class _Converter:
         return pytree.tree_map(moved, args), {name: moved(value) for name, value in kwargs.items()}
 
     def _module_stack(self, node: fx.Node) -> dict[str, tuple[str, type]]:
-        """The module stack in the form in which symbolic tracing records it."""
+        """The module stack in the form of symbolic tracing."""
         stack = {}
         for path, _ in (node.meta.get("nn_module_stack") or {}).values():
-            # A module's second call is marked with a number.
+            # The second call of a module is marked with a number.
             path = re.sub(r"@\d+", "", str(path).removeprefix("L['self']").lstrip("."))
             if path in self._classes:
                 stack[path] = (f"{MODEL}.{path}".rstrip("."), self._classes[path])
@@ -238,7 +238,7 @@ class _Converter:
 
 
 def users_line(stack_trace: str | None) -> str | None:
-    """The innermost frame of a formatted stack that is the user's, formatted alike."""
+    """The innermost frame of a formatted stack that is in the user's code, in the same format."""
     frames = re.findall(r'File "([^"]+)", line (\d+), in (.+)\n\s*(.*)', stack_trace or "")
     for file, line, function, code in reversed(frames):
         if is_users_file(file):
@@ -252,5 +252,5 @@ def _cannot_follow(model: nn.Module, error: Exception) -> str:
     first = str(error).strip().splitlines()
     return (
         f"torch.export cannot follow {type(model).__name__}{where} ({type(error).__name__}: "
-        f"{first[0] if first else ''}). It follows no control flow that depends on values"
+        f"{first[0] if first else ''}). It does not support control flow that depends on values"
     )

@@ -1,4 +1,4 @@
-"""Which front end captures a model: the first that can follow it."""
+"""Capture a model with the first front end that can follow it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontEnd], T], inputs: Inputs) -> T:
-    """The result of ``attempt`` for the first front end that can follow the model.
+    """Return the result of ``attempt`` for the first front end that can follow the model.
 
     Raises:
-        ExamplesNeeded: It is ``torch.export``, and there are no example inputs.
-        FxlrpError: No front end can; what the first says, with the second's reason.
+        ExamplesNeeded: The front end is ``torch.export``, and there are no example inputs.
+        FxlrpError: No front end can; the error of the first, with the reason of the second.
     """
     if front_ends == ("export",):
         _need_examples(inputs, "capture='export' was chosen")
@@ -36,11 +36,11 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
     except FxlrpError as error:
         if isinstance(first, GraphError):
             raise first from error
-        raise CaptureError(f"{first}\nNor can the other front end: {error}") from error
+        raise CaptureError(f"{first}\nThe other front end fails too: {error}") from error
 
 
 def _could_be_opened(error: FxlrpError) -> bool:
-    """Whether ``torch.export``, which sees the calls inside functions and modules, may do better."""
+    """Whether ``torch.export``, which traces into functions and modules, may succeed."""
     return isinstance(error, SymbolicTraceError | GraphError) or (
         isinstance(error, UnsupportedOpError) and error.opaque
     )

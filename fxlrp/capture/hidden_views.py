@@ -1,7 +1,7 @@
-"""Refuse in-place changes that ``torch.export`` would get wrong.
+"""Reject in-place changes that ``torch.export`` would capture incorrectly.
 
-It makes a graph functional by what the schemas of operators say of memory. ``einsum``, and dropout in eval mode, may
-return views, and their schemas do not say so: a change of the result would not reach the operand.
+It functionalizes a graph according to the alias annotations in the schemas of operators. ``einsum``, and dropout in
+eval mode, may return views without such an annotation: a change of the result would not reach the operand.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fxlrp.vocabulary.lookup import Vocabulary
 
 
 def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
-    """Refuse a change of memory that an operator may share without saying so.
+    """Check that memory which an operator may share without an annotation is not changed.
 
     Args:
         graph: The exported graph, with its in-place operations.
-        vocabulary: Knows which operations allocate.
+        vocabulary: The canonical operations, which tell whether they allocate.
 
     Raises:
-        CaptureError: There is such a change.
+        CaptureError: Such memory is changed.
     """
     owner: dict[fx.Node, fx.Node] = {}
     shared: dict[fx.Node, fx.Node] = {}
@@ -48,7 +48,7 @@ def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
 
 
 def _may_share(target: OpOverload, vocabulary: Vocabulary) -> bool:
-    """Whether an operation that the vocabulary knows is not known to allocate."""
+    """Whether a known operation may return memory of an operand."""
     spelling = vocabulary.spelling(target.overloadpacket)
     return spelling is not None and not spelling.operation.allocates
 
@@ -56,6 +56,6 @@ def _may_share(target: OpOverload, vocabulary: Vocabulary) -> bool:
 def _refuse_change(node: fx.Node, by: fx.Node | None) -> None:
     if by is not None:
         raise CaptureError(
-            f"{node.name!r} changes memory in place that {by.name!r} may share, which torch.export does not follow: "
-            "write it without the in-place operation"
+            f"{node.name!r} changes memory in place that {by.name!r} may share, which torch.export does not support: "
+            "use an out-of-place operation"
         )

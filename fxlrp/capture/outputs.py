@@ -1,4 +1,4 @@
-"""Which of a model's outputs is explained."""
+"""Select the output of a model that is explained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Output: TypeAlias = "int | str | Sequence[int | str] | None"
 
 
 class Every(enum.Enum):
-    """Every output of a model, whatever structure they are returned in."""
+    """Every output of a model, in any structure."""
 
     OUTPUT = enum.auto()
 
@@ -26,11 +26,11 @@ _STRUCTURE = "structure"
 
 
 def place_output(node: fx.Node, returned: Any, output: Selected) -> None:
-    """Let the graph's output node return the output to explain, or the leaves of all that the model returns.
+    """Make the output node return the output to explain, or all leaves of the outputs of the model.
 
     Raises:
-        InputError: There is no such output.
-        CaptureError: The model returns several, and none is selected.
+        InputError: The output does not exist.
+        CaptureError: The model returns several outputs, and none is selected.
     """
     if output is not EVERY_OUTPUT:
         node.args = (select_output(returned, output),)
@@ -40,36 +40,36 @@ def place_output(node: fx.Node, returned: Any, output: Selected) -> None:
 
 
 def structure_of_outputs(graph: fx.Graph) -> pytree.TreeSpec:
-    """The structure that a graph's outputs are the leaves of."""
+    """The structure whose leaves are the outputs of a graph."""
     structure: pytree.TreeSpec = graph.output_node().meta[_STRUCTURE]
     return structure
 
 
 def select_output(returned: Any, output: Output) -> fx.Node:
-    """The node of the output to explain.
+    """Return the node of the output to explain.
 
     Args:
-        returned: What the model returns, with nodes in the place of tensors.
-        output: An index, a key or an attribute's name, or a sequence of them for an output in an output; None for a
+        returned: The outputs of the model, with nodes in place of tensors.
+        output: An index, a key or the name of an attribute, or a sequence of them for a nested output; None for a
             model that returns a single tensor.
 
     Raises:
-        InputError: There is no such output.
-        CaptureError: The model returns several, and none is selected.
+        InputError: The output does not exist.
+        CaptureError: The model returns several outputs, and none is selected.
     """
     returned = follow(returned, output)
     if isinstance(returned, fx.Node):
         return returned
     if not _path(output):
         raise CaptureError(
-            f"the model returns {_named(returned)}, and a single tensor can be explained: say which with "
+            f"the model returns {_named(returned)}, but only a single tensor can be explained: select it with "
             f"fxlrp.compile(..., output=...), {_choices(returned)}"
         )
-    raise InputError(f"output={output!r} selects {_named(returned)}, which is no tensor; {_choices(returned)}")
+    raise InputError(f"output={output!r} selects {_named(returned)}, which is not a tensor: use {_choices(returned)}")
 
 
 def follow(returned: Any, output: Output) -> Any:
-    """What ``output`` selects of what the model returns."""
+    """Return the part of the outputs that ``output`` selects."""
     for step in _path(output):
         returned = _pick(returned, step)
     return returned
@@ -81,13 +81,13 @@ def _path(output: Output) -> tuple[int | str, ...]:
 
 def _pick(returned: Any, step: int | str) -> Any:
     if isinstance(returned, fx.Node):
-        raise InputError(f"output={step!r} would pick from a single tensor")
+        raise InputError(f"output={step!r} would select from a single tensor: leave out output=")
     if isinstance(step, str) and not isinstance(returned, Mapping) and hasattr(returned, step):
         return getattr(returned, step)
     try:
         return returned[step]
     except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"the model returns {_named(returned)}, without {step!r}; {_choices(returned)}") from error
+        raise InputError(f"the model returns {_named(returned)} without {step!r}: use {_choices(returned)}") from error
 
 
 def _named(returned: Any) -> str:
@@ -99,4 +99,4 @@ def _choices(returned: Any) -> str:
         return f"one of the keys {', '.join(map(repr, returned))}"
     if isinstance(returned, list | tuple):
         return f"an index below {len(returned)}"
-    return "an index, a key or an attribute's name"
+    return "an index, a key or the name of an attribute"

@@ -1,8 +1,7 @@
-"""Stand in for functions while a model is traced, so that tracing sees their calls.
+"""Replace functions while a model is traced, so that tracing records their calls.
 
-Functions that have rules of the user's, and torch's factories of tensors, become nodes; questions whether a value is
-a tensor get the answer that they get in the model. Without traced values, as in other threads, the stand-ins do what
-the functions do.
+Functions with user-defined rules, and the tensor factories of torch, become nodes. Checks whether a value is a tensor
+give the same answer as in the model. Without traced values, as in other threads, the replacements call the functions.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
-# These make tensors from sizes, and would ask a traced size for its number.
+# Functions that create tensors from sizes, and would need the number of a traced size.
 _FACTORIES = ("zeros", "ones", "empty", "full", "arange", "linspace", "eye", "tensor")
 _MISSING = object()
 
 
 @contextmanager
 def stand_ins(functions: Sequence[Callable[..., Any]], copy: nn.Module) -> Iterator[None]:
-    """Put the stand-ins in place: those of ``functions`` wherever a module or ``copy`` holds them."""
+    """Install the replacements; those of ``functions`` wherever a module or ``copy`` contains them."""
     forwards = [getattr(type(module).forward, "__globals__", {}) for module in copy.modules()]
     changed: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -54,7 +53,7 @@ def stand_ins(functions: Sequence[Callable[..., Any]], copy: nn.Module) -> Itera
 def _found(
     functions: Sequence[Callable[..., Any]], copy: nn.Module, forwards: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], str, Callable[..., Any]]]:
-    """Where the functions are held, and under which name."""
+    """The namespaces that contain the functions, with their names there."""
     if not functions:
         return
     sought = {id(function): function for function in functions}
@@ -72,7 +71,7 @@ def _isinstance(value: Any, classes: Any) -> bool:
 
 
 def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, but a call with traced values becomes a node."""
+    """Return ``function`` such that a call with traced values becomes a node."""
 
     @functools.wraps(function)
     def record(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A captured graph on the live model: it reads the user's parameters, not copies of them."""
+"""A captured graph on the live model, which reads the user's parameters and not copies of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import fx, nn
 from fxlrp.errors import CaptureError
 from fxlrp.provenance import MODEL
 
-# Where the root of a program keeps the tensors that are no parameters of the model.
+# The child of the root that contains the tensors that are not parameters of the model.
 CONSTANTS = "constants"
 
 
@@ -19,15 +19,15 @@ class _Root(nn.Module):
 
 
 def on_live_model(model: nn.Module, graph: fx.Graph, constants: nn.Module) -> fx.GraphModule:
-    """``graph`` as a module whose root holds ``model`` and ``constants``.
+    """Return ``graph`` as a module whose root contains ``model`` and ``constants``.
 
     Raises:
-        CaptureError: A path of the model cannot be written in Python.
+        CaptureError: A path in the model is not a valid Python name.
     """
     try:
         graph_module = fx.GraphModule(_Root(model, constants), graph, class_name=type(model).__name__)
     except SyntaxError as error:
-        raise CaptureError(f"a path of {type(model).__name__} is no Python name: {error}") from error
-    # GraphModule copies references to the parameters it finds; the model itself follows replaced ones too.
+        raise CaptureError(f"a path in {type(model).__name__} is not a valid Python name: {error}") from error
+    # GraphModule copies references to parameters. Refer to the model itself, to follow replaced parameters.
     graph_module.add_module(MODEL, model)
     return graph_module

@@ -1,4 +1,4 @@
-"""For which sizes of the inputs a captured graph is right."""
+"""The input sizes for which a captured graph is valid."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fxlrp.inputs import Inputs
 
 @dataclass(frozen=True)
 class ShapeGuards:
-    """What ``torch.export`` has assumed of the inputs.
+    """The assumptions of ``torch.export`` about the inputs.
 
     Args:
-        names: The inputs' names.
-        fixed: For each input its sizes, None where any will do.
-        dtypes: The inputs' types.
-        conditions: What else must hold of the sizes: in words, and as a function of the inputs by name.
+        names: The names of the inputs.
+        fixed: The sizes of each input; None for a size that is dynamic.
+        dtypes: The types of the inputs.
+        conditions: Further conditions on the sizes: in words, and as a function of the inputs by name.
     """
 
     names: tuple[str, ...]
@@ -33,10 +33,10 @@ class ShapeGuards:
     variadic: str | None = None
 
     def check(self, values: Sequence[Tensor]) -> None:
-        """Refuse inputs that the graph is not right for.
+        """Check that the graph is valid for inputs.
 
         Raises:
-            InputError: A size or a type is another one than in capture.
+            InputError: A size or a type differs from the capture.
         """
         for name, sizes, dtype, value in zip(self.names, self.fixed, self.dtypes, values, strict=True):
             fits = value.dim() == len(sizes) and all(
@@ -45,12 +45,12 @@ class ShapeGuards:
             if not fits:
                 shape = ", ".join("any" if size is None else str(size) for size in sizes)
                 raise InputError(
-                    f"the input {name!r} has shape {tuple(value.shape)}; torch.export has captured the model for "
+                    f"the input {name!r} has shape {tuple(value.shape)}; torch.export captured the model for "
                     f"({shape}): compile with example_inputs of that shape, or with dynamic_shapes"
                 )
             if value.dtype != dtype:
                 raise InputError(
-                    f"the input {name!r} is {value.dtype}, but torch.export has captured the model for {dtype}: "
+                    f"the input {name!r} is {value.dtype}, but torch.export captured the model for {dtype}: "
                     f"compile with example_inputs of that type"
                 )
         named: dict[str, Any] = dict(zip(self.names, values, strict=True))
@@ -59,13 +59,13 @@ class ShapeGuards:
         for words, holds in self.conditions:
             if not holds(named):
                 raise InputError(
-                    f"the inputs' sizes {', '.join(str(tuple(value.shape)) for value in values)} are not among those "
-                    f"that torch.export has captured the model for: {words}"
+                    f"torch.export captured the model for other sizes of the inputs than "
+                    f"{', '.join(str(tuple(value.shape)) for value in values)}: they must satisfy {words}"
                 )
 
     @staticmethod
     def of(exported: ExportedProgram, inputs: Inputs, users: Mapping[str, Any]) -> ShapeGuards:
-        """What was assumed in ``exported``, whose inputs have the fake values ``users`` by name."""
+        """Return the assumptions of ``exported``, whose inputs have the fake values ``users`` by name."""
         names = inputs.names
         fixed = tuple(tuple(size if isinstance(size, int) else None for size in users[name].shape) for name in names)
         conditions = tuple((_words(code), _condition(code)) for code in exported._guards_code)
@@ -78,6 +78,6 @@ def _words(code: str) -> str:
 
 
 def _condition(code: str) -> Callable[[Mapping[str, Any]], bool]:
-    """A guard of torch.export, which is a Python expression on the sizes of the inputs ``L``."""
+    """Compile a guard of torch.export, a Python expression in the sizes of the inputs ``L``."""
     holds: Callable[[Mapping[str, Any]], bool] = eval(f"lambda L: {code}", {"math": math, "torch": torch})
     return holds

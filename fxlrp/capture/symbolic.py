@@ -27,7 +27,7 @@ from fxlrp.provenance import is_users_file
 
 
 class _Holder(nn.Module):
-    """Holds the model under a name, so that its own call, hooks included, is traced like that of any module."""
+    """Contains the model under a name, so that its own call, including hooks, is traced like any module."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class _Holder(nn.Module):
 
 
 class _Proxy(fx.Proxy):
-    """A value in tracing; unlike the base class it records that ``x += y`` and ``x[i] = y`` change ``x``."""
+    """A traced value. Unlike the base class it records that ``x += y`` and ``x[i] = y`` change ``x``."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node", "_value"):
-            raise CaptureError(f"setting the attribute {name!r} of a tensor cannot be followed")
+            raise CaptureError(f"tracing cannot follow an assignment to the attribute {name!r} of a tensor")
         super().__setattr__(name, value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -62,7 +62,7 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
 
 
 class _AttributeProxy(_Proxy):
-    """A parameter or buffer in tracing: its sizes are known, and modules may branch on them."""
+    """A traced parameter or buffer, whose sizes are known, so that modules may branch on them."""
 
     def __init__(self, node: fx.Node, tracer: fx.Tracer, value: Tensor) -> None:
         super().__init__(node, tracer)
@@ -108,7 +108,7 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if threading.get_ident() != self._thread:
-            # Another thread uses a model of its own while torch.nn.Module is patched.
+            # Another thread may call a different model while torch.nn.Module is patched.
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
@@ -118,7 +118,7 @@ class _Tracer(fx.Tracer):
         path = self._paths.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if path is None:
             return attr_val
-        # Tied weights may be untied later: the module that asks reads its own.
+        # Tied weights may be untied later, so each module reads its own attribute.
         own_path = f"{self.scope.module_path}.{attr}"
         path = own_path if self._named.get(own_path) is attr_val else path
         if path not in parameter_proxy_cache:
@@ -147,7 +147,7 @@ class _Tracer(fx.Tracer):
             self.constants.register_buffer(name, a.detach())
             return self.create_node("get_attr", f"{CONSTANTS}.{name}", (), {})
         if isinstance(a, tuple) and hasattr(a, "_fields"):
-            # The base class would record a call that makes the named tuple.
+            # The base class would record a call that creates the named tuple.
             return type(a)(*(self.create_arg(element) for element in a))
         return super().create_arg(a)
 
@@ -156,12 +156,12 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _autocast() != self._autocast:
-            raise SymbolicTraceError("an autocast region inside the model, whose precision a graph would not keep")
+            raise SymbolicTraceError("an autocast region inside the model, whose precision a graph cannot represent")
         frame: FrameType | None = sys._getframe(1)
         while self._whole and frame is not None:
             if frame.f_code in self._whole:
                 name = self._whole[frame.f_code]
-                raise CaptureError(f"{name} has a rule of its own, but is called in a way that cannot be kept whole")
+                raise CaptureError(f"{name} has a user-defined rule, but is called in a way that tracing cannot record")
             frame = frame.f_back
         node = super().create_node(*args, **kwargs)
         node.stack_trace = _user_line(sys._getframe(1))
@@ -169,7 +169,7 @@ class _Tracer(fx.Tracer):
 
 
 def _autocast() -> tuple[Any, ...]:
-    """In which precision autocast computes, if it does."""
+    """The precision of autocast, if it is enabled."""
     return tuple(
         (
             torch.is_autocast_enabled(device),
@@ -198,19 +198,19 @@ def capture(
     functions: Sequence[Callable[..., Any]] = (),
     output: Selected = None,
 ) -> fx.GraphModule:
-    """Trace ``model`` into its forward graph, reading parameters from the live model and changing nothing of it.
+    """Trace ``model`` to a forward graph that reads parameters from the live model. The model is not changed.
 
     Args:
-        model: In eval mode.
+        model: The model, in eval mode.
         inputs: Its inputs; None takes every argument without a default.
-        functions: Functions that the model calls and that stay whole, for rules of their own.
-        output: Which of the model's outputs is explained.
+        functions: The functions with user-defined rules, which tracing does not trace into.
+        output: The output that is explained.
 
     Raises:
         CaptureError: Tracing cannot follow the model; the message names the line.
     """
     inputs = inputs or Inputs.of(model)
-    # A model may store what it computes on itself; tracing a copy that shares the tensors keeps proxies out of it.
+    # A model may store values on itself. Trace a copy that shares the tensors, to keep proxies out of the model.
     shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
     try:
         holder = _Holder(copy.deepcopy(model, shared), inputs).eval()
@@ -227,7 +227,7 @@ def capture(
         raise SymbolicTraceError(_cannot_follow(model, error)) from error
     returned = graph.output_node()
     place_output(returned, returned.args[0], output)
-    # That of the holder's forward, which says nothing.
+    # Remove the source line of the holder's forward, which is not user code.
     returned.type = None
     return on_live_model(model, graph, tracer.constants)
 
@@ -245,7 +245,7 @@ def _place(error: Exception) -> str:
 def _cannot_follow(model: nn.Module, error: Exception) -> str:
     what = str(error) if isinstance(error, SymbolicTraceError) else f"{type(error).__name__}: {error}"
     return (
-        f"symbolic tracing cannot follow {type(model).__name__}{_place(error)} ({what}). It cannot follow control flow "
-        f"that depends on values or sizes: capture with torch.export instead, by example_inputs or at the first call; "
-        f"or choose with torch.where, or keep the function whole with a rule of its own (docs/adding-a-rule.md)"
+        f"symbolic tracing cannot follow {type(model).__name__}{_place(error)} ({what}). It does not support control "
+        f"flow that depends on values or sizes: capture with torch.export, at the first call or by example_inputs; or "
+        f"use torch.where; or write a rule for the function, which is then not traced (docs/adding-a-rule.md)"
     )

@@ -1,7 +1,7 @@
-"""Modules whose forward branches on the dimensions of its input, written so that tracing can follow them.
+"""Traceable forwards for modules whose own forward branches on the dimensions of its input.
 
-Tracing knows no dimensions. These forwards compute what the module computes in eval mode without asking for them;
-they are put on the copy that is traced, never on the user's model.
+Dimensions are unknown in tracing. These forwards compute the result of the module in eval mode without reading
+dimensions. They replace the forwards of the traced copy, never those of the user's model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _instance_norm(self: nn.modules.instancenorm._InstanceNorm, input: Tensor) -
     statistics = (self.running_mean, self.running_var)
     from_input = not self.track_running_stats
     dims = self._get_no_batch_dim() + 1
-    input = _expect_dims(input, dims, f"{type(self).__name__} is followed for inputs with a batch dimension")
+    input = _expect_dims(input, dims, f"{type(self).__name__} is supported only for inputs with a batch dimension")
     return F.instance_norm(input, *statistics, self.weight, self.bias, use_input_stats=from_input, eps=self.eps)
 
 
@@ -56,9 +56,9 @@ def _conv_transpose(self: nn.modules.conv._ConvTransposeNd, input: Tensor, outpu
 
 
 def _recurrent(self: nn.RNNBase, input: Tensor, hx: Any = None) -> Any:
-    """What ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` compute for a batch of sequences of one length."""
+    """The result of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for a batch of sequences of the same length."""
     directions = 2 if self.bidirectional else 1
-    input = _expect_dims(input, 3, f"{type(self).__name__} is followed for inputs with a batch dimension")
+    input = _expect_dims(input, 3, f"{type(self).__name__} is supported only for inputs with a batch dimension")
     is_lstm = isinstance(self, nn.LSTM)
     if hx is None:
         sizes = (self.proj_size or self.hidden_size, self.hidden_size) if is_lstm else (self.hidden_size,)
@@ -68,15 +68,15 @@ def _recurrent(self: nn.RNNBase, input: Tensor, hx: Any = None) -> Any:
         hx = zeros if is_lstm else zeros[0]
     kind = self.mode.lower()
     weights = [getattr(self, name) for names in self._all_weights for name in names]
-    # The arguments are a constant dropout of zero, and no training.
+    # The constants are a dropout of zero, and training switched off.
     how = (self.bias, self.num_layers, 0.0, False, self.bidirectional, self.batch_first)
     result = recorded(getattr(torch, kind))(input, list(hx) if is_lstm else hx, weights, *how)
     return (result[0], (result[1], result[2])) if is_lstm else (result[0], result[1])
 
 
 def _cell(self: nn.RNNCellBase, input: Tensor, hx: Any = None) -> Any:
-    """What ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell`` compute for a batch."""
-    input = _expect_dims(input, 2, f"{type(self).__name__} is followed for inputs with a batch dimension")
+    """The result of ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell`` for a batch."""
+    input = _expect_dims(input, 2, f"{type(self).__name__} is supported only for inputs with a batch dimension")
     is_lstm = isinstance(self, nn.LSTMCell)
     if hx is None:
         hx = (_cell_state(self, input), _cell_state(self, input)) if is_lstm else _cell_state(self, input)
@@ -102,12 +102,12 @@ def _attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """What ``nn.MultiheadAttention`` computes for a batch."""
+    """The result of ``nn.MultiheadAttention`` for a batch."""
     if self.bias_k is not None or self.add_zero_attn:
-        raise SymbolicTraceError("MultiheadAttention with bias_k or add_zero_attn cannot be followed")
+        raise SymbolicTraceError("MultiheadAttention with bias_k or add_zero_attn is not supported")
     inputs: list[Any] = [query, key, value]
     if self.batch_first:
-        # One value that is used three times stays one.
+        # Keep one value that is used three times as one node.
         turned = {id(each): each.transpose(0, 1) for each in inputs}
         inputs = [turned[id(each)] for each in inputs]
     separate = {} if self._qkv_same_embed_dim else {"use_separate_proj_weight": True}
@@ -145,9 +145,9 @@ _OPENINGS: Mapping[Callable[..., Any], Callable[..., Any]] = {
 
 
 def open_modules(copy: nn.Module) -> None:
-    """Give the modules of ``copy`` whose class has such a forward the one that tracing can follow."""
+    """Replace the forwards of the modules of ``copy`` by traceable ones, where their class has one."""
     for module in copy.modules():
-        # Hooks of the backward pass have nothing to see in tracing.
+        # Backward hooks do not run in tracing.
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()
         opening = _OPENINGS.get(type(module).forward)

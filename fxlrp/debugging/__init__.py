@@ -1,1 +1,1 @@
-"""What helps to find where an explanation, or its compilation, goes wrong."""
+"""Tools that find where an explanation, or its compilation, goes wrong."""

@@ -1,4 +1,4 @@
-"""Where an explanation first is not finite."""
+"""Find where an explanation first is not finite."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp.debugging.node_location import NodeLocation, renamed_place
+from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
+from fxlrp.debugging.renamed import renamed
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.printing.table import constants_among
 
 VALUE = "its value"
 SEED = "the seed"
 RECEIVED = "the relevance that it receives"
-HANDED_ON = "the relevance that it hands on"
+PASSED_ON = "the relevance that it passes on"
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Break:
 
     Args:
         location: The node.
-        what: What is not finite there: its value, the relevance that it receives, or what it hands on.
-        found: How many numbers of that are not finite.
-        value: How many numbers of its forward value are not finite.
-        reads: What it reads that is not finite either: operands and parameters by name.
+        what: What is not finite there: "its value", "the seed", "the relevance that it receives" or "the relevance
+            that it passes on".
+        found: How many elements of ``what`` are NaN or infinite.
+        value: How many elements of the node's forward value are NaN or infinite.
+        reads: The operands and parameters of the node that are not finite either, by name.
     """
 
     location: NodeLocation
@@ -38,13 +40,13 @@ class Break:
 
     @property
     def node(self) -> str:
-        """The node's name."""
+        """The name of the node."""
         return self.location.node
 
     @property
     def place(self) -> NodeLocation:
         """:attr:`location`, under its name of version 0.1."""
-        return renamed_place(self.location)
+        return renamed("place", "location", self.location)
 
     @property
     def module(self) -> str:
@@ -57,11 +59,11 @@ class Break:
         return self.location.source
 
     def __str__(self) -> str:
-        """A line for the node, and one for what there is around."""
+        """Return a line for the node, and a line for its value and what it reads."""
         read = ", ".join(f"{name} ({found})" for name, found in self.reads.items())
         return (
             f"first not finite: {self.what} ({self.found}): {self.location}\n"
-            f"its value: {self.value or 'finite'}; not finite of what it reads: {read or 'nothing'}"
+            f"its value: {self.value or 'finite'}; non-finite operands and parameters: {read or 'none'}"
         )
 
 
@@ -71,16 +73,19 @@ def first_break(
     values: Mapping[fx.Node, NotFinite],
     relevances: Mapping[fx.Node, NotFinite],
 ) -> Break | None:
-    """Where NaN or infinity comes from; None if all relevance is finite.
+    """Find where NaN or infinity comes from.
 
-    An infinity in a forward value that no relevance shows, as attention masks have them, does not count. If the
-    explained output itself is not finite, its value is followed back to the first one that is not.
+    An infinity in a forward value does not count if all relevance is finite: attention masks contain infinities. If
+    the explained output itself is not finite, its value is traced back to the first value that is not.
 
     Args:
         steps: The explanation.
-        flows: Its steps that matter, from the output back.
+        flows: Its steps that lead to the requested relevance, from the output back.
         values: The counts of all forward values.
         relevances: The counts of all relevance.
+
+    Returns:
+        The break; None if all relevance is finite.
     """
 
     def found_at(node: fx.Node, what: str, found: NotFinite) -> Break:
@@ -93,7 +98,7 @@ def first_break(
         origin = _origin(steps, values)
         return found_at(origin, VALUE, values[origin])
     for flow in flows:
-        for nodes, what in ((flow.received, RECEIVED), (flow.handed_on, HANDED_ON)):
+        for nodes, what in ((flow.received, RECEIVED), (flow.passed_on, PASSED_ON)):
             bad = next((relevances[each] for each in nodes if relevances[each]), None)
             if bad is not None:
                 return found_at(flow.node, what, bad)
@@ -104,7 +109,7 @@ def first_break(
 
 
 def _origin(steps: StepByStep, values: Mapping[fx.Node, NotFinite]) -> fx.Node:
-    """The value from which the explained output has its NaN or infinity; that of a node, not of a parameter."""
+    """Return the node whose value is the source of the NaN or infinity in the explained output."""
     graph = steps.program.graph
     order = {node: index for index, node in enumerate(graph.nodes)}
     constants = constants_among(list(graph.nodes))
@@ -113,5 +118,5 @@ def _origin(steps: StepByStep, values: Mapping[fx.Node, NotFinite]) -> fx.Node:
         sources = [each for each in current.all_input_nodes if values.get(each) and each not in constants]
         if not sources:
             return current
-        # NaN comes of an error, infinity may also be a mask's.
+        # NaN is always an error. Infinity may also come from a mask.
         current = min(sources, key=lambda each: (not values[each].nan, order[each]))

@@ -1,7 +1,7 @@
-"""What the compiler says of its work, through Python's ``logging``.
+"""The logs of the compiler, through Python's ``logging``.
 
-The loggers are ``fxlrp.passes``, ``fxlrp.annotate`` and ``fxlrp.emit``; all they say is of level DEBUG. Nothing is
-rendered that nobody reads.
+The loggers are ``fxlrp.passes``, ``fxlrp.annotate`` and ``fxlrp.emit``. They log at level DEBUG, and render a message
+only if the level is enabled.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ _HANDLER = "fxlrp.debugging.logs"
 
 
 def set_logs(*, passes: bool = False, annotate: bool = False, emit: bool = False) -> None:
-    """Choose what the compiler prints to stderr: what is not chosen is switched off, so ``set_logs()`` ends it all.
+    """Choose what the compiler prints to stderr. Logs that are not chosen are disabled.
 
-    The environment variable ``FXLRP_LOGS``, a list such as ``passes,emit``, chooses for the start. Whoever configures
-    ``logging`` needs neither: the loggers ``fxlrp.passes``, ``fxlrp.annotate`` and ``fxlrp.emit`` speak at level DEBUG.
+    The environment variable ``FXLRP_LOGS``, a list such as ``passes,emit``, chooses the logs at import. Applications
+    that configure ``logging`` need neither: the loggers ``fxlrp.passes``, ``fxlrp.annotate`` and ``fxlrp.emit`` log at
+    level DEBUG.
 
     Args:
-        passes: For every pass its name, how often it applied, and the graph after it.
-        annotate: The annotated graph as a table.
-        emit: The generated program in the end.
+        passes: Print the name of every pass, how often it applied, and the graph after it.
+        annotate: Print the annotated graph as a table.
+        emit: Print the generated program.
 
     Example:
         >>> import fxlrp
@@ -42,17 +43,20 @@ def set_logs(*, passes: bool = False, annotate: bool = False, emit: bool = False
 
 
 def set_logs_of_environment(variable: str | None) -> None:
-    """Choose what ``FXLRP_LOGS`` says; nothing is touched where it is not set.
+    """Choose the logs that ``FXLRP_LOGS`` names.
+
+    Args:
+        variable: The value of the environment variable; None if it is not set, which changes nothing.
 
     Raises:
-        InputError: It has a name that is not known.
+        InputError: It contains an unknown name.
     """
     if variable is None:
         return
     names = [name.strip() for name in variable.split(",") if name.strip()]
     unknown = [name for name in names if name not in _LOGS]
     if unknown:
-        raise InputError(f"FXLRP_LOGS: there is no log {unknown[0]!r}; there are: {', '.join(_LOGS)}")
+        raise InputError(f"FXLRP_LOGS contains the unknown log {unknown[0]!r}; the logs are: {', '.join(_LOGS)}")
     _switch(names)
 
 
@@ -62,7 +66,7 @@ def _switch(names: Iterable[str]) -> None:
         logger.setLevel(logging.DEBUG if name in chosen else logging.NOTSET)
     for handler in [each for each in _ROOT.handlers if each.get_name() == _HANDLER]:
         _ROOT.removeHandler(handler)
-    # To stderr and nowhere else: what the application has configured would print everything a second time.
+    # Handlers that the application has configured would print everything a second time.
     _ROOT.propagate = not chosen
     if chosen:
         handler = logging.StreamHandler()
@@ -75,7 +79,7 @@ class PassLog:
     """Logs the stages of one program."""
 
     def __init__(self) -> None:
-        """Begin before the first stage."""
+        """Start without a graph."""
         self._before = ""
 
     def __call__(self, stage: str, count: int, program: Program) -> None:
@@ -93,7 +97,7 @@ class PassLog:
             return
         text = graph_text(program.graph)
         same = text == self._before
-        _LOGS["passes"].debug("%s: %d%s", stage, count, ", the graph is as before" if same else f"\n{text}")
+        _LOGS["passes"].debug("%s: %d%s", stage, count, ", the graph is unchanged" if same else f"\n{text}")
         self._before = text
 
 

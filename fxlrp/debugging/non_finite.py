@@ -1,4 +1,4 @@
-"""How many numbers of a value are not finite."""
+"""Count the NaN and infinite elements of a value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NotFinite:
-    """How many numbers are NaN, and how many are infinite.
+    """The number of elements that are NaN, and of those that are infinite.
+
+    Args:
+        nan: The number of NaN elements.
+        inf: The number of infinite elements, of either sign.
 
     Example:
         >>> import torch
@@ -25,7 +29,11 @@ class NotFinite:
 
     @staticmethod
     def of(value: Any) -> NotFinite:
-        """The counts of a tensor, or of all tensors of a structure; what else it holds counts as finite."""
+        """Count the elements of a tensor, or of all tensors in a structure.
+
+        Args:
+            value: A tensor, or a structure such as a tuple. Other values in it count as finite.
+        """
         nan = inf = 0
         for each in pytree.tree_leaves(value):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
@@ -35,10 +43,10 @@ class NotFinite:
         return NotFinite(nan, inf)
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether any element is not finite."""
         return bool(self.nan or self.inf)
 
     def __str__(self) -> str:
-        """As in ``3 NaN, 1 Inf``; empty if all numbers are finite."""
+        """Return the counts as in ``3 NaN, 1 Inf``; empty if all elements are finite."""
         counts = ((self.nan, "NaN"), (self.inf, "Inf"))
         return ", ".join(f"{count} {name}" for count, name in counts if count)

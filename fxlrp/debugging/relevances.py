@@ -1,4 +1,4 @@
-"""The relevance of every node: what it received, what it handed on, and what became of the rest."""
+"""The relevance of every node: what it received, what it passed on, and what absorbed the rest."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from tabulate import tabulate
 from torch import Tensor, fx
 
 from fxlrp.debugging.first_non_finite import Break, first_break
-from fxlrp.debugging.node_location import NodeLocation, renamed_place
+from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
+from fxlrp.debugging.renamed import renamed
 from fxlrp.debugging.shares import Constant, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
 
 HEADERS = (
     *("node", "operation", "rule", "shape", "received", "min", "max", "not finite"),
-    *("handed on", "absorbed", "by bias", "by stabilizer"),
+    *("passed on", "absorbed", "by bias", "by stabilizer"),
 )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A relevance tensor in a few numbers.
+    """The summary of a relevance tensor.
 
     Args:
-        shapes: Its shape; one for each result of a node that has several.
-        sum: Of everything, in double precision.
-        min: The smallest number, NaN left aside; NaN if there is none.
-        max: The largest one.
-        not_finite: How many are not finite.
+        shapes: The shape of the tensor; for a node with several results, one shape for each result.
+        sum: The sum of all elements, computed in double precision.
+        min: The smallest element, ignoring NaN; NaN if all elements are NaN.
+        max: The largest element, ignoring NaN; NaN if all elements are NaN.
+        not_finite: How many elements are NaN or infinite.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -45,7 +46,7 @@ class Summary:
 
     @staticmethod
     def of(relevance: Tensor) -> Summary:
-        """The summary of one tensor."""
+        """Return the summary of one tensor."""
         bad = NotFinite.of(relevance)
         numbers = relevance[~relevance.isnan()] if bad.nan else relevance
         least, most = (float(each) for each in numbers.aminmax()) if numbers.numel() else (math.nan, math.nan)
@@ -53,7 +54,7 @@ class Summary:
 
     @staticmethod
     def of_all(parts: Sequence[Summary]) -> Summary:
-        """The summary of several tensors."""
+        """Return one summary of several tensors."""
         numbers = [part for part in parts if part.min == part.min]
         return Summary(
             tuple(shape for part in parts for shape in part.shapes),
@@ -66,51 +67,59 @@ class Summary:
 
 @dataclass(frozen=True)
 class NodeRelevance:
-    """The relevance of a node's value, and what its step made of it.
+    """The relevance of a node's value, and how its step distributes it.
+
+    Relevance is in units of the explained output.
 
     Args:
         location: The node.
-        received: The relevance of its value.
-        handed_on: What its operands received from it, summed over everything; None where the explanation ends.
-        bias: What of the absorbed relevance is the bias's, or another constant's that is added; None where the rule's
-            formula does not tell.
-        value: How many numbers of its forward value are not finite.
-        kept: The relevance itself, for each of its results, if it was to be kept.
+        received: The summary of the relevance of its value.
+        passed_on: The relevance that its operands received from it, summed over all elements and samples; None where
+            the explanation ends.
+        bias: The part of the absorbed relevance that goes to the bias, or to another constant that is added; None if
+            the formula of the rule does not determine it.
+        value: How many elements of its forward value are NaN or infinite.
+        kept: The relevance of each of its results, each in the shape of the result; None without ``keep=True``.
     """
 
     location: NodeLocation
     received: Summary
-    handed_on: float | None
+    passed_on: float | None
     bias: float | None
     value: NotFinite
     kept: tuple[Tensor, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def node(self) -> str:
-        """The node's name."""
+        """The name of the node."""
         return self.location.node
 
     @property
     def place(self) -> NodeLocation:
         """:attr:`location`, under its name of version 0.1."""
-        return renamed_place(self.location)
+        return renamed("place", "location", self.location)
+
+    @property
+    def handed_on(self) -> float | None:
+        """:attr:`passed_on`, under its name of version 0.1."""
+        return renamed("handed_on", "passed_on", self.passed_on)
 
     @property
     def absorbed(self) -> float | None:
-        """How much less it handed on than it received; negative where it created relevance."""
-        return None if self.handed_on is None else self.received.sum - self.handed_on
+        """``received.sum - passed_on``; negative where the node created relevance, None where the explanation ends."""
+        return None if self.passed_on is None else self.received.sum - self.passed_on
 
     @property
     def stabilizer(self) -> float | None:
-        """What of the absorbed relevance the bias does not explain: the stabilizer's share, and rounding."""
+        """``absorbed - bias``: the share of the stabilizer, and rounding errors; None if ``bias`` is None."""
         return None if self.bias is None or self.absorbed is None else self.absorbed - self.bias
 
     @property
     def relevance(self) -> Tensor | tuple[Tensor, ...]:
-        """The relevance itself; a tuple for a node with several results.
+        """The relevance itself, in the shape of the value; a tuple for a node with several results.
 
         Raises:
-            InputError: It was not kept.
+            InputError: The relevance was not kept.
         """
         if self.kept is None:
             raise InputError(f"the relevance of {self.node!r} was not kept: call explain.debug(..., keep=True)")
@@ -119,12 +128,14 @@ class NodeRelevance:
 
 @dataclass(frozen=True)
 class Relevances:
-    """An explanation node by node; made by :meth:`fxlrp.Explainer.debug`.
+    """An explanation node by node. :meth:`fxlrp.Explainer.debug` returns it.
 
     Args:
-        explained: The initial relevance, summed over everything: the explained outputs' values.
+        explained: The initial relevance, summed over all elements and samples. With a target it is the sum of the
+            explained outputs.
         at_inputs: The relevance of all inputs, or of the value that ``fxlrp.compile(..., at=...)`` names.
-        nodes: The nodes that relevance passes on the way there, from the output back, and those where it ends.
+        nodes: The nodes that relevance passes through on the way there, from the output back, then those where it
+            ends.
         first_bad: Where NaN or infinity first appears; None if all relevance is finite.
     """
 
@@ -134,28 +145,35 @@ class Relevances:
     first_bad: Break | None
 
     def __getitem__(self, name: str) -> NodeRelevance:
-        """The node of this name, as the annotated graph has it.
+        """Return the node with this name.
+
+        Args:
+            name: The name of the node in the annotated graph.
 
         Raises:
-            KeyError: No relevance passes such a node.
+            KeyError: There is no such node, or no relevance reaches it.
         """
         found = next((each for each in self.nodes if each.node == name), None)
         if found is None:
             close = difflib.get_close_matches(name, [each.node for each in self.nodes])
-            hint = f"; there are {', '.join(close)}" if close else ""
-            raise KeyError(f"no relevance passes a node {name!r}{hint}")
+            hint = f"; similar names: {', '.join(close)}" if close else ""
+            raise KeyError(f"no relevance reaches a node named {name!r}{hint}")
         return found
 
     def table(self) -> str:
-        """The nodes as a table, and the sums."""
+        """Return the nodes and the sums as text.
+
+        Returns:
+            A table with a row for each node, and below it the sums and :attr:`first_bad`.
+        """
         table = tabulate([_row(each) for each in self.nodes], headers=HEADERS, disable_numparse=True)
         passed = [each for each in self.nodes if each.absorbed is not None]
         bias, stabilizer = (_total(each.bias for each in passed), _total(each.stabilizer for each in passed))
         others = _total(each.absorbed for each in passed if each.bias is None)
         return (
             f"{table}\n\nexplained: {self.explained:.6g}, at the inputs: {self.at_inputs:.6g}\n"
-            f"absorbed: {bias:.6g} by biases, {stabilizer:.6g} by stabilizers, {others:.6g} where the two are not "
-            f"told apart\n{self.first_bad or 'all relevance is finite'}"
+            f"absorbed: {bias:.6g} by biases, {stabilizer:.6g} by stabilizers, {others:.6g} where the rule does "
+            f"not separate them\n{self.first_bad or 'all relevance is finite'}"
         )
 
     def __str__(self) -> str:
@@ -171,7 +189,7 @@ def _row(each: NodeRelevance) -> tuple[str, ...]:
     received = each.received
     shapes = ", ".join("x".join(map(str, shape)) for shape in received.shapes)
     numbers = (received.sum, received.min, received.max)
-    balance = (each.handed_on, each.absorbed, each.bias, each.stabilizer)
+    balance = (each.passed_on, each.absorbed, each.bias, each.stabilizer)
     return (
         *(each.node, each.location.operation, each.location.rule, shapes),
         *map(_short, numbers),
@@ -185,25 +203,28 @@ def _short(number: float | None) -> str:
 
 
 def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, Any], *, keep: bool) -> Relevances:
-    """Run the explanation step by step, without optimizations, and sum up the relevance of every node.
+    """Run the explanation step by step, without optimizations, and summarize the relevance of every node.
 
     Args:
         steps: The explanation.
-        values: The inputs.
+        values: The inputs of the model, in order.
         controls: The target and the seed, by name.
         keep: Whether to keep the relevance itself.
+
+    Returns:
+        The relevance of every node.
     """
     flows = _leading_to_the_ends(steps)
     seen = _Observer(steps, keep)
     steps.run(values, controls, seen)
 
     def node_relevance(
-        value: fx.Node, received: Sequence[fx.Node], handed_on: float | None, bias: float | None
+        value: fx.Node, received: Sequence[fx.Node], passed_on: float | None, bias: float | None
     ) -> NodeRelevance:
         return NodeRelevance(
             NodeLocation.of(value, steps.program.vocabulary),
             Summary.of_all([seen.summaries[each] for each in received]),
-            handed_on,
+            passed_on,
             bias,
             seen.values[value],
             tuple(seen.kept[each] for each in received) if keep else None,
@@ -213,7 +234,7 @@ def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, 
         return sum(seen.summaries[each].sum for each in nodes)
 
     passed = [
-        node_relevance(each.node, each.received, total(each.handed_on), seen.biases.get(each.node)) for each in flows
+        node_relevance(each.node, each.received, total(each.passed_on), seen.biases.get(each.node)) for each in flows
     ]
     ended = [node_relevance(value, (relevance,), None, None) for value, relevance in steps.ends]
     counts = {node: summary.not_finite for node, summary in seen.summaries.items()}
@@ -226,18 +247,18 @@ def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, 
 
 
 def _leading_to_the_ends(steps: StepByStep) -> tuple[NodeFlow, ...]:
-    """The steps that matter: all of them, but for ``at=`` those on the way there."""
+    """Return the steps that lead to the requested relevance: all of them, or with ``at=`` those on the way there."""
     if steps.program.options.at is None:
         return steps.flows
     needed = {relevance for _, relevance in steps.ends}
     for node in reversed(steps.program.graph.nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
-    return tuple(flow for flow in steps.flows if needed.intersection(flow.handed_on))
+    return tuple(flow for flow in steps.flows if needed.intersection(flow.passed_on))
 
 
 class _Observer:
-    """Sums up every relevance tensor as soon as it is computed, and looks into every forward value."""
+    """Summarizes each relevance tensor as it is computed, and counts the non-finite elements of forward values."""
 
     def __init__(self, steps: StepByStep, keep: bool) -> None:
         self.summaries: dict[fx.Node, Summary] = {}
@@ -247,9 +268,9 @@ class _Observer:
         self._keep = keep
         self._relevances = {
             *(steps.start, *(relevance for _, relevance in steps.ends)),
-            *(each for flow in steps.flows for each in (*flow.received, *flow.handed_on)),
+            *(each for flow in steps.flows for each in (*flow.received, *flow.passed_on)),
         }
-        # What the shares of biases are computed from, until their step has come.
+        # The values from which the shares of biases are computed, held until the step runs.
         self._held: dict[fx.Node, Any] = {}
         self._to_hold: set[fx.Node] = set()
         self._biases: dict[fx.Node, list[tuple[NodeFlow, Constant]]] = defaultdict(list)
@@ -262,7 +283,7 @@ class _Observer:
                 self._to_hold |= {each for each in (flow.node, bias) if isinstance(each, fx.Node)}
 
     def __call__(self, node: fx.Node, value: Any) -> None:
-        """Take in the value of a node."""
+        """Record the value of a node."""
         if node not in self._relevances:
             self.values[node] = NotFinite.of(value)
             if node in self._to_hold:

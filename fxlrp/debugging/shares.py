@@ -1,7 +1,7 @@
-"""Which part of what a step absorbs is the bias's, where the formula of its rule tells.
+"""The share of the bias in the relevance that a step absorbs, where the formula of its rule determines it.
 
-LRP-epsilon of an affine map ``z = L x + b`` passes on ``sum_k (L x)_k R_k / s(z_k)``. So of the relevance that it
-receives ``sum_k b_k R_k / s(z_k)`` is the bias's. The rest is the stabilizer's:
+LRP-epsilon of an affine map ``z = L x + b`` passes on ``sum_k (L x)_k R_k / s(z_k)``. So of the relevance that the
+step receives, the bias absorbs ``sum_k b_k R_k / s(z_k)``, and the stabilizer absorbs the rest:
 ``sum_k R_k (s(z_k) - z_k) / s(z_k)``.
 """
 
@@ -21,9 +21,13 @@ Constant: TypeAlias = "fx.Node | float"
 
 
 def bias_of(flow: NodeFlow) -> Constant | None:
-    """What is added to the linear part: a bias, or an operand of a sum that is a constant; 0 if nothing is.
+    """Return the constant that is added to the linear part: a bias, or a constant operand of a sum.
 
-    None if the rule's formula does not tell its share.
+    Args:
+        flow: The node and its step.
+
+    Returns:
+        The constant; 0 if nothing is added, None if the formula of the rule does not determine its share.
     """
     operation, rule = flow.operation, flow.annotation.rule
     how = implementation(operation, rule)
@@ -39,7 +43,14 @@ def bias_of(flow: NodeFlow) -> Constant | None:
 
 
 def bias_share(flow: NodeFlow, bias: Tensor | float, out: Tensor, r: Tensor) -> float:
-    """``sum_k b_k R_k / s(z_k)`` for the values of bias, output and relevance."""
+    """Return ``sum_k b_k R_k / s(z_k)``.
+
+    Args:
+        flow: The node and its step.
+        bias: The constant ``b`` that :func:`bias_of` returned.
+        out: The value ``z`` of the node.
+        r: Its relevance ``R``, in the shape of ``out``.
+    """
     rule = flow.annotation.rule
     assert isinstance(rule, Epsilon)
     per_unit = r.double() / stabilize(out.double(), rule.epsilon)
@@ -49,7 +60,7 @@ def bias_share(flow: NodeFlow, bias: Tensor | float, out: Tensor, r: Tensor) -> 
 
 
 def _like(flow: NodeFlow, bias: Tensor | float, out: Tensor) -> Tensor | float:
-    """The bias in a shape that broadcasts to the output's."""
+    """Return the bias in a shape that broadcasts to the shape of the output."""
     if not isinstance(bias, Tensor):
         return bias
     spatial = out.dim() - 2 if flow.operation.name == "group_norm" else flow.operation.dims

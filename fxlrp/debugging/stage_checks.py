@@ -1,4 +1,4 @@
-"""Which pass changed what the program computes: every stage of a compilation, run and compared."""
+"""Find the pass that changed the results of the program: run and compare every stage of a compilation."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from fxlrp.debugging.stages import Stage
 
 @dataclass(frozen=True)
 class StageCheck:
-    """What a stage computes, beside what it ought to.
+    """The result of a stage, compared with a reference.
+
+    The reference of an output is the model's own output. The reference of relevance is the result of the first stage
+    that computes relevance.
 
     Args:
-        index: Which stage it is.
-        name: The pass.
-        count: How often it applied.
-        computes: "output" for the model's output, "relevance" once there are relevance steps.
-        difference: The largest difference from the reference, relative to the reference's largest number: for an
-            output the model's own, for relevance that of the first stage that computes it.
-        changed: The largest difference from the stage before, relative to the same.
-        problem: The error that running it raised; empty if there was none.
+        index: The index of the stage.
+        name: The name of the pass.
+        count: How often the pass applied.
+        computes: "output" if the stage computes the model's output, "relevance" if it computes relevance.
+        difference: The largest absolute difference from the reference, divided by the largest finite absolute value of
+            the reference. Infinite if the shapes differ; NaN if the stage does not run.
+        changed: The largest absolute difference from the previous stage, in the same unit.
+        problem: The error that the stage raised; empty if it runs.
     """
 
     index: int
@@ -40,16 +43,31 @@ class StageCheck:
 
 @dataclass(frozen=True)
 class StageChecks:
-    """The checks of all stages in order; made by :meth:`fxlrp.Explainer.check_stages`."""
+    """The checks of all stages in order. :meth:`fxlrp.Explainer.check_stages` returns them.
+
+    Args:
+        checks: The checks.
+    """
 
     checks: tuple[StageCheck, ...]
 
     def wrong(self, tolerance: float = 1e-4) -> tuple[StageCheck, ...]:
-        """The stages that changed what is computed by more than ``tolerance``, or do not run."""
+        """Return the checks of the stages that changed the result, or do not run.
+
+        Args:
+            tolerance: The largest ``changed`` that is correct.
+        """
         return tuple(each for each in self.checks if each.problem or not each.changed <= tolerance)
 
     def table(self, tolerance: float = 1e-4) -> str:
-        """A row for every stage, and the first that is wrong."""
+        """Return the checks as text.
+
+        Args:
+            tolerance: As for :meth:`wrong`.
+
+        Returns:
+            A table with a row for each stage, and below it the first stage that is wrong.
+        """
         headers = ("", "stage", "count", "computes", "difference", "changed", "problem")
         rows = [
             (each.index, each.name, each.count, each.computes, each.difference, each.changed, each.problem)
@@ -75,14 +93,17 @@ def check(
     arguments: Sequence[Any],
     output: Tensor,
 ) -> StageChecks:
-    """Run every stage and compare what it computes.
+    """Run every stage and compare the results.
 
     Args:
         stages: The stages.
-        graph_module: Holds the model.
-        values: The inputs.
+        graph_module: The module that contains the model.
+        values: The inputs of the model, in order.
         arguments: The inputs, the target and the seed, as the program takes them.
-        output: The model's own output for them.
+        output: The model's own output for these inputs.
+
+    Returns:
+        The checks of all stages, in order.
     """
     references: dict[str, tuple[Tensor, ...]] = {"output": (output,)}
     before = dict(references)
@@ -106,7 +127,7 @@ def check(
 
 
 def _run(graph: fx.Graph, graph_module: fx.GraphModule, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
-    # Copies: before functionalization a graph may change its inputs in place, as the model does.
+    # Run on copies, because a graph may change its inputs in place before functionalization.
     own = [each.clone() if isinstance(each, Tensor) else each for each in arguments]
     interpreter = fx.Interpreter(graph_module, graph=graph)
     interpreter.extra_traceback = False
@@ -121,7 +142,7 @@ def _largest(reference: Tensor) -> float:
 
 
 def _difference(result: Sequence[Tensor], reference: Sequence[Tensor], scale: float) -> float:
-    """The largest difference over ``scale``; infinite where the shapes differ or only one is finite."""
+    """Return the largest difference over ``scale``; infinite if the shapes differ or only one value is finite."""
     if [each.shape for each in result] != [each.shape for each in reference]:
         return math.inf
     largest = 0.0

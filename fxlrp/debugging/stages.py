@@ -1,4 +1,4 @@
-"""The stages of a compilation, kept: the captured graph, and the graph after every pass."""
+"""The recorded stages of a compilation: the captured graph, and the graph after every pass."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fxlrp.program import Observer, Program
 
 @dataclass(frozen=True)
 class Stage:
-    """The graph as it was after a pass.
+    """The graph after a pass.
 
     Args:
-        name: The pass; "capture" for the graph that the front end made.
-        count: How often the pass applied; for the capture how many nodes there are.
+        name: The name of the pass; "capture" for the graph that the front end made.
+        count: How often the pass applied; for the capture the number of nodes.
         graph: A copy of the graph.
-        is_forward: Whether it computes the model's output, and no relevance yet.
+        is_forward: Whether the graph computes the model's output. Later graphs compute relevance.
     """
 
     name: str
@@ -39,20 +39,25 @@ class Stage:
 
 
 class Recorder:
-    """Keeps the stages of one program."""
+    """Records the stages of one program."""
 
     def __init__(self) -> None:
-        """Begin before the first stage."""
+        """Start without stages."""
         self.stages: list[Stage] = []
 
     def __call__(self, stage: str, count: int, program: Program) -> None:
-        """Keep a stage."""
+        """Record a stage."""
         self.stages.append(Stage(stage, count, copy.deepcopy(program.graph), "relevance" not in program.properties))
 
 
 @dataclass(frozen=True)
 class Stages(Sequence[Stage]):
-    """All stages of a compilation in order, by index or by name; made by ``fxlrp.compile(..., debug=True)``.
+    """All stages of a compilation in order, by index or by name.
+
+    ``fxlrp.compile(..., debug=True)`` records them, and :attr:`fxlrp.Explainer.stages` returns them.
+
+    Args:
+        stages: The stages.
 
     Example:
         >>> import torch, fxlrp
@@ -65,7 +70,7 @@ class Stages(Sequence[Stage]):
     stages: tuple[Stage, ...]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of stages."""
         return len(self.stages)
 
     @overload
@@ -75,18 +80,30 @@ class Stages(Sequence[Stage]):
     def __getitem__(self, which: slice) -> tuple[Stage, ...]: ...
 
     def __getitem__(self, which: int | str | slice) -> Stage | tuple[Stage, ...]:
-        """A stage by its index, or by the name of the pass; of a pass that ran several times the first run.
+        """Return a stage.
+
+        Args:
+            which: The index of the stage, a slice, or the name of the pass. If the pass ran several times, its name
+                means the first run.
 
         Raises:
-            KeyError: No pass of this name has run.
+            IndexError: The index is out of range.
+            KeyError: No pass with this name has run.
         """
         return self.stages[self._index(which) if isinstance(which, str) else which]
 
     def diff(self, which: int | str) -> str:
-        """What a pass changed, as a unified diff of the code before and after it; empty if nothing.
+        """Return what a pass changed.
 
         Args:
-            which: The stage, as for indexing. The capture has no stage before it: it is compared with nothing.
+            which: The index of the stage, or the name of the pass. The capture is compared with an empty graph.
+
+        Returns:
+            A unified diff of the code before and after the pass; empty if the pass changed nothing.
+
+        Raises:
+            IndexError: The index is out of range.
+            KeyError: No pass with this name has run.
         """
         index = range(len(self))[which] if isinstance(which, int) else self._index(which)
         after = self.stages[index]
@@ -101,7 +118,7 @@ class Stages(Sequence[Stage]):
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """A row for every stage."""
+        """Return a table with a row for each stage."""
         rows = [
             (index, stage.name, stage.count, len(stage.graph.nodes), _changed_lines(self.diff(index)))
             for index, stage in enumerate(self.stages)
@@ -111,17 +128,17 @@ class Stages(Sequence[Stage]):
     def _index(self, name: str) -> int:
         names = [stage.name for stage in self.stages]
         if name not in names:
-            raise KeyError(f"there is no stage {name!r}; there are: {', '.join(dict.fromkeys(names))}")
+            raise KeyError(f"unknown stage {name!r}; the stages are: {', '.join(dict.fromkeys(names))}")
         return names.index(name)
 
 
 def log_and_stages() -> tuple[Observer, ...]:
-    """The observers of a program whose stages are kept."""
+    """Return the observers of a program whose stages are recorded."""
     return (PassLog(), Recorder())
 
 
 def recorded(program: Program) -> Stages | None:
-    """The stages that a recorder among the program's observers has kept; None without one."""
+    """Return the stages that the program's recorder has recorded; None if it does not have a recorder."""
     recorders = [observer for observer in program.observers if isinstance(observer, Recorder)]
     return Stages(tuple(recorders[0].stages)) if recorders else None
 

@@ -1,4 +1,4 @@
-"""An explanation without optimizations, run node by node under the eyes of an observer."""
+"""An explanation without optimizations, run node by node with an observer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,33 @@ from fxlrp.vocabulary.lookup import Vocabulary
 
 @dataclass(frozen=True)
 class NodeFlow:
-    """An annotated forward node, and the relevance nodes of its step."""
+    """An annotated forward node, and the relevance nodes of its step.
+
+    Args:
+        node: The forward node.
+        operation: Its canonical operation.
+        annotation: Its rule.
+        received: The relevance of its value; one node for each of its results.
+        passed_on: The relevance that it passes to each operand that receives any.
+    """
 
     node: fx.Node
     operation: Operation
     annotation: Annotation
     received: tuple[fx.Node, ...]
-    handed_on: tuple[fx.Node, ...]
+    passed_on: tuple[fx.Node, ...]
 
 
 @dataclass(frozen=True)
 class StepByStep:
-    """The forward and relevance program of an annotated graph, in which every step stands by itself.
+    """The forward and relevance program of an annotated graph, in which each node has its own step.
 
     Args:
-        program: The program; no two of its steps are merged, and nothing in it works in place.
+        program: The program; its steps are not merged, and none works in place.
         start: The initial relevance.
         explained: The output that is explained.
         flows: The steps, from the output back.
-        ends: The values whose relevance is asked for and that receive any, with that relevance.
+        ends: The values whose relevance is requested and that receive any, with that relevance.
     """
 
     program: Program
@@ -47,13 +55,13 @@ class StepByStep:
 
     @staticmethod
     def of(graph_module: fx.GraphModule, annotated: fx.Graph, vocabulary: Vocabulary, options: Options) -> StepByStep:
-        """Emit the steps of an annotated graph, of which a copy is made.
+        """Emit the steps of a copy of an annotated graph.
 
         Args:
-            graph_module: Holds the model.
+            graph_module: The module that contains the model.
             annotated: The annotated forward graph.
-            vocabulary: The operations in it.
-            options: What was asked for.
+            vocabulary: The canonical operations.
+            options: The options of the compilation.
         """
         program = Program(fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, options)
         program.properties |= emit_relevance.needs
@@ -68,10 +76,10 @@ class StepByStep:
         return StepByStep(program, nodes[interface.start], nodes[interface.explained], flows, ends)
 
     def run(self, values: Sequence[Any], controls: Mapping[str, Any], observe: Callable[[fx.Node, Any], None]) -> None:
-        """Compute every node, and show its value to ``observe`` at once; a value that nobody reads again is freed.
+        """Compute every node and pass its value to ``observe``; free values that are not read again.
 
         Args:
-            values: The inputs.
+            values: The inputs of the model, in order.
             controls: The target and the seed, by name.
             observe: Called with each node and its value.
         """
@@ -83,17 +91,17 @@ class StepByStep:
 def _node_flow(program: Program, node: fx.Node, flow: Flow) -> NodeFlow:
     annotated, operation = annotation(node), program.vocabulary.operation(node)
     assert annotated is not None and operation is not None
-    received, handed_on = (tuple(each.factor for each in side) for side in (flow.received, flow.passed_on))
-    return NodeFlow(node, operation, annotated, received, handed_on)
+    received, passed_on = (tuple(each.factor for each in side) for side in (flow.received, flow.passed_on))
+    return NodeFlow(node, operation, annotated, received, passed_on)
 
 
 class _Observed(fx.Interpreter):
-    """Runs a graph and shows every value to an observer."""
+    """Runs a graph and passes every value to an observer."""
 
     def __init__(self, graph_module: fx.GraphModule, observe: Callable[[fx.Node, Any], None]) -> None:
         super().__init__(graph_module)
         self._observe = observe
-        # Errors about inputs and targets read as they do without an interpreter.
+        # Keep errors about inputs and targets as they read without an interpreter.
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:

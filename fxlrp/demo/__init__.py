@@ -1,1 +1,1 @@
-"""A demonstration on real images that needs no download: `python -m fxlrp.demo`."""
+"""A demo on real images that needs no download: `python -m fxlrp.demo`."""

@@ -1,4 +1,4 @@
-"""`python -m fxlrp.demo`: train a network on handwritten digits, compile it, and show what it looks at."""
+"""`python -m fxlrp.demo`: train a network on handwritten digits, compile it, and plot its relevance."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DEFAULT_RULES = "epsilon, gamma on convolutions"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; None stands for that of the process."""
+    """Parse the command line; None means the arguments of the process."""
     parser = argparse.ArgumentParser(prog="python -m fxlrp.demo", description=__doc__)
-    parser.add_argument("--rules", metavar="PRESET", help=f"a preset's name (default: {DEFAULT_RULES})")
-    parser.add_argument("--output", type=Path, default="digits.png", help="the PNG (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=20, help="digits to explain (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="how long to train (default: %(default)s)")
-    parser.add_argument("--retrain", action="store_true", help="train again, whatever the cache holds")
+    parser.add_argument("--rules", metavar="PRESET", help=f"name of a preset (default: {DEFAULT_RULES})")
+    parser.add_argument("--output", type=Path, default="digits.png", help="path of the PNG (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=20, help="number of digits to explain (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="number of training epochs (default: %(default)s)")
+    parser.add_argument("--retrain", action="store_true", help="train again, even if trained weights are cached")
     options = parser.parse_args(arguments)
     for name in ("count", "epochs"):
         if getattr(options, name) < 1:
@@ -36,22 +36,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choose_rules(preset: str | None) -> Any:
-    """What `fxlrp.compile` takes: by default a preset with a pair of our own laid over it."""
+    """The rules for `fxlrp.compile`: by default a preset and one pair that takes precedence over it."""
     if preset is None:
         return fxlrp.presets.epsilon().override([("conv2d", fxlrp.rules.Gamma(0.25))])
-    if preset == "epsilon_gamma_box":  # this one must know the range of the pixels: 0 is paper, 1 is ink
+    if preset == "epsilon_gamma_box":  # needs the range of the pixels: 0 is paper, 1 is ink
         return fxlrp.presets.epsilon_gamma_box(low=0.0, high=1.0)
     return preset
 
 
 def in_turn(labels: Tensor) -> Tensor:
-    """The order that takes the first sample of every class, then the second of every class, and so on."""
+    """The order with the first sample of every class, then the second sample of every class, and so on."""
     turn = one_hot(labels).cumsum(0).gather(1, labels[:, None]).squeeze(1)
     return (turn * (int(labels.max()) + 1) + labels).argsort()
 
 
 def conservation(relevance: Tensor, logits: Tensor, predicted: Tensor, labels: Tensor) -> str:
-    """How much of each explained logit reached the pixels, as text."""
+    """Return the share of each explained logit that reached the pixels, as text."""
     explained = logits.gather(1, predicted[:, None]).squeeze(1)
     arrived = relevance.flatten(1).sum(1)
     share = arrived / explained
@@ -62,7 +62,7 @@ def conservation(relevance: Tensor, logits: Tensor, predicted: Tensor, labels: T
     )
     return (
         f"{table}\n\nReached the pixels: {share.mean():.1%} of the logit on average "
-        f"({share.min():.1%} to {share.max():.1%}); biases and stabilizers hold the rest."
+        f"({share.min():.1%} to {share.max():.1%}); biases and stabilizers absorb the rest."
     )
 
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model, cached = trained(digits, epochs=options.epochs, retrain=options.retrain)
         origin = f"loaded from {cached}" if cached else "trained now"
         share = accuracy(model, digits.test_images, digits.test_labels)
-        print(f"Residual network, {origin}: {share:.1%} of {len(digits.test_labels)} test digits right.\n")
+        print(f"Residual network, {origin}: {share:.1%} of {len(digits.test_labels)} test digits correct.\n")
 
         explain = fxlrp.compile(model, rules=choose_rules(options.rules))
     except (fxlrp.errors.FxlrpError, ImportError) as error:

@@ -44,7 +44,7 @@ def load_digits() -> Digits:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with BatchNorm, beside a skip connection."""
+    """Two convolutions with BatchNorm and a skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class DigitNet(nn.Module):
     """A residual network for 8 x 8 images: a stem, three residual blocks, average pooling, a linear head."""
 
     def __init__(self) -> None:
-        """Make the layers, with random weights."""
+        """Create the layers, with random weights."""
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
         self.layer1 = ResidualBlock(16, 16)
@@ -88,7 +88,7 @@ class DigitNet(nn.Module):
 
 
 def train(digits: Digits, *, epochs: int = EPOCHS, progress: bool = True) -> DigitNet:
-    """Train a `DigitNet`: the same one every time, and without touching the caller's random state."""
+    """Train a `DigitNet`, reproducibly and without changing the random state of the caller."""
     tqdm = require("tqdm", "demo").tqdm
     images, labels = digits.train_images, digits.train_labels
     steps = epochs * -(-len(labels) // BATCH_SIZE)
@@ -97,7 +97,7 @@ def train(digits: Digits, *, epochs: int = EPOCHS, progress: bool = True) -> Dig
         model = DigitNet().train()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
-        # No bar where nobody watches it, as in a log file.
+        # Show a progress bar only in a terminal.
         bar = tqdm(total=steps, desc="training", unit="step", disable=None if progress else True)
         for _ in range(epochs):
             for rows in torch.randperm(len(labels)).split(BATCH_SIZE):
@@ -119,7 +119,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def cache_directory() -> Path:
-    """Where the user's platform keeps what can be made again."""
+    """The cache directory of the user's platform."""
     if os.environ.get("XDG_CACHE_HOME"):
         root = Path(os.environ["XDG_CACHE_HOME"])
     elif sys.platform == "win32":
@@ -139,9 +139,9 @@ def trained(
     retrain: bool = False,
     progress: bool = True,
 ) -> tuple[DigitNet, Path | None]:
-    """A trained network and the file in `cache` that it was loaded from, None if it was trained now.
+    """Return a trained network, and the file in `cache` from which it was loaded, or None if it was trained now.
 
-    The file's name carries a hash of this module, so that weights trained by another version are never used.
+    The name of the file contains a hash of this module, so that weights of another version are never used.
     """
     recipe = f"{inspect.getsource(sys.modules[__name__])}\n{epochs}\n{torch.__version__}"
     key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
@@ -156,7 +156,7 @@ def trained(
 
 
 def _load(path: Path) -> DigitNet | None:
-    """The network stored at `path`; None where there is none or the file is damaged."""
+    """Load the network stored at `path`; return None if the file does not exist or is damaged."""
     model = DigitNet()
     try:
         model.load_state_dict(torch.load(path, weights_only=True))
@@ -166,11 +166,11 @@ def _load(path: Path) -> DigitNet | None:
 
 
 def _save(model: DigitNet, path: Path) -> None:
-    """Store the weights in one step: another process sees the whole file or none."""
+    """Store the weights atomically: another process sees the whole file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             torch.save(model.state_dict(), file)
         os.replace(file.name, path)
     except OSError as error:
-        print(f"The trained weights could not be kept at {path}: {error}", file=sys.stderr)
+        print(f"The trained weights could not be saved to {path}: {error}", file=sys.stderr)

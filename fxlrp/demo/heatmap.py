@@ -16,7 +16,7 @@ __all__ = ["heatmap", "save_heatmaps"]
 INK = "#22252b"
 FAINT = "#9aa0a8"
 WRONG = "#b3261e"
-# Blue for relevance against the class, white for none, red for relevance in favour of it.
+# Blue for relevance against the class, white for none, red for relevance in favor of it.
 BLUE_WHITE_RED = ("#08306b", "#2b6cb5", "#9ecae8", "#ffffff", "#fcae91", "#d7301f", "#67000d")
 
 
@@ -41,12 +41,12 @@ def save_heatmaps(
 
     Args:
         path: where to write.
-        images: (N, C, H, W) with values in [0, 1]; one channel is drawn as ink on paper, three as colours.
+        images: (N, C, H, W) with values in [0, 1]; one channel is drawn as ink on paper, three as colors.
         relevance: shaped like `images`.
-        titles: one for each image.
-        heading: a line above all of them.
-        wrong: True for each image whose title shall stand out as a mistake.
-        columns: the pairs in a row.
+        titles: a title for each image.
+        heading: a line above the images.
+        wrong: True for each image whose title is highlighted as a mistake.
+        columns: the number of pairs in a row.
     """
     figures = require("matplotlib.figure", "demo")
     colors = require("matplotlib.colors", "demo")
@@ -55,7 +55,7 @@ def save_heatmaps(
     count = len(images)
     columns = min(columns, count)
     rows = -(-count // columns)
-    # The layout, in inches: every picture is as wide as the next, whatever its shape in pixels.
+    # The layout in inches: all pictures have the same width, whatever their shape in pixels.
     side = 1.25 if columns > 1 else 2.5
     tall = side * images.shape[-2] / images.shape[-1]
     gap, between, title, margin, bar = 0.06, 0.35, 0.32, 0.3, 1.1
@@ -68,7 +68,7 @@ def save_heatmaps(
         """Axes at `x` from the left and `y` from the top."""
         return figure.add_axes((x / width, 1 - (y + high) / height, wide / width, high / height))
 
-    # An odd number of colours, so that no relevance is exactly white.
+    # An odd number of colors, so that zero relevance is exactly white.
     scale = colors.LinearSegmentedColormap.from_list("blue_white_red", BLUE_WHITE_RED, N=257)
     norm = colors.Normalize(-1, 1)
     maps = heatmap(relevance)
@@ -96,7 +96,7 @@ def save_heatmaps(
     high = min(2.6, rows * (title + tall) - title)
     x = width - bar - margin + 0.3
     colorbar = figure.colorbar(mappable(norm, scale), cax=place(x, above + title, 0.14, high), ticks=[-1, 0, 1])
-    colorbar.ax.set_yticklabels(["against", "none", "in favour"], fontsize=9, color=INK)
+    colorbar.ax.set_yticklabels(["against", "none", "in favor"], fontsize=9, color=INK)
     for label, place_at in zip(colorbar.ax.get_yticklabels(), ("bottom", "center", "top"), strict=True):
         label.set_va(place_at)
     colorbar.ax.tick_params(length=0)

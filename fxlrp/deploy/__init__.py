@@ -46,13 +46,13 @@ def write(
     """Write an explanation as a file; the arguments are those of :meth:`fxlrp.Explainer.export`.
 
     Raises:
-        ExportError: What was asked for does not exist, or cannot be made of this explanation.
+        ExportError: The format is unknown, or the explanation cannot be exported to it.
     """
     if format not in _WRITERS:
-        raise ExportError(f"there is no format {format!r}; there are: {', '.join(_WRITERS)}")
+        raise ExportError(f"unknown format {format!r}; choose one of: {', '.join(_WRITERS)}")
     writer = _WRITERS[format]
     if Path(path).suffix != writer.suffix:
-        raise ExportError(f"a file of the format {format!r} ends in {writer.suffix}, not as {os.fspath(path)!r} does")
+        raise ExportError(f"a file of the format {format!r} must end in {writer.suffix}, but got {os.fspath(path)!r}")
     writer.require()
     program = export(explanation, target=target, dynamic_shapes=dynamic_shapes, decompositions=writer.decompositions)
     writer.write(program, Path(path), describe(explanation, program))

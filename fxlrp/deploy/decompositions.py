@@ -1,6 +1,6 @@
-"""Operators that other runtimes lack, as compositions of some that they have.
+"""Decompositions of operators that other runtimes do not support.
 
-Most are ATen's backward kernels, which relevance steps call as the transposed maps that they are.
+Most are ATen's backward kernels, which relevance steps call as transposed maps.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> Any:
-    """The transposed map of a convolution: a transposed convolution; that of a transposed one: a convolution.
+    """The transposed map of a convolution, a transposed convolution; that of a transposed one, a convolution.
 
-    Calls that ask for gradients of weights, too, stay as they are.
+    Calls that also request gradients of weights are unchanged.
     """
     if tuple(output_mask) != (True, False, False):
         return NotImplemented
@@ -50,19 +50,19 @@ def convolution_backward(
     if all(isinstance(amount, int) for amount in beyond):
         back = aten.convolution.default(r, weight, None, stride, padding, dilation, True, beyond, groups)
         return back, None, None
-    # Of an open size it is not known how much lies beyond the last window: make room for all that may.
+    # For a dynamic size the remainder after the last window is unknown: allow for the largest.
     back = aten.convolution.default(r, weight, None, stride, none, dilation, True, none, groups)
     room = [amount for step in reversed(stride) for amount in (0, step - 1)]
     return _cut(F.pad(back, room), padding, sizes), None, None
 
 
 def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
-    """The part of an image that starts there and has these sizes."""
+    """The part of an image with these starts and sizes."""
     for dim, (start, size) in enumerate(zip(starts, sizes, strict=True), start=2):
         if isinstance(size, int):
             x = x.narrow(dim, start, size)
         else:
-            # A slice would have to be proven to lie inside, which is beyond torch.export for strides.
+            # torch.export cannot prove for strides that a slice lies inside.
             x = x.index_select(dim, torch.arange(size, device=x.device) + start)
     return x
 
@@ -77,10 +77,10 @@ def avg_pool_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """The transposed map of average pooling: every element of a window gets its share."""
+    """The transposed map of average pooling: every element of a window receives an equal share."""
     dims = len(kernel_size)
     steps, sizes = stride or kernel_size, x.shape[-dims:]
-    # How far the last windows reach behind the input; negative where they leave some of it out.
+    # How far the last windows reach past the end of the input; negative where they do not reach it.
     behind = [
         (out - 1) * step + kernel - pad - size
         for out, step, kernel, pad, size in zip(r.shape[-dims:], steps, kernel_size, padding, sizes, strict=True)
@@ -105,7 +105,7 @@ def _pads(before: Sequence[int], behind: Sequence[int]) -> list[int]:
 
 
 def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int) -> Tensor:
-    """Adaptive average pooling: a product with one matrix for each axis."""
+    """Adaptive average pooling as a product with one matrix for each axis."""
     for axis, count in zip(range(-dims, 0), ntuple(output_size, dims), strict=True):
         if count is not None:
             x = (x.movedim(axis, -1) @ _adaptive_windows(x, axis, count).T).movedim(-1, axis)
@@ -113,7 +113,7 @@ def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int) -> Tensor:
 
 
 def adaptive_avg_pool_backward(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
-    """The transposed map of adaptive average pooling: the matrices transposed."""
+    """The transposed map of adaptive average pooling, with the matrices transposed."""
     for axis in range(-dims, 0):
         matrix = _adaptive_windows(x, axis, r.shape[axis])
         r = (r.movedim(axis, -1) @ matrix).movedim(-1, axis)
@@ -121,7 +121,7 @@ def adaptive_avg_pool_backward(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
 
 
 def _adaptive_windows(x: Tensor, axis: int, count: int) -> Tensor:
-    """How adaptive average pooling maps an axis to ``count`` windows, ``(count, size)``."""
+    """The matrix, ``(count, size)``, by which adaptive average pooling maps an axis to ``count`` windows."""
     size = x.shape[axis]
     window, position = torch.arange(count, device=x.device), torch.arange(size, device=x.device)
     start, end = window * size // count, ((window + 1) * size + count - 1) // count
@@ -130,12 +130,12 @@ def _adaptive_windows(x: Tensor, axis: int, count: int) -> Tensor:
 
 
 def max_pool_backward(r: Tensor, x: Tensor, *arguments: Any, dims: int) -> Tensor:
-    """The transposed map of max pooling: to the winners, which are the last of the arguments."""
+    """The transposed map of max pooling: to the largest elements, whose indices are the last argument."""
     winners = arguments[-1].flatten(-dims)
     return torch.zeros_like(x).flatten(-dims).scatter_add(-1, winners, r.flatten(-dims)).reshape(x.shape)
 
 
-# What runtimes make of these themselves they choose by the sizes of the example, also where sizes are open.
+# Runtimes decompose these by the sizes of the example, even where sizes are dynamic.
 ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     operator: functools.partial(adaptive_avg_pool, dims=dims)
     for dims, operators in {

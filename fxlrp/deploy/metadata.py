@@ -1,4 +1,4 @@
-"""What a file says about the explanation in it: JSON, under the same name in every format."""
+"""The metadata of an exported file: JSON, under the same name in every format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 
 
 def rules_of(nodes: Iterable[fx.Node], vocabulary: Vocabulary) -> dict[str, dict[str, str]]:
-    """For every annotated node its operation, its rule and who chose it, in words."""
+    """Return the operation, the rule and its origin of every annotated node, in words."""
     rules = {}
     for node in nodes:
         annotated, operation = annotation(node), vocabulary.operation(node)
@@ -39,7 +39,7 @@ def rules_of(nodes: Iterable[fx.Node], vocabulary: Vocabulary) -> dict[str, dict
 
 
 def describe(explanation: Exportable, program: ExportedExplanation) -> str:
-    """The metadata of an exported explanation, as JSON."""
+    """Return the metadata of an exported explanation, as JSON."""
     dtypes = {node.name: node.meta["val"].dtype for node in program.exported.graph.nodes if node.op == "placeholder"}
     inputs = zip(program.inputs, program.exported.graph_signature.user_inputs, program.shapes, strict=True)
     return json.dumps(
@@ -60,19 +60,19 @@ def describe(explanation: Exportable, program: ExportedExplanation) -> str:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file that :meth:`fxlrp.Explainer.export` wrote says about itself.
+    """Read the metadata of a file that :meth:`fxlrp.Explainer.export` wrote.
 
     Args:
-        path: The file, of any format. Nothing in it is run.
+        path: The file, of any format. No code in it is run.
 
     Returns:
         ``format_version``; the versions of ``fxlrp`` and ``torch``; the ``model``'s class; the ``target`` (the name of
-        the input, the indices that are built in, or ``"largest"``); the ``inputs`` with their names, types and shapes,
-        where an open size has a name; the ``outputs``; and for every step of ``rules`` its operation, its rule, and who
-        chose it.
+        the input, the fixed indices, or ``"largest"``); the ``inputs`` with their names, types and shapes, where a
+        dynamic size has a name; the ``outputs``; and in ``rules`` the operation, the rule and its origin for every
+        step.
 
     Raises:
-        ExportError: The file is none of fxlrp's.
+        ExportError: The file was not exported by fxlrp.
 
     Example:
         >>> import tempfile, torch, fxlrp
@@ -84,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     text = _of_onnx(Path(path)) if Path(path).suffix == ".onnx" else _of_archive(Path(path))
     if text is None:
-        raise ExportError(f"{os.fspath(path)!r} is no explanation that fxlrp has exported")
+        raise ExportError(f"{os.fspath(path)!r} is not an explanation that fxlrp exported")
     found: dict[str, Any] = json.loads(text)
     return found
 

@@ -14,17 +14,17 @@ from fxlrp.extras import require
 
 
 def require_packages() -> None:
-    """Import what ``torch.onnx`` needs.
+    """Import the packages that ``torch.onnx`` needs.
 
     Raises:
-        ImportError: It is not installed; the message names the extra that brings it.
+        ImportError: A package is not installed; the message names the extra that installs it.
     """
     for name in ("onnx", "onnxscript"):
         require(name, "onnx")
 
 
 def write(program: ExportedExplanation, path: Path, description: str) -> None:
-    """Translate the program to ONNX and write it; more than 2 GB of weights go into a second file beside it.
+    """Translate the program to ONNX and write it. Weights of more than 2 GB go into a second file beside it.
 
     Raises:
         ExportError: An operator has no translation.
@@ -46,7 +46,7 @@ def write(program: ExportedExplanation, path: Path, description: str) -> None:
 
 
 def _once(shapes: Sequence[Sequence[int | str]]) -> list[dict[int, str] | None]:
-    """The names of open sizes, each where it comes first."""
+    """The names of dynamic sizes, each at its first occurrence."""
     known: set[str] = set()
     by_input: list[dict[int, str] | None] = []
     for shape in shapes:
@@ -62,6 +62,6 @@ def _cannot_translate(error: BaseException) -> str:
         first = first.__cause__
     lines = str(first).splitlines()
     return (
-        f"ONNX does not have all operators of the explanation ({lines[0] if lines else type(first).__name__}): "
-        "export it with format='export' or 'aoti', or choose other rules for what needs them"
+        f"ONNX does not support all operators of the explanation ({lines[0] if lines else type(first).__name__}): "
+        "export it with format='export' or 'aoti', or choose other rules for these operations"
     )

@@ -1,4 +1,4 @@
-"""Files that PyTorch itself runs: ``torch.export`` programs, and packages compiled by AOTInductor."""
+"""Files that PyTorch runs: ``torch.export`` programs, and packages compiled by AOTInductor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxlrp.deploy import metadata
 from fxlrp.deploy.program import ExportedExplanation
 from fxlrp.errors import ExportError
 
-# Inductor is imported where it is used: `import fxlrp` would take seconds with it.
+# Inductor is imported where it is used, because it takes seconds to import.
 
 
 def write_export(program: ExportedExplanation, path: Path, description: str) -> None:
@@ -19,10 +19,10 @@ def write_export(program: ExportedExplanation, path: Path, description: str) -> 
 
 
 def require_compiler() -> None:
-    """Find the compiler of AOTInductor.
+    """Check that a compiler for AOTInductor is installed.
 
     Raises:
-        ExportError: There is none.
+        ExportError: No compiler was found.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -30,7 +30,7 @@ def require_compiler() -> None:
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise ExportError("AOTInductor needs a C++ compiler: install g++ or clang, or name one in CXX") from error
+        raise ExportError("AOTInductor needs a C++ compiler: install g++ or clang, or set CXX") from error
 
 
 def write_aoti(program: ExportedExplanation, path: Path, description: str) -> None:
@@ -42,7 +42,7 @@ def write_aoti(program: ExportedExplanation, path: Path, description: str) -> No
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.exc import CppCompileError, InductorError
 
-    # With a lower bound the checks of inputs, if they are switched on, refuse a batch of one.
+    # With a lower bound, the input checks, if enabled, would reject a batch of one.
     options = {"aot_inductor.metadata": {metadata.KEY: description}, "aot_inductor.check_lowerbound": False}
     try:
         aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)

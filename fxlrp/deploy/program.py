@@ -1,4 +1,4 @@
-"""From an explanation to a ``torch.export`` program: plain ATen operators, the weights once, an open batch."""
+"""Convert an explanation to a ``torch.export`` program: ATen operators, the weights once, a dynamic batch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Exportable:
-    """What an explainer gives for export.
+    """The parts of an explainer that export needs.
 
     Args:
         graph_module: The generated program.
-        interface: What it takes and gives.
-        signature: The inputs, with examples, and for which sizes the program is right.
-        rules: For every relevance step its operation, its rule and who chose it.
+        interface: Its inputs and results.
+        signature: The inputs, with examples, and the sizes for which the program is valid.
+        rules: The operation, the rule and its origin for every relevance step.
     """
 
     graph_module: fx.GraphModule
@@ -54,7 +54,7 @@ class Exportable:
 
     @property
     def results(self) -> tuple[Result, ...]:
-        """What an explanation returns: the relevance of real numbers and of tokens."""
+        """The results of an explanation: the relevance of real inputs and of tokens."""
         examples = self.inputs.examples
         return tuple(
             each
@@ -72,9 +72,9 @@ class ExportedExplanation:
     Args:
         exported: The program.
         inputs: The names of its inputs, in order.
-        shapes: Their sizes, names for those that are open.
+        shapes: Their sizes, with names for dynamic ones.
         outputs: The names of its outputs, in order.
-        target: The name of the input that is the target, the indices of a target that is built in, or "largest".
+        target: The name of the input that is the target, the fixed indices of the target, or "largest".
     """
 
     exported: ExportedProgram
@@ -91,16 +91,16 @@ def export(
     dynamic_shapes: DynamicShapes,
     decompositions: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> ExportedExplanation:
-    """The exported program of an explanation.
+    """Return the exported program of an explanation.
 
     Args:
         explanation: The explanation.
-        target: Which output is explained, or "input" for an input that says so.
-        dynamic_shapes: Which sizes are open beside the batch, in the form of ``torch.export``, by input.
-        decompositions: What to call in place of ATen operators.
+        target: The output to explain; "input" makes it an input of the program.
+        dynamic_shapes: The dynamic sizes beside the batch, in the form of ``torch.export``, by input.
+        decompositions: The functions that replace ATen operators.
 
     Raises:
-        ExportError: The target does not fit the model's output, or a size cannot be open.
+        ExportError: The target does not fit the output of the model, or a size cannot be dynamic.
     """
     values = with_batch(explanation.inputs)
     args = [values[name] for name in explanation.inputs.names]
@@ -114,13 +114,13 @@ def export(
             module = _module(explanation.graph_module, graph)
             exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes[: len(args)], strict=False)
     except FxlrpError as error:
-        # Tracing adds where in the graph it was.
+        # Remove the position in the graph, which tracing adds.
         raise type(error)(str(error).partition("\n\nWhile executing")[0]) from error
     except Exception as error:
         raise ExportError(_cannot_export(error)) from error
     _remove_idle_casts(exported.graph)
     for node in exported.graph.nodes:
-        # The rest says where in the user's code a step comes from, at more length than the steps themselves.
+        # Drop the source lines, which are longer than the steps themselves.
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported.graph_module.recompile()
     names = explanation.inputs.names if name is None else (*explanation.inputs.names, name)
@@ -140,7 +140,7 @@ def _described(target: ExportTarget) -> str | tuple[int, ...]:
 
 
 def _named_shapes(exported: ExportedProgram, names: Sequence[str]) -> tuple[tuple[int | str, ...], ...]:
-    """The inputs' sizes; equal ones that are open have one name."""
+    """The sizes of the inputs; equal dynamic sizes have the same name."""
     users = set(exported.graph_signature.user_inputs)
     nodes = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in users]
     known: dict[str, str] = {}
@@ -154,7 +154,7 @@ def _named_shapes(exported: ExportedProgram, names: Sequence[str]) -> tuple[tupl
 
 
 class _Decomposed(TorchFunctionMode):
-    """Calls decompositions in place of operators: while tracing, where it costs no pass of its own."""
+    """Replaces operators with decompositions during tracing, which saves a separate pass."""
 
     def __init__(self, decompositions: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
@@ -169,11 +169,11 @@ class _Decomposed(TorchFunctionMode):
 
 
 def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: DynamicShapes) -> tuple[Any, ...]:
-    """For each input and the target behind them which sizes are open, as ``torch.export`` has it."""
+    """The dynamic sizes of each input, and of the target after them, in the form of ``torch.export``."""
     asked = dict(dynamic_shapes or {})
     unknown = [name for name in asked if name not in values]
     if unknown:
-        raise ExportError(f"dynamic_shapes names {unknown[0]!r}; the inputs are: {', '.join(values)}")
+        raise ExportError(f"dynamic_shapes names an unknown input {unknown[0]!r}; the inputs are: {', '.join(values)}")
     batched = [name for name, value in values.items() if value.dim() and value.shape[0] == batch]
     said = [asked[name] for name in batched if name in asked]
     chosen = [dims[0] for dims in said if (0 in dims if isinstance(dims, Mapping) else dims)]
@@ -187,7 +187,7 @@ def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: Dyn
 
 
 def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str | None]:
-    """The graph with its target as asked for and without a seed, and the name of the input that is the target."""
+    """The graph with the requested target and without a seed, and the name of the input that is the target."""
     graph, interface = fx.Graph(), explanation.interface
     graph.graph_copy(explanation.graph_module.graph, {})
     nodes = nodes_by_name(graph)
@@ -211,7 +211,7 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
         graph.erase_node(given)
     guards = explanation.signature.guards
     if guards is not None:
-        # Run on symbolic sizes, the conditions of capture become conditions of the program.
+        # On symbolic sizes the conditions of capture become conditions of the program.
         with graph.inserting_after(given if target == "input" else inputs[-1]):
             graph.call_function(guards.check, (tuple(inputs),))
     returned = tuple(nodes[result.relevance] for result in explanation.results if result.relevance is not None)
@@ -220,11 +220,11 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
 
 
 def _index(target: Tensor, output: Tensor) -> Tensor:
-    """Where to find each sample's target; a wrong one is handed on so that every runtime refuses to look there."""
+    """The index of each sample's target; a wrong target is passed on such that every runtime rejects it."""
     if output.dim() != 2:
         raise ExportError(
-            f"an output of {output.dim()} dimensions does not take one target for each sample: export with "
-            "target='largest', or with a tuple of indices that is built in"
+            f"an output with {output.dim()} dimensions does not take one target for each sample: export with "
+            "target='largest' or with a tuple of indices"
         )
     # In ONNX negative indices count from the end.
     return torch.where(target < 0, output.shape[1], target)
@@ -253,7 +253,7 @@ def _paths(nodes: Iterable[fx.Node]) -> list[str]:
 
 
 def _remove_idle_casts(graph: fx.Graph) -> None:
-    """Remove casts of values to the type that they have, and the checks of types that come with each."""
+    """Remove casts of values to their own type, and the type checks that come with them."""
     casts = [node for node in graph.nodes if node.target is aten.to.dtype]
     for node in casts:
         source = node.args[0]
@@ -272,6 +272,6 @@ def _remove_idle_casts(graph: fx.Graph) -> None:
 def _cannot_export(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (
-        f"torch.export cannot follow the explanation ({type(error).__name__}: {' '.join(lines[:3])}). Where a size "
-        "cannot be open, fix it: dynamic_shapes={'input': {0: Dim.STATIC}} for the batch of the input named so"
+        f"torch.export cannot follow the explanation ({type(error).__name__}: {' '.join(lines[:3])}). If a size "
+        "cannot be dynamic, make it static: dynamic_shapes={'input': {0: Dim.STATIC}} for the batch of 'input'"
     )

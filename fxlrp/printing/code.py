@@ -1,4 +1,4 @@
-"""The generated program as Python that reads like formulas."""
+"""The generated program as readable Python."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import fx
 
 _FUNCTIONAL = re.compile(r"\btorch\.(?:_C\._nn|nn\.functional)\.")
-# What torch.fx itself lets generated code use by a bare name.
+# The bare names that torch.fx uses in generated code.
 _BARE = {"inf": "from math import inf", "nan": "from math import nan", "device": "from torch import device"}
 
 
 def program_text(graph_module: fx.GraphModule) -> str:
-    """The program as Python source: with imports, short names, and no bookkeeping that frees values."""
+    """The program as Python source, with imports and short names, and without statements that free values."""
     return graph_text(graph_module.graph)
 
 
 def graph_text(graph: fx.Graph) -> str:
-    """A graph as such source."""
+    """A graph as Python source, in the same form."""
     python = graph.python_code("self")
     text = re.sub(r";  (?:\w+ = )+None$", "", python.src.strip(), flags=re.MULTILINE)
     taken = {node.name for node in graph.nodes}
@@ -38,6 +38,6 @@ def graph_text(graph: fx.Graph) -> str:
             text = re.sub(rf"\b{name}\b", short, text)
             header.append(f"from {module} import {own_name}" + (f" as {short}" if short != own_name else ""))
         elif module:
-            # A lambda or a function inside a function.
+            # A lambda, or a function inside a function.
             header.append(f"# {name} is {module}.{value.__qualname__}, which cannot be imported")
     return "\n".join([*header, "", "", text, ""])

@@ -1,4 +1,4 @@
-"""The annotated graph as a table: every node, its rule, and why."""
+"""The annotated graph as a table: every node, its rule, and the reason for it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def render(
     *,
     constants: bool = False,
 ) -> str:
-    """The table of ``nodes`` and a line that counts operations and rules.
+    """Return the table of ``nodes``, and the numbers of operations and rules.
 
     Args:
         nodes: The forward nodes, in order of execution.
-        vocabulary: To name their operations.
-        shapes: The shapes of their values by name, as far as they are known.
-        constants: Whether parameters, and what is computed from them alone, have rows too.
+        vocabulary: The canonical operations.
+        shapes: The known shapes of their values, by name.
+        constants: Whether to include parameters, and values that are computed only from parameters.
     """
     hidden = frozenset() if constants else constants_among(nodes)
     reached = _reached(nodes, vocabulary)
@@ -39,7 +39,7 @@ def render(
 
 
 def constants_among(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
-    """Parameters, and what is computed from them alone."""
+    """Parameters, and values that are computed only from parameters."""
     found: set[fx.Node] = set()
     for node in nodes:
         if node.op == "get_attr" or (node.op == "call_function" and set(node.all_input_nodes) <= found):
@@ -72,7 +72,7 @@ def _row(
 
 
 def operation_of(node: fx.Node, vocabulary: Vocabulary) -> str:
-    """What a node does, as the table shows it."""
+    """The operation of a node, as in the table."""
     if node.op == "placeholder":
         return "input"
     if node.op == "get_attr":
@@ -86,7 +86,7 @@ def _summary(shown: Sequence[fx.Node], vocabulary: Vocabulary, hidden: int) -> s
     rules = Counter(str(annotated.rule) for node in shown if (annotated := annotation(node)))
     text = f"{operations.total()} operations: {_counts(operations)}\n{rules.total()} rules: {_counts(rules)}"
     return (
-        f"{text}\n{hidden} constants (parameters and what is computed from them) are shown by table(constants=True)"
+        f"{text}\n{hidden} constants (parameters and values computed from them) are shown by table(constants=True)"
         if hidden
         else text
     )

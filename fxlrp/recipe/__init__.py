@@ -1,1 +1,1 @@
-"""Recipes: how an explainer was made, as a file without code, and the explainer made again from it."""
+"""Recipes: the arguments of a compilation as a file without code, from which an explainer can be rebuilt."""

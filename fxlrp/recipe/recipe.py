@@ -1,4 +1,4 @@
-"""How an explainer was made."""
+"""The recipe of an explainer."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ KEYS = frozenset(
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an explainer was made with, beside the model and the extensions.
+    """The arguments with which an explainer was compiled, except the model and the extensions.
 
     Args:
         preset: The rules.
-        front_end: Which front end captured the model.
-        inputs: The inputs, with examples if there were some.
-        output: Which output is explained.
-        at: Where relevance is asked for, if not at the inputs.
-        dynamic_shapes: The sizes that ``torch.export`` left open.
+        front_end: The front end that captured the model.
+        inputs: The inputs, with examples if any were given.
+        output: The output that is explained.
+        at: Where relevance is requested, if not at the inputs.
+        dynamic_shapes: The dynamic sizes of ``torch.export``.
         optimizations: The optimizations.
-        segments: Into how many segments checkpointing cuts the program.
+        segments: The number of segments of checkpointing.
         extensions: The names of the functions that have user-defined rules.
         passes: The names of the user-defined passes.
     """
@@ -74,7 +74,7 @@ class Recipe:
         extensions: Sequence[Extension],
         passes: Sequence[Pass],
     ) -> Recipe:
-        """The recipe of a compilation."""
+        """Return the recipe of a compilation."""
         assert request.output is not EVERY_OUTPUT
         return Recipe(
             request.preset,
@@ -90,10 +90,10 @@ class Recipe:
         )
 
     def save(self, path: str | os.PathLike[str], model: nn.Module, graph: str) -> None:
-        """Write the recipe as JSON, with the fingerprint of the model and that of its annotated graph.
+        """Write the recipe as JSON, with the fingerprints of the model and of its annotated graph.
 
         Raises:
-            RecipeError: It holds code, such as a predicate that selects nodes.
+            RecipeError: It contains code, such as a predicate that selects nodes.
         """
         saved = {
             "format": FORMAT,
@@ -115,7 +115,7 @@ class Recipe:
 
 
 def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The arguments of :func:`fxlrp.compile`, but for extensions, that a recipe was made with."""
+    """Return the arguments of :func:`fxlrp.compile` that a recipe contains: all except extensions."""
     output, segments = saved["output"], saved["segments"]
     return {
         "rules": load_preset(saved["rules"], model),
@@ -130,19 +130,18 @@ def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a graph depends on."""
+    """Return the versions on which a graph depends."""
     return {"fxlrp": __version__, "torch": torch.__version__.partition("+")[0]}
 
 
 def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
-    """A fingerprint of an annotated graph.
+    """Return a fingerprint of an annotated graph.
 
-    It covers what each node calls with what, its rule, and the tensors that are neither parameters nor buffers of the
-    model.
+    It covers the call and the rule of each node, and the tensors that are neither parameters nor buffers of the model.
 
     Args:
         nodes: The nodes of the graph.
-        root: Holds its constants.
+        root: The module that contains its constants.
     """
     lines = [f"{node.format_node()} {annotation(node)}" for node in nodes]
     tensors = (
@@ -156,7 +155,7 @@ def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
 
 
 def _dump_examples(inputs: Inputs) -> Any:
-    """What the example inputs look like, as compile takes them; their values do not matter."""
+    """The shapes and types of the example inputs, in the form that compile takes; their values do not matter."""
     specs = {
         name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         for name, value in inputs.examples.items()
@@ -180,7 +179,7 @@ _HINTS = {"AUTO": Dim.AUTO, "DYNAMIC": Dim.DYNAMIC, "STATIC": Dim.STATIC}
 
 
 def _dump_shapes(shapes: Any) -> Any:
-    """Dynamic shapes as what JSON can hold; its keys are strings, so a mapping becomes a list of pairs."""
+    """Dynamic shapes as JSON, whose keys are strings, so a mapping becomes a list of pairs."""
     if isinstance(shapes, Mapping):
         return {"mapping": [[key, _dump_shapes(value)] for key, value in shapes.items()]}
     if isinstance(shapes, list | tuple):
@@ -191,7 +190,7 @@ def _dump_shapes(shapes: Any) -> Any:
         if shapes == hint:
             return {"hint": name}
     raise RecipeError(
-        f"a recipe cannot hold the dynamic shape {shapes!r}: take torch.export.Dim.AUTO, Dim.DYNAMIC or Dim.STATIC"
+        f"a recipe cannot contain the dynamic shape {shapes!r}: use torch.export.Dim.AUTO, Dim.DYNAMIC or Dim.STATIC"
     )
 
 

@@ -1,4 +1,4 @@
-"""Presets as what JSON can hold, and back."""
+"""Convert presets to JSON and back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fxlrp.rules.specs import Custom, Rule
 
 
 def dump_preset(preset: Preset) -> dict[str, Any]:
-    """A preset as what JSON can hold.
+    """Convert a preset to values that JSON supports.
 
     Raises:
         RecipeError: A selector is a predicate, or a rule is a function.
     """
-    # The rules of extensions come with the extensions, which are given again.
+    # Rules of extensions are not saved: the caller passes the extensions again.
     pairs = [
         {"selector": _dump_selector(pair.selector), "rule": _dump_rule(pair.rule), "origin": pair.origin}
         for pair in preset.pairs
@@ -30,10 +30,10 @@ def dump_preset(preset: Preset) -> dict[str, Any]:
 
 
 def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
-    """The preset again; classes of modules are looked for in ``model``, and nothing is imported.
+    """Rebuild the preset. Classes of modules are looked up in ``model``; nothing is imported.
 
     Raises:
-        RecipeError: There is no such rule or class.
+        RecipeError: A rule or class does not exist.
     """
     pairs = tuple(
         Pair(_load_selector(pair["selector"], model), _load_rule(pair["rule"]), pair["origin"])
@@ -50,8 +50,8 @@ def _dump_selector(selector: Selector) -> dict[str, str]:
     if isinstance(selector, type):
         return {"class": _name(selector)}
     raise RecipeError(
-        f"the selector {getattr(selector, '__name__', selector)!r} is a function, and a recipe holds no code: select "
-        "by a class, a glob on the module path or an operation's name"
+        f"the selector {getattr(selector, '__name__', selector)!r} is a function, and a recipe cannot contain code: "
+        "select by a class, a glob on the module path or the name of an operation"
     )
 
 
@@ -65,10 +65,10 @@ def _load_selector(saved: dict[str, str], model: nn.Module) -> Selector:
         for cls in type(module).__mro__:
             if _name(cls) == value:
                 return cls
-    raise RecipeError(f"the model has no module of the class {value}, for which the recipe has a rule")
+    raise RecipeError(f"the recipe has a rule for modules of the class {value}, but the model does not have any")
 
 
-# Rules that recipes of version 0.1 have under another name.
+# Rules that have a different name in recipes of version 0.1.
 _RENAMED = {"Pass": "PassThrough"}
 
 
@@ -78,7 +78,7 @@ def _name(cls: type) -> str:
 
 def _dump_rule(rule: Rule) -> dict[str, Any]:
     if isinstance(rule, Custom):
-        raise RecipeError(f"the rule {rule} is a function, and a recipe holds no code: give it by extensions=[...]")
+        raise RecipeError(f"the rule {rule} is a function, and a recipe cannot contain code: use extensions=[...]")
     return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
 
 

@@ -1,6 +1,6 @@
-"""How relevance is computed: pure tensor functions, a file for each family of operations.
+"""The computation of relevance: pure tensor functions, with a file for each family of operations.
 
-Each file says which rules its family takes and how a step of each is emitted; this table joins them.
+Each file defines the rules of its family and how their steps are emitted. This module joins them in one table.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ RULES: Mapping[Family, RuleTable] = {
     Family.CUSTOM: {},
 }
 
-# Epsilon(bias=False) says nothing about the others.
+# The families to which Epsilon(bias=False) applies.
 _WITH_BIAS = (Family.LINEAR, Family.NORMALIZATION)
 
 
 def implementation(operation: Operation, rule: Rule) -> Implementation | None:
-    """How ``rule`` is carried out for ``operation``; None if it does not fit."""
+    """The implementation of ``rule`` for ``operation``; None if the rule does not fit."""
     if isinstance(rule, Epsilon) and not rule.bias and operation.family not in _WITH_BIAS:
         return None
     return _found(operation, type(rule))

@@ -7,7 +7,7 @@ from fxlrp.rules.specs import PassThrough
 
 
 def _emit_pass(step: Step) -> Contributions:
-    # A quotient passes as it is, too: its base remains what the activation made of the value.
+    # A quotient also passes unchanged: its base remains the result of the activation.
     return step.to_receivers(lambda *_: step.single)
 
 

@@ -1,4 +1,4 @@
-"""Which functions of the relevance program return memory of their own, stated where each is defined."""
+"""Declare at its definition that a function of the relevance program returns new memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def allocates(function: FunctionT) -> FunctionT:
 
 
 def with_in_place_form(in_place: Callable[..., Any]) -> Callable[[FunctionT], FunctionT]:
-    """Declare the function that computes the same in the memory of the first argument."""
+    """Declare the function that computes the same result in the memory of the first argument."""
 
     def declare(function: FunctionT) -> FunctionT:
         setattr(function, _IN_PLACE, in_place)
@@ -33,6 +33,6 @@ def declares_allocation(function: Any) -> bool:
 
 
 def declared_in_place_form(function: Any) -> Callable[..., Any] | None:
-    """The in-place form that a function is declared with; None if it has none."""
+    """The in-place form of a function; None if none is declared."""
     found: Callable[..., Any] | None = getattr(function, _IN_PLACE, None)
     return found

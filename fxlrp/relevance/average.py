@@ -1,4 +1,4 @@
-"""Relevance of averages: pooling, means, sums over dimensions, running sums, interpolation.
+"""Relevance of averages: pooling, means, sums over dimensions, cumulative sums, interpolation.
 
 All are linear without weights: ``R_x = x * A^T(R / s(z))``. The transposed maps are ATen's own backward kernels.
 """
@@ -74,14 +74,14 @@ def mean_transposed(r: Tensor, x: Tensor, *, dim: Any = None, keepdim: bool = Fa
 
 
 def cumsum_transposed(r: Tensor, x: Tensor, *, dim: int) -> Tensor:
-    """``A^T(r)`` of a running sum: the running sum from the end."""
+    """``A^T(r)`` of a cumulative sum: the cumulative sum from the end."""
     return r.flip(dim).cumsum(dim).flip(dim)
 
 
 def fold_transposed(
     r: Tensor, x: Tensor, *, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Tensor:
-    """``A^T(r)`` of adding up windows that overlap: cutting the sum into windows."""
+    """``A^T(r)`` of fold, which adds overlapping windows: cut the sum into windows."""
     return torch.nn.functional.unfold(r, kernel_size, dilation, padding, stride)
 
 
@@ -112,7 +112,7 @@ def interpolate_transposed(
     if mode in _NEAREST:
         transposed: Tensor = _NEAREST[mode][dims - 1].default(r, tuple(r.shape[2:]), tuple(x.shape), *factors)
         return transposed
-    # The smooth modes are products of one matrix for each axis; their ATen kernels take no symbolic sizes.
+    # The smooth modes are products with one matrix for each axis. Their ATen kernels do not take symbolic sizes.
     for axis in range(dims):
         matrix = _axis_matrix(x, r.shape[2 + axis], axis, factors[axis], mode=mode, **options)
         r = (r.movedim(2 + axis, -1) @ matrix.T).movedim(-1, 2 + axis)
@@ -120,9 +120,9 @@ def interpolate_transposed(
 
 
 def _axis_matrix(x: Tensor, size: int, axis: int, factor: float | None, **options: Any) -> Tensor:
-    """How interpolation maps one axis, ``(input size, output size)``: it interpolates the unit vectors."""
+    """The matrix of interpolation along one axis, ``(input size, output size)``: the interpolated unit vectors."""
     length, axes = x.shape[2 + axis], range(x.dim() - 2)
-    # Other axes have two elements, of which one is read: a single one would look like another memory format.
+    # Give the other axes two elements and read one: a single element would look like a different memory format.
     shape = [1, length, *(length if each == axis else 1 for each in axes)]
     widened = [1, length, *(length if each == axis else 2 for each in axes)]
     units = torch.eye(length, dtype=x.dtype, device=x.device).reshape(shape).expand(widened).contiguous()
@@ -136,10 +136,10 @@ def _axis_matrix(x: Tensor, size: int, axis: int, factor: float | None, **option
 
 
 def norm_contributions(x: Tensor, out: Tensor, *, ord: float = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """What each element adds to a norm: ``|x|^p`` of ``(sum |x|^p)^(1/p)``.
+    """The contribution of each element to a norm: ``|x|^p`` of ``(sum |x|^p)^(1/p)``.
 
-    Order zero counts the elements that are not zero. A norm of infinite order is one of its elements, which equals
-    share. Under a negative order zeros outweigh everything else.
+    Order zero counts the elements that are not zero. A norm of infinite order is the value of one element, and ties
+    share equally. With a negative order zeros outweigh all other elements.
     """
     magnitude = x.abs()
     if math.isinf(ord):
@@ -153,12 +153,12 @@ def norm_contributions(x: Tensor, out: Tensor, *, ord: float = 2, dim: Any = Non
 
 
 def squared_deviations(x: Tensor, *, dim: Any = None) -> Tensor:
-    """What each element adds to a variance: the square of its deviation from the mean."""
+    """The contribution of each element to a variance: its squared deviation from the mean."""
     return (x - x.mean(_reduced(x, dim), keepdim=True)).square()
 
 
 def sum_over(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """The sum over the dimensions that a reduction runs over."""
+    """The sum over the dimensions of a reduction."""
     return x.sum(_reduced(x, dim), keepdim=keepdim)
 
 
@@ -178,7 +178,7 @@ def _squared_deviations(step: Step) -> fx.Node:
 
 
 def _statistic(contributions: Callable[[Step], fx.Node]) -> Implementation:
-    """A statistic of what it sums up, in proportion to that."""
+    """A statistic divides relevance in proportion to the contributions of its elements."""
 
     def emit(step: Step) -> Contributions:
         summed = contributions(step)

@@ -1,4 +1,4 @@
-"""Relevance by a rule of the user's own, for any operation."""
+"""Relevance by a user-defined rule, for any operation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fxlrp.rules.specs import Custom
 
 
 def checked_relevance(relevance: Any, *operands: Any, rule: str) -> tuple[Tensor, ...]:
-    """What a user's rule returned, as one relevance for each operand.
+    """Check the result of a user-defined rule, and return one relevance for each operand.
 
     Raises:
-        RuleError: The number of tensors or their shapes are not those of the operands.
+        RuleError: The number of tensors or their shapes do not match the operands.
     """
     single = len(operands) == 1
     if isinstance(relevance, Tensor) if single else isinstance(relevance, tuple | list):

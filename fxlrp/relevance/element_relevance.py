@@ -1,6 +1,6 @@
-"""Where relevance goes back to, behind operations that move, copy or drop elements: pure tensor functions.
+"""Relevance of operations that move, copy or drop elements, as pure tensor functions.
 
-Relevance follows the elements, and that of copies adds up.
+Relevance follows the elements, and the relevance of copies adds up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fxlrp.relevance.numerics import as_type_of, unbroadcast
 
 
 def reshape_relevance(x: Tensor, r: Tensor) -> Tensor:
-    """Back to the shape before reshape, flatten, squeeze and their like."""
+    """Back to the shape before reshape, flatten, squeeze and similar operations."""
     return r.reshape(x.shape)
 
 
@@ -61,7 +61,7 @@ def repeat_interleave_relevance(x: Tensor, r: Tensor, repeats: int | Tensor, dim
 
 
 def _zeros(x: Tensor, r: Tensor) -> Tensor:
-    """Zeros in the shape of a value, in the type of its relevance: tokens are integers, their relevance is not."""
+    """Zeros in the shape of a value, in the type of its relevance: tokens are integers, but their relevance is not."""
     return torch.zeros_like(x, dtype=r.dtype)
 
 
@@ -88,20 +88,20 @@ def narrow_relevance(x: Tensor, r: Tensor, dim: int, start: int, length: int) ->
 
 
 def index_select_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
-    """To the selected indices; one that was selected twice gets the sum."""
+    """To the selected indices; an index that was selected twice gets the sum."""
     return _zeros(x, r).index_add(dim, index, r)
 
 
 def gather_relevance(x: Tensor, r: Tensor, dim: int, index: Tensor) -> Tensor:
-    """To the gathered elements; one that was gathered twice gets the sum."""
+    """To the gathered elements; an element that was gathered twice gets the sum."""
     return _zeros(x, r).scatter_add(dim, index, r)
 
 
 def take_along_dim_relevance(x: Tensor, r: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """To the elements that were taken; one that was taken twice gets the sum."""
+    """To the elements that were taken; an element that was taken twice gets the sum."""
     if dim is None:
         return gather_relevance(x.reshape(-1), r, 0, indices.reshape(-1)).reshape(x.shape)
-    # Both broadcast against each other, but for the dimension itself.
+    # Both broadcast against each other, except in the dimension itself.
     shape = list(torch.broadcast_shapes(x.select(dim, 0).shape, indices.select(dim, 0).shape))
     position = dim % x.dim()
     wide = x.expand(*shape[:position], x.shape[dim], *shape[position:])
@@ -109,7 +109,7 @@ def take_along_dim_relevance(x: Tensor, r: Tensor, indices: Tensor, dim: int | N
 
 
 def index_relevance(x: Tensor, r: Tensor, index: Any) -> Tensor:
-    """To the elements ``x[index]``; one that was indexed twice gets the sum."""
+    """To the elements ``x[index]``; an element that was indexed twice gets the sum."""
     indices = index if isinstance(index, tuple) else (index,)
     if any(isinstance(item, Tensor | list) for item in indices):
         positions = torch.arange(x.numel(), device=x.device).reshape(x.shape)[index]
@@ -119,7 +119,7 @@ def index_relevance(x: Tensor, r: Tensor, index: Any) -> Tensor:
 
 
 def pad_relevance(x: Tensor, r: Tensor, pad: Sequence[int], mode: str = "constant") -> Tensor:
-    """Back to what was padded: constants keep what falls on them, copied borders add up."""
+    """Back to the elements before padding: constants absorb their relevance, copied borders add up."""
     if mode == "constant":
         return F.pad(r, [-amount for amount in pad])
     for pair in range(len(pad) // 2):
@@ -155,7 +155,7 @@ def channel_shuffle_relevance(r: Tensor, groups: int) -> Tensor:
 
 
 def repeat_heads_relevance(x: Tensor, r: Tensor) -> Tensor:
-    """Heads that were repeated to serve several queries add up."""
+    """Copies of a head that serve several queries add up."""
     heads: Tensor = r.unflatten(-3, (x.size(-3), -1))
     return heads.sum(-3)
 
@@ -163,12 +163,12 @@ def repeat_heads_relevance(x: Tensor, r: Tensor) -> Tensor:
 def unfold_relevance(
     x: Tensor, r: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Tensor:
-    """Back from the columns that unfold makes of an image; where windows overlap, copies add up."""
+    """Back from the columns of unfold to the image; where windows overlap, copies add up."""
     return F.fold(r, (x.size(-2), x.size(-1)), kernel_size, dilation, padding, stride)
 
 
 def windows_relevance(x: Tensor, r: Tensor, dim: int, size: int, step: int) -> Tensor:
-    """Back from the windows along a dimension that ``Tensor.unfold`` makes; where they overlap, copies add up."""
+    """Back from the windows of ``Tensor.unfold`` along a dimension; where they overlap, copies add up."""
     dim = dim % x.dim()
     starts = torch.arange(0, x.shape[dim] - size + 1, step, device=x.device)
     positions = (starts.unsqueeze(1) + torch.arange(size, device=x.device)).flatten()
@@ -181,13 +181,13 @@ def diagonal_relevance(x: Tensor, r: Tensor, offset: int = 0, dim1: int = 0, dim
 
 
 def sorted_relevance(x: Tensor, result: tuple[Tensor, Tensor], relevances: Mapping[int, Tensor], dim: int) -> Tensor:
-    """Back to the order before topk or sort; what topk leaves out gets none."""
+    """Back to the order before topk or sort; elements that topk omits get none."""
     r = relevances[0]
     return _zeros(x, r).scatter_add(dim, result[1], r)
 
 
 def extremum_relevance(operand: Tensor, other: Any, r: Tensor, *, largest: bool) -> Tensor:
-    """To the larger (or the smaller) of two values; equal ones share."""
+    """To the larger (or smaller) of two values; equal values share it."""
     wins = operand > other if largest else operand < other
     return unbroadcast(torch.where(wins, r, torch.where(operand == other, 0.5 * r, 0.0)), operand)
 
@@ -213,18 +213,18 @@ def where_relevance(operand: Any, r: Tensor, chosen: Tensor) -> Tensor:
 
 
 def cat_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
-    """To each of the concatenated tensors its part."""
+    """The part of each concatenated tensor."""
     parts = torch.split(r, [tensor.shape[dim] for tensor in tensors], dim)
     return tuple(as_type_of(part, tensor) for part, tensor in zip(parts, tensors, strict=True))
 
 
 def stack_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
-    """To each of the stacked tensors its part."""
+    """The part of each stacked tensor."""
     return torch.unbind(r, dim)
 
 
 def dimensionwise_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int) -> tuple[Tensor, ...]:
-    """To each of the tensors that hstack, vstack or dstack joined its part."""
+    """The part of each tensor that hstack, vstack or dstack joined."""
     joined = dim if tensors[0].dim() > 1 or dim != 1 else 0
     widened = [tensor.reshape(_widened(tensor, dim)) for tensor in tensors]
     parts = torch.split(r, [tensor.shape[joined] for tensor in widened], joined)
@@ -232,7 +232,7 @@ def dimensionwise_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int) -> t
 
 
 def _widened(tensor: Tensor, dim: int) -> tuple[int, ...]:
-    """The shape that a tensor has before vstack (``dim`` 0) or dstack (``dim`` 2) joins it."""
+    """The shape to which vstack (``dim`` 0) or dstack (``dim`` 2) expands a tensor before joining."""
     shape = tuple(tensor.shape)
     if dim != 1 and len(shape) < 2:
         shape = (1, *shape) if shape else (1, 1)
@@ -240,17 +240,17 @@ def _widened(tensor: Tensor, dim: int) -> tuple[int, ...]:
 
 
 def chunk_relevance(x: Tensor, relevances: Mapping[int, Tensor], chunks: int, dim: int = 0) -> Tensor:
-    """Back from the chunks; one that nobody used has none."""
+    """Back from the chunks; an unused chunk has none."""
     return torch.cat(_parts(torch.chunk(x, chunks, dim), relevances), dim)
 
 
 def split_relevance(x: Tensor, relevances: Mapping[int, Tensor], sizes: Any, dim: int = 0) -> Tensor:
-    """Back from the parts; one that nobody used has none."""
+    """Back from the parts; an unused part has none."""
     return torch.cat(_parts(torch.split(x, sizes, dim), relevances), dim)
 
 
 def unbind_relevance(x: Tensor, relevances: Mapping[int, Tensor], dim: int = 0) -> Tensor:
-    """Back from the slices; one that nobody used has none."""
+    """Back from the slices; an unused slice has none."""
     return torch.stack(_parts(torch.unbind(x, dim), relevances), dim)
 
 

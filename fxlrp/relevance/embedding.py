@@ -1,4 +1,4 @@
-"""Relevance of an embedding: a token's is the sum over its features."""
+"""Relevance of an embedding: the relevance of a token is the sum over its features."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The rules of first layers, with what is the same for every sample and channel computed once.
+"""The rules of first layers, which compute once what is the same for every sample and channel.
 
-Flat does not look at values at all, WSquare and the bounds of ZBox only at parameters.
+Flat does not depend on values. WSquare and the bounds of ZBox depend only on parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fxlrp.relevance.numerics import stabilize
 def flat_of_one_channel(
     x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None, *, stabilizer: float
 ) -> Tensor:
-    """``R_x = 1^T(R / s(f(1, 0; 1)))``: all channels have the same, the sum over each window; see Flat."""
+    """``R_x = 1^T(R / s(f(1, 0; 1)))``: the same for all channels, the sum over each window; see Flat."""
     if geometry is None:
         summed = r.sum(-1, keepdim=True) if weight.dim() == 2 else r.unsqueeze(-1)
         return (summed / stabilize(r.new_full((), x.shape[-1]), stabilizer)).repeat_interleave(x.shape[-1], -1)
@@ -56,7 +56,7 @@ def zbox_of_one_sample(
     bounds = forward(lowest, w_pos, None, geometry) + forward(highest, w_neg, None, geometry)
     r = r / stabilize(forward(x, weight, None, geometry) - bounds, stabilizer)
     if isinstance(geometry, Convolution) and geometry.groups == 1 and x.dim() == weight.dim():
-        # The channels of both maps in one convolution.
+        # Compute both maps in one convolution.
         both = x.new_empty(()).expand(x.shape[0], 2 * x.shape[1], *x.shape[2:])
         of_all, of_positive = transposed(r, torch.cat((weight, w_pos), 1), both, geometry).chunk(2, 1)
     else:
@@ -65,7 +65,7 @@ def zbox_of_one_sample(
 
 
 def _one_sample(x: Tensor, weight: Tensor) -> Tensor:
-    """What has the shape of the first sample, with a batch dimension if there is one; for a dense layer one vector."""
+    """A tensor in the shape of one sample, with a batch dimension if ``x`` has one; for a dense layer a vector."""
     if weight.dim() <= 2:
         return x.new_empty(x.shape[-1:])
     return x[:1] if x.dim() == weight.dim() else x

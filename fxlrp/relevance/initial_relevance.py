@@ -1,4 +1,4 @@
-"""The initial relevance: which part of the output is explained."""
+"""The initial relevance: the part of the output that is explained."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Seed: TypeAlias = "Tensor | Callable[[Tensor], Tensor] | None"
 
 
 def initial_relevance(output: Tensor, target: Target = None, seed: Seed = None) -> Tensor:
-    """The relevance of the output: its value at the target, zero elsewhere; or the seed itself.
+    """Return the relevance of the output: its value at the target and zero elsewhere, or the seed.
 
     Args:
         output: The model's output, ``(batch, ...)``.
-        target: An index for every sample, one for each sample (``(batch,)``), or a tuple of indices for an output
-            with several dimensions; None takes each sample's largest output.
-        seed: The initial relevance, shaped like ``output``, or a function that makes it from ``output``.
+        target: One index for all samples, a tensor with an index for each sample (``(batch,)``), or a tuple of indices
+            for an output with several dimensions. Default: the largest output of each sample.
+        seed: The initial relevance in the shape of ``output``, or a function that computes it from ``output``.
 
     Raises:
         InputError: Both are given, or one does not fit the output.
     """
     if not isinstance(output, Tensor):
-        raise InputError(f"the model returned a {type(output).__name__}; only a single tensor can be explained")
+        raise InputError(f"the model returned a {type(output).__name__}, but only a single tensor can be explained")
     if seed is not None:
         if target is not None:
             raise InputError("give either a target or a seed, not both")
@@ -46,22 +46,20 @@ def initial_relevance(output: Tensor, target: Target = None, seed: Seed = None) 
 
 def _seed_relevance(output: Tensor, seed: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
     if not isinstance(seed, Tensor) and not callable(seed):
-        raise InputError(f"the seed must be a tensor or a function that makes one, not {type(seed).__name__}")
+        raise InputError(f"the seed must be a tensor or a function that returns one, not {type(seed).__name__}")
     relevance = seed if isinstance(seed, Tensor) else seed(output)
     if not isinstance(relevance, Tensor):
         raise InputError(f"the seed function must return a tensor, not a {type(relevance).__name__}")
     if relevance.shape != output.shape:
-        raise InputError(
-            f"the seed has shape {tuple(relevance.shape)}, the output {tuple(output.shape)}: they must be the same"
-        )
+        raise InputError(f"the seed has shape {tuple(relevance.shape)}, but the output has shape {tuple(output.shape)}")
     if relevance.device != output.device:
-        raise InputError(f"the seed is on {relevance.device}, the output on {output.device}")
-    # Never the seed itself: relevance that nothing is computed from belongs to the caller.
+        raise InputError(f"the seed is on {relevance.device}, but the output is on {output.device}")
+    # Copy the seed, because an explanation may return it as its result.
     return relevance.to(output.dtype, copy=True)
 
 
 def _target_index(output: Tensor, flat: Tensor, target: Target) -> Tensor | None:
-    """For each sample the flat index of the explained output, ``(batch, 1)``; None for all of it."""
+    """The flat index of the explained output for each sample, ``(batch, 1)``; None for the whole output."""
     batch, shape = output.shape[0], tuple(output.shape[1:])
     if target is None:
         return flat.argmax(dim=1, keepdim=True) if shape else None
@@ -70,11 +68,11 @@ def _target_index(output: Tensor, flat: Tensor, target: Target) -> Tensor | None
     indices = target if isinstance(target, tuple) else (target,)
     if any(isinstance(index, bool) or not isinstance(index, int | torch.SymInt) for index in indices):
         raise InputError(
-            f"a target is an int, a LongTensor of one index per sample, or a tuple of ints, not {target!r}"
+            f"the target must be an int, a LongTensor with one index per sample, or a tuple of ints, not {target!r}"
         )
     if len(indices) != len(shape):
         raise InputError(
-            f"the target {target!r} has {len(indices)} indices; an output of shape {tuple(output.shape)} "
+            f"the target {target!r} has {len(indices)} indices, but an output of shape {tuple(output.shape)} "
             f"needs {len(shape)} for each sample"
         )
     position = 0
@@ -93,11 +91,11 @@ def _tensor_index(flat: Tensor, shape: tuple[int, ...], target: Tensor, device: 
     if target.dim() != 1 or target.shape[0] != flat.shape[0] or len(shape) != 1:
         raise InputError(
             f"a target tensor of shape {tuple(target.shape)} does not fit an output of shape "
-            f"{(flat.shape[0], *shape)}: it holds one index for each sample of a two-dimensional output"
+            f"{(flat.shape[0], *shape)}: it must contain one index for each sample of a two-dimensional output"
         )
     if target.device != device:
-        raise InputError(f"the target is on {target.device}, the output on {device}")
-    # Reading values would break a compiled graph in two; there, gather itself refuses a wrong index.
+        raise InputError(f"the target is on {target.device}, but the output is on {device}")
+    # Reading values would break a compiled graph; there, gather itself rejects a wrong index.
     if not torch.compiler.is_compiling() and not bool(((target >= 0) & (target < shape[0])).all()):
-        raise InputError(f"a target index is out of range: the output has {shape[0]} entries for each sample")
+        raise InputError(f"a target index is out of range: the output has {shape[0]} elements for each sample")
     return target.unsqueeze(1)

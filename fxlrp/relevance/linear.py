@@ -1,8 +1,8 @@
 """Relevance of linear maps: dense layers, convolutions and transposed convolutions of one to three dimensions.
 
 Notation as in the papers: ``z = f(W, b; x)``, ``W+``/``x+`` positive and ``W-``/``x-`` negative parts, and
-``W^T(.)`` the transposed map. Every rule is written for inputs of both signs here, over :func:`forward` and
-:func:`transposed`; ``linear_specialized.py`` has cheaper steps for where more is known.
+``W^T(.)`` the transposed map. Every rule here is for inputs of both signs, in terms of :func:`forward` and
+:func:`transposed`. ``linear_specialized.py`` has cheaper steps for inputs about which more is known.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def linear_gamma(
     gamma: float,
     stabilizer: float,
 ) -> Tensor:
-    """The generalised gamma rule, one half for outputs of each sign; see :class:`fxlrp.rules.Gamma`."""
+    """The generalized gamma rule, one half for outputs of each sign; see :class:`fxlrp.rules.Gamma`."""
     z = forward(x, weight, None, geometry) if out is None else out
     x_pos, x_neg = x.clamp(min=0), x.clamp(max=0)
     w_pos, w_neg = weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)
@@ -126,11 +126,11 @@ def bound(value: float | tuple[float, ...], x: Tensor, weight: Tensor) -> Tensor
     """The bound of every input, broadcast."""
     if isinstance(value, int | float):
         return torch.full_like(x, value)
-    # Channels are the last dimension of a dense layer's input, else the one before the spatial ones.
+    # Channels are the last dimension for a dense layer, else the dimension before the spatial ones.
     trailing = (1,) * (weight.dim() - 2)
     channels = x.shape[-1 - len(trailing)]
     if len(value) != channels:
-        raise RuleError(f"ZBox has bounds for {len(value)} channels, the input of the first layer has {channels}")
+        raise RuleError(f"ZBox has bounds for {len(value)} channels, but the input of the first layer has {channels}")
     return torch.tensor(value, dtype=x.dtype, device=x.device).reshape(-1, *trailing).expand_as(x)
 
 
@@ -153,7 +153,7 @@ def linear_flat(x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None,
 def _step(
     function: Callable[..., Tensor], *values: str, specialize: Callable[[Step], Contributions | None] | None = None
 ) -> Implementation:
-    """A rule computed by ``function`` of the named values, the geometry, and the rule's own parameters."""
+    """A rule that ``function`` computes from the named values, the geometry, and the parameters of the rule."""
 
     def emit(step: Step) -> Contributions:
         known: dict[str, Any] = {**step.arguments, "out": step.node, "r": step.relevance}

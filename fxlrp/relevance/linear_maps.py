@@ -52,7 +52,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 
 def transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    """``W^T(r)``, in the shape of ``x``; of ``x`` only the shape is read."""
+    """``W^T(r)``, in the shape of ``x``; only the shape of ``x`` is read."""
     if geometry is None:
         return dense_transposed(r, weight)
     if isinstance(geometry, TransposedConvolution):
@@ -73,7 +73,7 @@ def transposed_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geom
         return transposed_convolution_transposed(r.unsqueeze(0), weight, x.unsqueeze(0), geometry).squeeze(0)
     convolution = _CONVOLUTIONS[weight.dim()]
     longer = convolution(r, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-    # An output padding of a whole stride or more, which dilation allows, makes room for one input more.
+    # Dilation allows an output padding of a whole stride or more, which makes room for one more input.
     return _crop(longer, x)
 
 
@@ -102,7 +102,7 @@ def convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convo
 
 
 def _same_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convolution) -> Tensor:
-    """Padding ``"same"`` is wider behind the input than before it where it is uneven."""
+    """Uneven padding ``"same"`` is wider after the input than before it."""
     total = [d * (k - 1) for d, k in zip(geometry.dilation, weight.shape[2:], strict=True)]
     explicit = geometry._replace(padding=tuple(t // 2 for t in total))
     if not any(t % 2 for t in total):
@@ -118,7 +118,7 @@ def _crop(longer: Tensor, x: Tensor) -> Tensor:
 
 
 def geometry_of(operation: Operation, arguments: Mapping[str, Any]) -> tuple[Geometry, ...]:
-    """The geometry of a canonical call as a trailing argument, a number for each dimension; a dense map has none."""
+    """The geometry of a canonical call as a trailing argument, a number for each dimension; empty for a dense map."""
     if operation.dims == 0:
         return ()
     kind: type[Convolution | TransposedConvolution] = TransposedConvolution if operation.transposes else Convolution

@@ -1,10 +1,10 @@
-"""Cheaper steps for linear maps, where the compiler knows more than the rule does.
+"""Cheaper steps for linear maps, where the facts of the compiler allow them.
 
-Where the input is non-negative, the terms with ``x-`` vanish, and with them half of the maps of ZPlus, AlphaBeta and
-Gamma. An input of both signs is split into channels ``(x+, x-)``, which meet weights of their own in one map. Where
-relevance is zero wherever the output is not positive (behind a ReLU), the half of Gamma that serves negative outputs
-vanishes, and ``z+ = z + |z-|`` needs no map of its own. All pass on quotients ``C`` of ``R_x = x * C``. An emitter
-returns None where the facts do not allow it.
+If the input is non-negative, the terms with ``x-`` vanish, and with them half of the maps of ZPlus, AlphaBeta and
+Gamma. An input of both signs is split into channels ``(x+, x-)``, each with its own weights in one map. If relevance
+is zero wherever the output is not positive (before a ReLU), the half of Gamma for negative outputs vanishes, and
+``z+ = z + |z-|`` needs no separate map. All pass on quotients ``C`` of ``R_x = x * C``. An emitter
+returns None if the facts do not allow it.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def weigh(raising: Tensor, lowering: Tensor, alpha: float, beta: float) -> Tenso
 
 
 def gamma_parts(factor: Tensor, z: Tensor, z_pos: Tensor, gamma: float, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The relevance ``z * C`` of positive and of negative outputs, each over ``|z| + gamma |z+-| + epsilon``.
+    """The relevance ``z * C`` of positive and negative outputs, each divided by ``|z| + gamma |z+-| + epsilon``.
 
-    ``|z-| = z+ - z``; for negative outputs that adds two terms of one sign, so nothing cancels.
+    ``|z-| = z+ - z``; for negative outputs both terms have the same sign, so nothing cancels.
     """
     above, below = z.clamp(min=0), z.neg().clamp_(min=0)
     denominator = stabilize_positive_((z_pos + below).mul_(gamma).add_(above).add_(below), epsilon)
@@ -83,7 +83,7 @@ def split_signs(x: Tensor, channels: int) -> Tensor:
 
 @allocates
 def of_own_sign(factor: Tensor, x: Tensor, channels: int) -> Tensor:
-    """Of quotients by ``x+`` and ``x-``, as :func:`split_signs` orders them, the one by ``x``."""
+    """Combine quotients by ``x+`` and ``x-``, in the order of :func:`split_signs`, to the quotient by ``x``."""
     above, below = factor.chunk(2, channels)
     return torch.where(x > 0, above, below)
 
@@ -92,22 +92,22 @@ _OfWeight: TypeAlias = Callable[..., Tensor]
 
 
 class _Map:
-    """Emits the maps of one step: forward and transposed, with weights of its rule."""
+    """Emits the maps of one step: forward and transposed, with the weights of its rule."""
 
     def __init__(self, step: Step, signed: bool | None = None) -> None:
         self.step = step
         self.arguments = step.arguments
         self.weight, self.bias, self.x = (self.arguments[name] for name in ("weight", "bias", "input"))
         self.geometry: tuple[Geometry, ...] = geometry_of(step.operation, self.arguments)
-        # Whether positive and negative inputs have weights of their own.
+        # Whether positive and negative inputs have separate weights.
         self.signed = self.x not in step.facts.non_negative if signed is None else signed
-        # Channels are the last dimension of a dense layer's input, else the one before the spatial ones.
+        # Channels are the last dimension for a dense layer, else the dimension before the spatial ones.
         self._channels = -1 - step.operation.dims
         self._split: fx.Node | None = None
 
     @property
     def possible(self) -> bool:
-        """Whether the step's facts allow a cheaper one: relevance may be a quotient, the input splits if it must."""
+        """Whether the facts allow a cheaper step: relevance may be a quotient, and the input can be split if needed."""
         if not self.step.facts.quotients and self.signed:
             return False
         kind = self.geometry[0] if self.geometry else None
@@ -121,7 +121,7 @@ class _Map:
         return self._split or self.x
 
     def weights(self, name: str, of_positive: _OfWeight, of_negative: _OfWeight, *args: float) -> fx.Node:
-        """The rule's weights for positive inputs, and beside them those for negative ones if there are any."""
+        """The weights of the rule for positive inputs, concatenated with those for negative inputs if needed."""
         above = self.step.named(name, of_positive, self.weight, *args)
         if not self.signed:
             return above
@@ -129,7 +129,7 @@ class _Map:
         return self.step.named(f"{name}_of_both", torch.cat, (above, below), 1 if self.geometry else -1)
 
     def biases(self, name: str, function: _OfWeight, bias: fx.Node | None, *args: float) -> fx.Node | None:
-        """The rule's bias, if there is one."""
+        """The bias of the rule; None without a bias."""
         return None if bias is None else self.step.named(name, function, bias, *args)
 
     def forward(self, name: str, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
@@ -148,7 +148,7 @@ class _Map:
         return self.step.call(function, r, weight, self.operand, *self.geometry)
 
     def contribution(self, factor: fx.Node) -> Contributions:
-        """The step's result, ``R_x = x * factor``."""
+        """The result of the step, ``R_x = x * factor``."""
         if self.signed:
             factor = self.step.call(of_own_sign, factor, self.x, self._channels)
         return [self.step.times(self.x, factor)]
@@ -161,7 +161,7 @@ def transposed(step: Step, u: fx.Node, _: int) -> fx.Node:
 
 
 def without_bias(step: Step) -> fx.Node | None:
-    """Emit ``f(W, 0; x)``; None if there is no bias."""
+    """Emit ``f(W, 0; x)``; None without a bias."""
     maps = _Map(step, signed=False)
     return None if maps.bias is None else maps.forward("without_bias", maps.weight, None)
 
@@ -227,6 +227,6 @@ def gamma(step: Step) -> Contributions | None:
 
 
 def _output(step: Step) -> fx.Node:
-    """The value of the step's node where it is positive; its ReLU if that is at hand, so that it itself may go."""
+    """The node's value where it is positive; its ReLU if available, so that the value itself can be freed."""
     base = step.single.base
     return base if base is not None and is_rectified(base, step.node) else step.node

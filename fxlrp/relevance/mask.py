@@ -1,4 +1,4 @@
-"""Relevance of attention scores behind a mask."""
+"""Relevance of masked attention scores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fxlrp.rules.specs import Epsilon
 
 
 def mask_scores_epsilon(operand: Tensor, mask: Tensor, out: Tensor, r: Tensor, *, epsilon: float) -> Tensor:
-    """To the scores that a boolean mask lets through; a mask of numbers takes its share as in a sum."""
+    """To the scores that a boolean mask keeps; a numeric mask takes its share as in a sum."""
     if not mask.is_floating_point():
         return unbroadcast(r.masked_fill(~mask, 0.0), operand)
-    # What is masked, at minus infinity, has no relevance, and 0 * inf is none either.
+    # Masked scores are minus infinity and have no relevance; 0 * inf would be NaN.
     return unbroadcast((operand * (r / stabilize(out, epsilon))).masked_fill(out.isinf(), 0.0), operand)
 
 

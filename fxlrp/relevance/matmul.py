@@ -36,18 +36,18 @@ def matmul_transposed_right(u: Tensor, b: Tensor, a: Tensor) -> Tensor:
 
 
 def einsum_transposed(u: Tensor, position: int, equation: str, operands: Sequence[Tensor]) -> Tensor:
-    """``u`` contracted with the other operands, in the shape of one of the operands of an einsum.
+    """Contract ``u`` with the other operands of an einsum, in the shape of one operand.
 
     Raises:
-        RuleError: An operand has an index twice, which takes its diagonal.
+        RuleError: An operand has the same index twice, which takes its diagonal.
     """
     inputs, output = _subscripts(equation)
     own, others = inputs[position], [*inputs[:position], *inputs[position + 1 :]]
     letters = own.replace("...", "")
     if len(set(letters)) < len(letters):
-        raise RuleError(f"einsum({equation!r}) takes a diagonal, which has no relevance rule")
+        raise RuleError(f"einsum({equation!r}) takes a diagonal, which has no relevance rule: use torch.diagonal")
     operand, rest = operands[position], [*operands[:position], *operands[position + 1 :]]
-    # What is summed over in this operand alone takes its relevance in every place.
+    # Relevance is expanded along indices that are summed over in this operand only.
     summed = [letter for letter in letters if letter not in "".join((output, *others))]
     ones = u.new_ones([operand.shape[_axis(own, letter)] for letter in summed])
     back = ",".join((output, *others, "".join(summed))) + f"->{own}"
@@ -80,12 +80,12 @@ def _einsum_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
 
 
 def _values(choice: Choice) -> Receivers:
-    """The operands that are no gates: of attention weights and values the values."""
+    """The operands that are not gates: the values, not the attention weights."""
     if len(choice.dependent) < 2:
         return Receivers(choice.dependent)
     ranks = [gate_rank(operand, choice) for operand in choice.operands]
     if max(ranks) == min(ranks):
-        return Receivers(choice.dependent, "no factor is more of a gate: equal shares")
+        return Receivers(choice.dependent, "no factor is the gate: equal shares")
     positions = tuple(position for position in choice.dependent if ranks[position] < max(ranks))
     return Receivers(positions, f"operand {ranks.index(max(ranks))} is the gate")
 

@@ -36,7 +36,7 @@ def max_pool_with_winners(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Max pooling, and which element won each window."""
+    """Max pooling, and the index of the largest element of each window."""
     pool = aten.max_pool3d_with_indices if dims == 3 else aten.max_pool2d_with_indices
     pooled, winners = pool.default(lift(x, dims), *window(dims, kernel_size, stride, padding, dilation), ceil_mode)
     return lower(pooled, dims), winners
@@ -55,7 +55,7 @@ def to_winners(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """All relevance of a window to the element that won it; of ``x`` only the shape is read."""
+    """All relevance of a window to its largest element; only the shape of ``x`` is read."""
     backward = aten.max_pool3d_with_indices_backward if dims == 3 else aten.max_pool2d_with_indices_backward
     over = window(dims, kernel_size, stride, padding, dilation)
     return lower(backward.default(lift(r, dims), lift(x, dims), *over, ceil_mode, winners), dims)
@@ -71,7 +71,7 @@ def adaptive_max_pool_winner(x: Tensor, r: Tensor, *, dims: int) -> Tensor:
 
 
 def window_sum(x: Tensor, out: Tensor, *, dims: int, kernel_size: Any, **options: Any) -> Tensor:
-    """The sum over each window of max pooling, a convolution with ones; of ``out`` only the shape is read."""
+    """The sum over each window of max pooling, a convolution with ones; only the shape of ``out`` is read."""
     over = _summing(x, out, dims, kernel_size, **options)
     total = forward(_channels(F.pad(lift(x, dims), over.pad), over), over.ones, None, over.geometry)
     return total.reshape(out.shape)
@@ -87,7 +87,7 @@ def window_sum_transposed(u: Tensor, x: Tensor, *, dims: int, kernel_size: Any, 
 
 
 class _Summing(NamedTuple):
-    """A sum over windows as a convolution of single channels, behind a padding."""
+    """A sum over windows as a convolution of single channels, after padding."""
 
     pad: list[int]
     ones: Tensor
@@ -106,7 +106,7 @@ def _summing(
 ) -> _Summing:
     over = window(dims, kernel_size, stride, padding, dilation)
     spatial = len(over.kernel)
-    # What ceil_mode adds, and what an uneven stride leaves, lies behind the input.
+    # The remainder of ceil_mode and of an uneven stride is at the end of the input.
     behind = [
         (size - 1) * step + dilate * (kernel - 1) + 1 - before - length
         for size, step, dilate, kernel, before, length in zip(
@@ -128,13 +128,13 @@ def _channels(image: Tensor, over: _Summing) -> Tensor:
 
 
 def adaptive_mean(x: Tensor, out: Tensor, *, dims: int) -> Tensor:
-    """The mean over each adaptive window; of ``out`` only the shape is read."""
+    """The mean over each adaptive window; only the shape of ``out`` is read."""
     pool: Callable[..., Tensor] = F.adaptive_avg_pool3d if dims == 3 else F.adaptive_avg_pool2d
     return lower(pool(lift(x, dims), tuple(lift(out, dims).shape[-max(dims, 2) :])), dims)
 
 
 def amax_winner(x: Tensor, out: Tensor, r: Tensor, *, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """All relevance to the largest element, shared equally among equals, as the gradient does."""
+    """All relevance to the largest element, divided equally among ties, as the gradient does."""
     out, r = (sum_transposed(each, x, dim=dim, keepdim=keepdim) for each in (out, r))
     winners = (x == out).to(x.dtype)
     count = sum_transposed(torch.sum(winners, dim=dim or None, keepdim=keepdim), x, dim=dim, keepdim=keepdim)
@@ -148,13 +148,13 @@ _OVER = ("dim", "keepdim")
 
 
 def _winner(find: Callable[[Step, fx.Node], fx.Node]) -> Implementation:
-    """All relevance to the winner, which ``find`` emits for a relevance."""
+    """All relevance to the largest element; ``find`` emits its relevance."""
 
     def emit(step: Step) -> Contributions:
         return [find(step, step.relevance)]
 
     def specialize(step: Step) -> Contributions | None:
-        """The winner's value is the result, so a quotient by the one is a quotient by the other."""
+        """The largest element equals the result, so a quotient by one is a quotient by the other."""
         if step.single.base is not step.node or not step.may_drop:
             return None
         return [step.times(step.operands[0], find(step, step.single.factor))]
@@ -189,7 +189,7 @@ def _sum(step: Step) -> fx.Node:
 
 
 def _shared(transposed: Callable[..., Tensor], total: Callable[[Step], fx.Node], *names: str) -> Implementation:
-    """LRP-epsilon of the sum over what max pooling compares."""
+    """LRP-epsilon of the sum over the elements that max pooling compares."""
     return proportional(LinearMap(by_function(transposed, *names), total=total))
 
 

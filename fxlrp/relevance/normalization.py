@@ -1,7 +1,7 @@
 """Relevance of normalization layers in eval mode.
 
-The statistic ``1/sigma`` is a constant; the rest (centring, scale and shift) is linear and follows LRP-epsilon, the
-shift absorbing its share as a bias does. So ``y = L x + beta`` and ``R_x = x * L^T(R / s(y))``.
+The statistic ``1/sigma`` is a constant; the rest (centering, scale and shift) is linear and follows LRP-epsilon,
+where the shift absorbs its share like a bias. So ``y = L x + beta`` and ``R_x = x * L^T(R / s(y))``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _over_channels(parameter: Tensor, x: Tensor) -> Tensor:
 
 @allocates
 def batch_norm_transposed(u: Tensor, running_var: Tensor, weight: Tensor | None, *, eps: float) -> Tensor:
-    """``L^T(u)`` of BatchNorm with running statistics, which scales each channel; ``L`` itself is the same."""
+    """``L^T(u)`` of BatchNorm with running statistics, which scales each channel; ``L`` is the same map."""
     scale = torch.rsqrt(running_var + eps)
     return u * _over_channels(scale if weight is None else scale * weight, u)
 
@@ -41,7 +41,7 @@ def layer_norm_transposed(
 
 
 def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """In at least single precision, as torch's own kernels compute normalizations of half precision."""
+    """Compute in at least single precision, as the kernels of torch do for half precision."""
     sigma = torch.sqrt(widened(x).var(dims, correction=0, keepdim=True) + eps)
     u = widened(u)
     return (u - u.mean(dims, keepdim=True)) / sigma
@@ -50,7 +50,7 @@ def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float)
 def group_norm_transposed(
     u: Tensor, x: Tensor, weight: Tensor | None, *, num_groups: int | None = None, eps: float
 ) -> Tensor:
-    """``L^T(u)`` of group normalization; of instance normalization, with each channel a group, without a number."""
+    """``L^T(u)`` of group normalization, or without a number of groups of instance normalization."""
     dtype, u = u.dtype, widened(u)
     u = u if weight is None else u * _over_channels(weight, x)
     grouped = (x.shape[0], x.shape[1] if num_groups is None else num_groups, -1)
@@ -106,7 +106,7 @@ def _instance_norm_without_bias(step: Step) -> fx.Node | None:
     return (_batch_norm_without_bias if _uses_running_statistics(step) else _group_norm_without_bias)(step)
 
 
-# ``y = x * c`` with a constant ``c``: what it makes of the operand is the contribution.
+# ``y = x * c`` with a constant ``c``: the result of the map is the contribution.
 _SCALED = proportional(LinearMap(lambda step, u, _: u, contributions=lambda step: step.node, absorber=Absorber.NOTHING))
 
 

@@ -1,4 +1,4 @@
-"""Division and broadcasting, each decided in one place."""
+"""Division and broadcasting, each defined in one place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for ``epsilon = 0`` zeros become ones.
 
-    LRP-0 so reads ``0/0`` as 0. Where contributions cancel to exactly 0, their relevance is lost to it.
+    So LRP-0 computes ``0/0`` as 0. Relevance is lost where contributions cancel to exactly 0.
     """
     if epsilon == 0:
         return torch.where(z == 0, torch.ones_like(z), z)
@@ -22,26 +22,26 @@ def widened(x: Tensor) -> Tensor:
 
 
 def stabilize_one_sign(z: Tensor, epsilon: float) -> Tensor:
-    """:func:`stabilize` for a sum of terms of one sign: where it is zero all its terms are, and any divisor does.
+    """:func:`stabilize` for a sum of terms with the same sign.
 
-    A divisor of 1 there keeps half precision from overflowing.
+    Where the sum is zero all terms are, and any divisor is valid; 1 prevents overflow in half precision.
     """
     return torch.where(z == 0, torch.ones_like(z), stabilize(z, epsilon))
 
 
 def unbroadcast(relevance: Tensor, like: Tensor) -> Tensor:
-    """Sum ``relevance`` back to the shape of an operand that was broadcast to it, and undo a promotion of its type."""
-    # Shapes of different lengths are compared element by element first: an open size would become another one's rival.
+    """Sum ``relevance`` to the shape of an operand that was broadcast to it, and undo a promotion of its type."""
+    # Compare the lengths first: a dynamic size would otherwise be compared with an unrelated one.
     if relevance.dim() != like.dim() or relevance.shape != like.shape:
         relevance = relevance.sum_to_size(like.shape)
     return as_type_of(relevance, like)
 
 
 def as_type_of(relevance: Tensor, like: Tensor) -> Tensor:
-    """``relevance`` in the type of an operand; that of tokens, which are integers, stays as it is."""
+    """``relevance`` in the type of an operand; unchanged for tokens, which are integers."""
     return relevance.to(like.dtype) if like.is_floating_point() else relevance
 
 
 def part(operand: Tensor, relevance: Tensor, *, share: float) -> Tensor:
-    """``R_a = share * R``, whatever the values."""
+    """``R_a = share * R``, for any values."""
     return unbroadcast(relevance if share == 1 else share * relevance, operand)

@@ -1,6 +1,6 @@
 """Relevance of products and quotients: scaling by constants, gates, squeeze-and-excitation.
 
-A factor takes a fixed share: all for the signal (Arras et al., 2019), half each for equals (Achtibat et al., 2024).
+A factor receives a fixed share: all for the signal (Arras et al., 2019), or half each (Achtibat et al., 2024).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
 
 
 def gate_rank(value: Any, choice: Choice) -> Gate:
-    """How much of a gate a factor is, seen through shape operations and arithmetic with constants."""
+    """The gate level of a factor, ignoring shape operations and arithmetic with constants."""
     operation = choice.vocabulary.operation(value) if isinstance(value, fx.Node) else None
     if operation is None:
         return Gate.NO
@@ -38,13 +38,13 @@ def _signal(choice: Choice) -> Receivers:
         return Receivers(choice.dependent, "the other factor does not depend on the input")
     ranks = [gate_rank(operand, choice) for operand in choice.operands]
     if ranks[0] == ranks[1]:
-        return Receivers(choice.dependent, "neither factor is more of a gate: half each")
+        return Receivers(choice.dependent, "neither factor is the gate: half each")
     gate = ranks.index(max(ranks))
     return Receivers((1 - gate,), f"operand {gate} is the gate")
 
 
 def _equals(choice: Choice) -> Receivers:
-    """Every factor but a statistic."""
+    """Every factor except a statistic."""
     statistics = [gate_rank(operand, choice) is Gate.STATISTIC for operand in choice.operands]
     if len(choice.dependent) == 2 and len(choice.operands) == 2 and statistics[0] != statistics[1]:
         return Receivers((statistics.index(False),), f"operand {statistics.index(True)} is a statistic")
@@ -63,7 +63,7 @@ def product_factor(operand: Tensor, other: Tensor | float, factor: Tensor, *, sh
 
 
 def _specialize_product(step: Step) -> Contributions | None:
-    """A quotient by the product becomes one by its factors."""
+    """Convert a quotient by the product to quotients by its factors."""
     if not step.facts.quotients or step.single.base is not step.node:
         return None
     arguments = step.arguments

@@ -1,8 +1,8 @@
 """LRP-epsilon for every operation that is linear in its operands, derived from its maps.
 
-``z = sum_i A_i x_i + b`` shares relevance in proportion to the contributions, ``R_i = x_i * A_i^T(R / s(z))`` (Bach et
-al., 2015). The transposed map is all that an operation declares; the rule follows in both forms, as relevance
-``R_i`` and as the quotient ``A_i^T(R / s(z))`` of ``x_i``.
+``z = sum_i A_i x_i + b`` divides relevance in proportion to the contributions, ``R_i = x_i * A_i^T(R / s(z))`` (Bach et
+al., 2015). An operation declares only its transposed map. Both forms of the rule follow from it: the relevance ``R_i``
+and the quotient ``A_i^T(R / s(z))`` of ``x_i``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from fxlrp.rules.specs import Epsilon, SignalTakeAll
 
 @dataclass(frozen=True)
 class LinearMap:
-    """How an operation that is linear in its operands shares relevance.
+    """An operation that is linear in its operands.
 
     Args:
         transposed: Emits ``A_i^T(u)``, given the step, ``u`` and the position of the operand.
-        contributions: Emits what is summed up, where that is not the operand itself.
-        total: Emits the sum ``z``, where that is not the value of the node.
-        without_bias: Emits ``z`` without the constant ``b``; None where there is none.
-        are_factors: Whether the operands are factors of a product, which take equal parts (Achtibat et al., 2024).
-        absorber: What absorbs relevance beside the stabilizer; None where that is not known.
+        contributions: Emits the terms of the sum, if they are not the operand itself.
+        total: Emits the sum ``z``, if it is not the value of the node.
+        without_bias: Emits ``z`` without the constant ``b``; returns None if there is no constant.
+        are_factors: Whether the operands are factors of a product, which receive equal shares (Achtibat et al., 2024).
+        absorber: What absorbs relevance beside the stabilizer; None if unknown.
     """
 
     transposed: Callable[[Step, fx.Node, int], fx.Node]
@@ -44,7 +44,7 @@ class LinearMap:
 
 
 def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = all_dependent) -> Implementation:
-    """LRP-epsilon of a linear map, with the operands that receive relevance."""
+    """LRP-epsilon of a linear map; ``receivers`` chooses the operands that receive relevance."""
 
     def emit(step: Step) -> Contributions:
         u = _over_total(step, linear)
@@ -77,7 +77,7 @@ def _over_total(step: Step, linear: LinearMap) -> fx.Node:
 
 
 def by_function(function: Callable[..., Tensor], *names: str) -> Callable[[Step, fx.Node, int], fx.Node]:
-    """A transposed map that ``function`` computes of ``u``, the operand and the named arguments of the call."""
+    """A transposed map that ``function`` computes from ``u``, the operand and the named arguments of the call."""
 
     def emit(step: Step, u: fx.Node, position: int) -> fx.Node:
         return step.call(function, u, step.operands[position], **options_of(step.operation, step.arguments, names))

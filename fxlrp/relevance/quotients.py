@@ -1,7 +1,7 @@
-"""Relevance carried as a quotient: ``R = base * C``, where ``base`` is the value or what an activation made of it.
+"""Relevance carried as a quotient: ``R = base * C``, where ``base`` is the value or its activation.
 
-Every rule that passes on ``x * (...)`` may leave the product out; ``C`` is bounded where ``R / z`` is not, and the
-next step divides by a value of the same size as ``base``. The functions write into memory of their own only.
+A rule that passes on ``x * (...)`` may omit the product; ``C`` is bounded where ``R / z`` is not, and the next step
+divides by a value of the same magnitude as ``base``. The functions write only into their own memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fxlrp.relevance.step import Step
 def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``C * z / s(z)``, for relevance ``R = z * C``.
 
-    Half precision rounds sums to zero that are none; where epsilon is below what it resolves, they keep their ``C``.
+    Half precision rounds nonzero sums to zero; if epsilon is below its resolution, they keep their ``C``.
     """
     rounds_to_zero = z.dtype in (torch.bfloat16, torch.float16) and epsilon < torch.finfo(z.dtype).eps
     if epsilon < _smallest(z):
@@ -53,15 +53,15 @@ def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
 @allocates
 @with_in_place_form(stabilize_positive_)
 def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
-    """``s(z)`` for a sum of non-negative terms; where it is zero all its terms are, and any divisor does.
+    """``s(z)`` for a sum of non-negative terms. Where it is zero all terms are, and any divisor is valid.
 
-    So it does where ``z`` is negative, for relevance that is zero there.
+    Any divisor is also valid where ``z`` is negative, for relevance that is zero there.
     """
     return F.threshold(z, 0.0, 1.0).add_(epsilon)
 
 
 def _smallest(z: Tensor) -> float:
-    """The smallest positive number that every device tells from zero."""
+    """The smallest positive number that every device distinguishes from zero."""
     return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
 
 

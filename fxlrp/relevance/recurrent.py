@@ -1,7 +1,7 @@
 """Relevance of recurrent layers (Arras et al., 2019): gates are weights, states and maps follow LRP-epsilon.
 
-The layers are computed again step by step, since what a step needs lies inside the kernels. So a program is made for
-one length of the sequence where it is compiled or exported.
+The layers are recomputed step by step, because a step needs values that are inside the kernels. A program that is
+compiled or exported is therefore specific to one sequence length.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Weights(NamedTuple):
     projection: Tensor | None
 
     def of_input(self, x: Tensor) -> Tensor:
-        """The input's part of what the gates are made of."""
+        """The contribution of the input to the gates."""
         return torch.nn.functional.linear(x, self.input, self.bias)
 
     def of_state(self, h: Tensor) -> Tensor:
-        """The state's part."""
+        """The contribution of the state to the gates."""
         return torch.nn.functional.linear(h, self.state, self.state_bias)
 
 
 State = tuple[Tensor, ...]
 Back = Callable[[State], "tuple[Tensor, State]"]
-"""From the relevance of a step's result to that of its input and of the state before."""
+"""From the relevance of the result of a step to that of its input and of the previous state."""
 
 
 def lstm_step(x: Tensor, state: State, weights: Weights, epsilon: float) -> tuple[State, Back]:
-    """``c' = f * c + i * tanh(g)``, ``h' = o * tanh(c')``: relevance passes ``o``, ``f`` and ``i`` by."""
+    """``c' = f * c + i * tanh(g)``, ``h' = o * tanh(c')``: ``o``, ``f`` and ``i`` receive no relevance."""
     h, c = state
     i, f, g, o = (weights.of_input(x) + weights.of_state(h)).chunk(4, -1)
     kept, new = f.sigmoid() * c, i.sigmoid() * g.tanh()
@@ -63,7 +63,7 @@ def lstm_step(x: Tensor, state: State, weights: Weights, epsilon: float) -> tupl
 
 
 def gru_step(x: Tensor, state: State, weights: Weights, epsilon: float) -> tuple[State, Back]:
-    """``n = tanh(W x + r * U h)``, ``h' = (1 - z) * n + z * h``: relevance passes ``r`` and ``z`` by."""
+    """``n = tanh(W x + r * U h)``, ``h' = (1 - z) * n + z * h``: ``r`` and ``z`` receive no relevance."""
     (h,) = state
     r_in, z_in, n_in = weights.of_input(x).chunk(3, -1)
     r_state, z_state, n_state = weights.of_state(h).chunk(3, -1)
@@ -116,7 +116,7 @@ def recurrent_relevance(
     bidirectional: bool = False,
     batch_first: bool = False,
 ) -> tuple[Tensor, ...]:
-    """The relevance of a recurrent layer's input and of its initial states.
+    """Return the relevance of the input of a recurrent layer, and of its initial states.
 
     Args:
         kind: "lstm", "gru", "rnn_tanh" or "rnn_relu".
@@ -124,11 +124,11 @@ def recurrent_relevance(
         initial: The initial states, ``(layers * directions, batch, features)`` each.
         parameters: The weights, as torch's kernels take them.
         relevances: The relevance of the outputs, and of the last states, by position in the result.
-        epsilon: Of LRP-epsilon.
+        epsilon: The stabilizer of LRP-epsilon.
         has_biases: Whether biases are among the parameters.
-        num_layers: How many layers.
+        num_layers: The number of layers.
         bidirectional: Whether each layer runs in both directions.
-        batch_first: Whether the batch is the first dimension of input and output.
+        batch_first: Whether the batch is the first dimension of the input and the output.
     """
     directions = 2 if bidirectional else 1
     per_direction = len(parameters) // (num_layers * directions)

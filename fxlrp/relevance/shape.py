@@ -1,4 +1,4 @@
-"""Relevance of operations that move, copy or drop elements: it follows them, and copies add up."""
+"""Relevance of operations that move, copy or drop elements: relevance follows the elements, and copies add up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _to_input(function: Callable[..., Tensor], *names: str, needs_input: bool = 
     def emit(step: Step) -> Contributions:
         arguments, defaults = step.arguments, step.operation.parameters
         shown = list(names)
-        # An index may be an ellipsis, which also marks a parameter without a default.
+        # An index may be an ellipsis, which is also the marker of a parameter without a default.
         while shown and defaults[shown[-1]] is not REQUIRED and arguments[shown[-1]] is defaults[shown[-1]]:
             shown.pop()
         values = [arguments[name] for name in shown]
@@ -84,7 +84,7 @@ def _emit_setitem(step: Step) -> Contributions:
 
 
 def _joined(function: Callable[..., Any], dim: int | None = None) -> Emitter:
-    """A step that gives each of the joined tensors its part, along a dimension of the call's or a fixed one."""
+    """A step that gives each joined tensor its part, along the dimension of the call or a fixed dimension."""
 
     def emit(step: Step) -> Contributions:
         arguments = step.arguments
@@ -146,7 +146,7 @@ _EMITTERS: Mapping[str, Emitter] = {
 
 
 def _carried(emit: Emitter) -> Callable[[Step], Contributions | None]:
-    """A quotient by the result becomes one by the operands, whose elements the result consists of."""
+    """Convert a quotient by the result to one by the operands, whose elements form the result."""
 
     def specialize(step: Step) -> Contributions | None:
         received = step.received
@@ -169,7 +169,7 @@ def _carried(emit: Emitter) -> Callable[[Step], Contributions | None]:
     return specialize
 
 
-# The operand may be NaN or infinite where its relevance is zero, and so may its product with a factor of zero.
+# Where its relevance is zero, the operand may be NaN or infinite, and its product with a factor of zero NaN.
 _NOT_FINITE = ("nan_to_num",)
 
 RULES: RuleTable = {

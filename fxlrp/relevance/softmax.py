@@ -48,7 +48,7 @@ def _specialize_softmax(step: Step) -> Contributions | None:
     return [step.times(x, step.call(softmax_transposed, step.single.factor, step.node, dim=step.arguments["dim"]))]
 
 
-# A mask that is added by hand makes minus infinity, which a sum's own step does not expect.
+# A hand-written mask adds minus infinity, which the step of a sum does not expect.
 _MAY_BE_INFINITE = (operator.add, operator.sub)
 
 

@@ -1,4 +1,4 @@
-"""One step of the relevance program: what a rule's emitter is given, and what it returns."""
+"""A step of the relevance program: the arguments of the emitter of a rule, and its results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fxlrp.vocabulary.lookup import Vocabulary
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What the compiler has proved about a step, and decided for it.
+    """Facts that the compiler has proved about a step, and its decisions.
 
     Args:
         non_negative: The forward values that are never negative.
         finite: The forward values that are finite.
         supported: Whether the relevance is zero wherever the value is zero or negative.
-        quotients: Whether the step may hand on relevance as a quotient.
+        quotients: Whether the step may pass on relevance as a quotient.
     """
 
     non_negative: frozenset[fx.Node] = frozenset()
@@ -36,7 +36,7 @@ class StepFacts:
 
 @dataclass(frozen=True)
 class Step:
-    """The annotated forward node whose relevance is to be handed to its operands.
+    """The annotated forward node whose relevance is passed to its operands.
 
     Args:
         graph: The graph under construction.
@@ -45,8 +45,8 @@ class Step:
         rule: The rule it is annotated with.
         receivers: The operand positions that receive relevance.
         received: The relevance of the node's value; for a node with several results, by result index.
-        facts: What is known about the step.
-        multiply: Emits the relevance itself, of one that is received as a quotient.
+        facts: The facts about the step.
+        multiply: Emits the relevance itself if it is received as a quotient.
     """
 
     graph: fx.Graph
@@ -60,7 +60,7 @@ class Step:
 
     @property
     def single(self) -> Relevance:
-        """The relevance of the node's only result, in the form in which it is carried."""
+        """The relevance of the node's only result, as a quotient if it is carried as one."""
         assert isinstance(self.received, Relevance)
         return self.received
 
@@ -86,28 +86,28 @@ class Step:
         return self.operation.operands_of(self.node)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """Add a call of a pure function to the program, with the origin of the forward node."""
+        """Add a call of a pure function to the program, with the provenance of the forward node."""
         made = self.graph.call_function(function, args, kwargs)
         made.meta = provenance(self.node)
-        # A contribution is named after its operand once it is credited; what is in between, after the node.
+        # Name intermediate values after the node. A contribution is renamed after its operand when it is credited.
         made._rename(f"parts_{self.node.name}")
         return made
 
     def named(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """:meth:`call`, with a name of its own behind the forward node's."""
+        """Like :meth:`call`, but name the node after the forward node and ``name``."""
         made = self.call(function, *args, **kwargs)
         made._rename(f"{self.node.name}_{name}")
         return made
 
     def times(self, operand: fx.Node, factor: fx.Node) -> Relevance:
-        """The contribution ``operand * factor``, multiplied out unless it may stay a quotient."""
+        """The contribution ``operand * factor``, multiplied out unless it may remain a quotient."""
         if self.facts.quotients:
             return Relevance(factor, operand)
         return Relevance(self.call(operator.mul, operand, factor))
 
     @property
     def may_drop(self) -> bool:
-        """Whether relevance as a quotient may leave out elements of the operands: all that receive any are finite."""
+        """Whether a quotient may omit elements of the operands: all operands that receive relevance are finite."""
         return all(self.operands[position] in self.facts.finite for position in self.receivers)
 
     def to_receivers(self, contribution: Callable[[int, Any], Contribution]) -> Contributions:
@@ -125,7 +125,7 @@ Emitter: TypeAlias = Callable[[Step], Contributions]
 
 @dataclass(frozen=True)
 class Receivers:
-    """Which operands receive relevance, and why not all."""
+    """The operands that receive relevance, and the reason if not all do."""
 
     positions: tuple[int, ...]
     reason: str = ""
@@ -133,15 +133,15 @@ class Receivers:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a rule may look at when it chooses the operands that receive relevance.
+    """The information from which a rule chooses the operands that receive relevance.
 
     Args:
         node: The forward node.
-        rule: The rule that was chosen for it.
+        rule: Its rule.
         dependent: The operand positions that depend on an input.
         operands: The operands by position.
         program_dependent: All nodes that depend on an input.
-        vocabulary: To look further up the graph.
+        vocabulary: The canonical operations, to inspect earlier nodes.
     """
 
     node: fx.Node
@@ -153,7 +153,7 @@ class Choice:
 
 
 def all_dependent(choice: Choice) -> Receivers:
-    """Every operand that depends on an input receives relevance: what most rules do."""
+    """Every operand that depends on an input receives relevance, as with most rules."""
     return Receivers(choice.dependent)
 
 
@@ -162,7 +162,7 @@ def _never(step: Step) -> None:
 
 
 class Absorber(enum.Enum):
-    """What is added to the contributions of the operands under LRP-epsilon, and absorbs its share of the relevance."""
+    """The constant that LRP-epsilon adds to the contributions of the operands, and that absorbs its share."""
 
     NOTHING = "nothing"
     BIAS = "the bias"
@@ -171,19 +171,19 @@ class Absorber(enum.Enum):
 
 @dataclass(frozen=True)
 class Implementation:
-    """How a rule is carried out for a family of operations.
+    """The implementation of a rule for a family of operations.
 
     The fields from ``quotients`` on are facts that passes rely on. A fact that is not stated is not assumed.
 
     Args:
         emit: Adds the step's calls to the program and returns one contribution for each operand.
         receivers: Chooses the operands that receive relevance.
-        specialize: Emits a cheaper step where the facts allow one; returns None where they do not.
+        specialize: Emits a cheaper step if the facts allow one, else returns None.
         quotients: Whether the step can pass on relevance as a quotient.
         vanishes: Whether the contribution to an element of an operand is zero where that element is zero.
-        follows: Whether the relevance of each element of the result goes to the elements it was selected from or
-            computed from alone.
-        absorber: What absorbs relevance beside the stabilizer, under LRP-epsilon; None where that is not known.
+        follows: Whether the relevance of each element of the result goes only to the elements from which it was
+            selected or computed.
+        absorber: What absorbs relevance beside the stabilizer under LRP-epsilon; None if unknown.
     """
 
     emit: Emitter
@@ -196,4 +196,4 @@ class Implementation:
 
 
 RuleTable: TypeAlias = "Mapping[type[Rule], Implementation | Mapping[str, Implementation]]"
-"""For each rule how it is carried out: for all operations of a family, or for each by name."""
+"""The implementation of each rule: one for all operations of a family, or one for each by name."""

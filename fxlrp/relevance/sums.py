@@ -1,6 +1,6 @@
-"""Relevance of sums: skip connections, additions and subtractions, biases written by hand.
+"""Relevance of sums: skip connections, additions and subtractions, hand-written biases.
 
-With autograd-style accumulation a skip connection doubles relevance; here every sum shares it among its operands.
+With gradient-style accumulation a skip connection would double relevance. Here every sum divides it among its operands.
 """
 
 from __future__ import annotations

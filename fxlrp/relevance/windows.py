@@ -1,4 +1,4 @@
-"""Windows of pooling operations, with one-dimensional pooling as two-dimensional one over a single row."""
+"""Windows of pooling operations. One-dimensional pooling is two-dimensional pooling over a single row."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def ntuple(value: Any, dims: int) -> tuple[Any, ...]:
 
 
 def window(dims: int, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Window:
-    """The window that the arguments of a pooling operation over ``dims`` dimensions mean."""
+    """The window given by the arguments of a pooling operation over ``dims`` dimensions."""
     kernel = ntuple(kernel_size, dims)
-    # An empty stride means the kernel's size to ATen, as None does to torch.nn.functional.
+    # In ATen an empty stride means the kernel size, as None does in torch.nn.functional.
     steps = ntuple(stride, dims) if stride or stride == 0 else kernel
     pads, dilations = ntuple(padding, dims), ntuple(dilation, dims)
     if dims == 1:
@@ -35,7 +35,7 @@ def window(dims: int, kernel_size: Any, stride: Any = None, padding: Any = 0, di
 
 
 def lift(x: Tensor, dims: int) -> Tensor:
-    """``x`` as pooling over at least two dimensions sees it."""
+    """``x`` in the shape for pooling over at least two dimensions."""
     return x.unsqueeze(-2) if dims == 1 else x
 
 

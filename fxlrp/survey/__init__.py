@@ -1,1 +1,1 @@
-"""Which models fxlrp explains: ``python -m fxlrp.survey``."""
+"""A survey of the models that fxlrp can explain: ``python -m fxlrp.survey``."""

@@ -23,18 +23,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the survey's arguments."""
-    parser.add_argument("models", nargs="*", help="such as torchvision:resnet18 or timm; default: all")
-    parser.add_argument("--workers", type=int, default=1, help="models at once")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for a model")
-    parser.add_argument("--results", type=Path, default=Path("build/survey.jsonl"), help="the file of raw results")
-    parser.add_argument("--keep", action="store_true", help="try only what does not work by an earlier result")
-    parser.add_argument("--docs", type=Path, help="write the table into this page")
+    parser.add_argument("models", nargs="*", help="such as torchvision:resnet18 or timm (default: all)")
+    parser.add_argument("--workers", type=int, default=1, help="number of models that run at the same time")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds per model")
+    parser.add_argument("--results", type=Path, default=Path("build/survey.jsonl"), help="file of raw results")
+    parser.add_argument("--keep", action="store_true", help="skip models that work according to earlier results")
+    parser.add_argument("--docs", type=Path, help="page to write the table into")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Try the models, print a line for each, and write the table."""
+    """Try the models, print a line for each model, and write the table."""
     if options.one:
         print(json.dumps(measure(options.one).as_dict()))
         return
@@ -60,7 +60,7 @@ def _wanted(chosen: list[str]) -> list[str]:
 
 
 def _in_a_process(name: str, timeout: float) -> Result:
-    """A process for each model: what one model breaks or leaves behind is no other's."""
+    """Run a model in its own process, so that it cannot affect the others."""
     command = [sys.executable, "-m", "fxlrp.survey", "--one", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)

@@ -1,4 +1,4 @@
-"""One model of the survey: is it captured, compiled, and is relevance conserved?"""
+"""Measure one model of the survey: whether it compiles, and whether relevance is conserved."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from fxlrp.vocabulary import CANONICAL
 
 @dataclass(frozen=True)
 class Result:
-    """What the survey found of a model.
+    """The survey's result for a model.
 
     Args:
-        name: The model.
-        front_end: Which front end captured it; empty if none could.
-        seconds: How long compiling took.
-        steps: How many nodes relevance passes.
-        error: What all nodes but those below created or absorbed, of the explained output; None if nothing was
-            computed.
-        softmax: What the Taylor rule of softmax created or absorbed, of the explained output.
-        constants: What constants beside the inputs (position embeddings, class tokens, masks) took.
-        problem: Why it does not work; empty if it does.
+        name: The name of the model.
+        front_end: The front end that captured it; empty if none could.
+        seconds: The time of compilation in seconds.
+        steps: The number of nodes that relevance passes through.
+        error: The relevance that all nodes except those below created or absorbed, as a fraction of the explained
+            output; None if nothing was computed.
+        softmax: The relevance that the Taylor rule of softmax created or absorbed, as the same fraction.
+        constants: The relevance that constants beside the inputs (position embeddings, class tokens, masks) absorbed,
+            as the same fraction.
+        problem: Why the model does not work; empty if it works.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Result:
 
     @property
     def works(self) -> bool:
-        """Whether the model is explained, and relevance conserved within a millionth."""
+        """Whether the model is explained, and relevance is conserved within one millionth."""
         return not self.problem and self.error is not None and self.error <= 1e-6
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,9 +55,9 @@ class Result:
 
 
 def measure(name: str) -> Result:
-    """Compile the model of a name with LRP-epsilon, explain an input, and balance every node.
+    """Compile the named model with LRP-epsilon, explain an input, and compute the balance of every node.
 
-    The model is in double precision, its biases and BatchNorm means are zero: what conserves then conserves exactly.
+    The model is in double precision, and its biases and BatchNorm means are zero, so that conservation is exact.
     """
     torch.set_num_threads(1)
     try:
@@ -116,14 +117,14 @@ def _not_conserving(explain: Explainer) -> dict[str, str]:
     return found
 
 
-# Of these all operands that depend on an input receive relevance; the others keep theirs.
+# Operations whose constant operands absorb their share of the relevance.
 _SHARING = (Family.SUM, Family.SHAPE, Family.MASK)
 
 
 def prepare(model: nn.Module, inputs: Any) -> None:
-    """Double precision, no biases, no weights that are all zero, BatchNorm with the variances of ``inputs``.
+    """Convert to double precision, zero the biases, replace all-zero weights, and calibrate BatchNorm on ``inputs``.
 
-    Random nets without the latter lose their signal: the logits vanish, and what is relative to them says nothing.
+    Without calibration the signal of random networks vanishes, and errors relative to the logits mean nothing.
     """
     model.double()
     generator = torch.Generator().manual_seed(0)
@@ -133,7 +134,7 @@ def prepare(model: nn.Module, inputs: Any) -> None:
             if last.endswith("bias") or last.startswith("bias") or last == "running_mean":
                 value.zero_()
             elif value.is_floating_point() and value.dim() >= 2 and not value.any():
-                # Some heads start at zero, and would explain nothing.
+                # Some heads are initialized to zero, and their relevance would be zero.
                 value.normal_(0, 0.02, generator=generator)
         norms = [module for module in model.modules() if isinstance(getattr(module, "running_var", None), Tensor)]
         hooks = [norm.register_forward_pre_hook(_calibrate) for norm in norms]
@@ -151,7 +152,7 @@ def _calibrate(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def to_double(inputs: Any) -> Any:
-    """Example inputs in double precision."""
+    """Convert example inputs to double precision."""
     if isinstance(inputs, Tensor):
         return inputs.double() if inputs.is_floating_point() else inputs
     return {name: to_double(value) if isinstance(value, Tensor) else value for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""The models of the survey: all of torchvision, one for each of timm's files, the families of transformers."""
+"""The models of the survey: all of torchvision, one for each file of timm, the families of transformers."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ roberta segformer siglip_vision_model starcoder2 swin t5 vit wav2vec2 whisper xl
 
 @dataclass(frozen=True)
 class Case:
-    """A model with example inputs, and how it is compiled.
+    """A model with example inputs and compile options.
 
     Args:
-        model: In eval mode, with random weights.
+        model: The model, in eval mode and with random weights.
         inputs: The example inputs.
         options: Further arguments of :func:`fxlrp.compile`.
     """
@@ -59,10 +59,10 @@ def names(libraries: list[str]) -> list[str]:
 
 
 def make(name: str) -> Case:
-    """The model of a name such as ``torchvision:resnet18``.
+    """Return the model with a name such as ``torchvision:resnet18``.
 
     Raises:
-        KeyError: There is no such library.
+        KeyError: The library is unknown.
     """
     library, _, model = name.partition(":")
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def _torchvision_names() -> Iterator[str]:
 def _torchvision(name: str) -> Case:
     models = import_torchvision().models
     if name.startswith("fpn_"):
-        # The part of a detection model that every box is made of.
+        # The part of a detection model from which all boxes are computed.
         utils = importlib.import_module("torchvision.models.detection.backbone_utils")
         build = utils.resnet_fpn_backbone if "resnet" in name else utils.mobilenet_backbone
         backbone = name.removeprefix("fpn_")
@@ -106,7 +106,7 @@ def _torchvision(name: str) -> Case:
 
 
 def _torchvision_size(name: str) -> int:
-    """The size of a model's images: convolutional nets take any, and small ones are quick."""
+    """The image size of a model: small for convolutional networks, which take any size."""
     if name == "inception_v3":
         return 299
     return 256 if name.startswith("swin_v2") else 224 if name.startswith(("vit", "maxvit", "swin")) else 96
@@ -119,7 +119,7 @@ def _timm(name: str) -> Case:
     return Case(model, torch.rand(2 if size[-1] <= 256 else 1, *size))
 
 
-# Sizes that make a family's model small, where its configuration has such an entry.
+# Sizes that make the model of a family small, used where its configuration has the entry.
 _SMALL: Mapping[str, Any] = {
     **dict.fromkeys(
         ("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "embed_dim", "word_embed_proj_dim"), 32
@@ -135,7 +135,7 @@ _SMALL: Mapping[str, Any] = {
     **dict(num_decoder_layers=2, max_source_positions=40, time_step_rank=4, pad_token_id=0),
 }
 
-# What the table above does not fit.
+# Exceptions from the table above.
 _PARTICULAR: Mapping[str, Mapping[str, Any]] = {
     "mixtral": dict(_experts_implementation="batched_mm"),
     "swin": dict(
@@ -178,7 +178,7 @@ _PARTICULAR: Mapping[str, Mapping[str, Any]] = {
 }
 
 _IMAGES = ("clip_vision_model", "convnext", "deit", "dinov2", "segformer", "siglip_vision_model", "swin", "vit")
-# These have no other implementation of attention.
+# Models with only one implementation of attention.
 _EAGER = ("deberta-v2", "longformer", "xlnet")
 
 

@@ -16,7 +16,7 @@ _BEGIN, _END = "<!-- survey: begin -->", "<!-- survey: end -->"
 
 
 def read(path: Path) -> dict[str, Result]:
-    """The newest result of each model in a file."""
+    """Read the newest result of each model in a file."""
     if not path.exists():
         return {}
     found = (Result(**json.loads(line)) for line in path.read_text().splitlines())
@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, Result]:
 
 
 def line(result: Result) -> str:
-    """A result in a line."""
+    """Return a result as one line."""
     error = "" if result.error is None else f"{result.error:.1e}"
     state = "works" if result.works else "FAILS"
     return (
@@ -33,7 +33,7 @@ def line(result: Result) -> str:
 
 
 def summary(results: Iterable[Result]) -> str:
-    """How many models of each library work."""
+    """Return how many models of each library work."""
     by_library: dict[str, list[bool]] = {}
     for result in results:
         by_library.setdefault(result.name.partition(":")[0], []).append(result.works)
@@ -41,7 +41,7 @@ def summary(results: Iterable[Result]) -> str:
 
 
 def write(path: Path, results: Iterable[Result]) -> None:
-    """Put the tables into the page, between its marks."""
+    """Write the tables into the page, between its markers."""
     results = list(results)
     sections = [f"{_BEGIN}\n\n{summary(results)}.\n"]
     for library in dict.fromkeys(result.name.partition(":")[0] for result in results):

@@ -1,8 +1,8 @@
-"""The canonical operations: the one list that rules, passes and printing are keyed by, a file for each kind.
+"""The canonical operations: the one list that keys rules, passes and printing, with a file for each kind.
 
 A model may write the same operation in many ways (``x + y``, ``x += y``, ``torch.add``, ``x.add_(y)``); after
 normalization there is one. Names are those of ATen at the level that ``torch.export`` keeps before decomposition.
-To add an operation, add a row; if its family already has rules, that is all. What is known about it stands on its row.
+To add an operation, add a row; if its family already has rules, that is all. The row states the facts about it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _NON_NEGATIVE_WITH_OPERAND = (
 _POSITIVE_WITH_OPERAND = (
     "relu relu6 selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink"
 ).split()
-# These have poles, or grow faster than their operand.
+# Functions that have poles, or that overflow.
 _MAY_BE_INFINITE = "log log2 log10 log1p sqrt rsqrt reciprocal exp exp2 expm1 tan".split()
 _GATES: Mapping[str, Gate] = {
     **dict.fromkeys(("rsqrt", "reciprocal", "sqrt"), Gate.STATISTIC),
@@ -36,7 +36,7 @@ def _clamp_is_non_negative(call: Call) -> bool:
 
 
 def _softplus_is_non_negative(call: Call) -> bool:
-    """Beyond its threshold softplus is the identity."""
+    """Above its threshold softplus is the identity."""
     beta, threshold, x = (call.arguments[name] for name in ("beta", "threshold", "input"))
     return call.is_non_negative(beta) and (call.is_non_negative(threshold) or call.is_non_negative(x))
 
@@ -61,7 +61,7 @@ def _power_is_finite(call: Call) -> bool:
     return facts.finite_operands(call) and isinstance(exponent, int) and exponent >= 0
 
 
-# Numbers that the result may hold, too.
+# Parameters whose values the result may contain.
 _FINITE: Mapping[str, Fact] = {
     "pow": _power_is_finite,
     "threshold": facts.finite_operands_and("value"),

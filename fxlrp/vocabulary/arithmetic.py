@@ -28,7 +28,7 @@ def _quotient_is_finite(call: Call) -> bool:
 
 
 def _reciprocal_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
-    """A quotient of which only the denominator depends on the input is a scale computed from it."""
+    """If only the denominator depends on the input, the quotient is a scale computed from the input."""
     return Gate.NO if call.operands[0] in dependent else Gate.STATISTIC
 
 

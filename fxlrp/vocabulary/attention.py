@@ -1,4 +1,4 @@
-"""What attention and embeddings are made of."""
+"""The operations of attention and embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations that ``passes/decompose.py`` rewrites into others: these need no rules of their own."""
+"""Operations that ``passes/decompose.py`` rewrites into others, and that therefore need no rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _composite(
 
 
 def _multi_head_attention() -> Operation:
-    """What ``nn.MultiheadAttention`` calls, with the length before the batch."""
+    """The function that ``nn.MultiheadAttention`` calls, with the length before the batch."""
     masks = dict(key_padding_mask=None, need_weights=True, attn_mask=None)
     separate = dict(use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None, v_proj_weight=None)
     return _composite(
@@ -45,7 +45,7 @@ def composites() -> Iterator[Operation]:
     yield _composite("add_scaled", torch.add, scaled, "add")
     yield _composite("sub_scaled", torch.sub, scaled, "sub", "subtract")
     yield _composite("glu", F.glu, {"input": REQUIRED, "dim": -1})
-    # The method takes its arguments in another order than the function.
+    # The method and the function take their arguments in different order.
     yield _composite("where_method", torch.Tensor.where, {"input": REQUIRED, "condition": REQUIRED, "other": REQUIRED})
     scales = {"beta": 1, "alpha": 1}
     yield _composite("addmm", torch.addmm, {"input": REQUIRED, "mat1": REQUIRED, "mat2": REQUIRED, **scales})

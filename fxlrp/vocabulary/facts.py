@@ -1,4 +1,4 @@
-"""Facts about calls that several rows of the vocabulary state: when a result is never negative, and when finite."""
+"""Facts that several rows of the vocabulary state: when a result is non-negative, and when it is finite."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from fxlrp.operation import Call, Fact
 
 
 def always(call: Call) -> bool:
-    """The result is never negative, whatever the operands."""
+    """The result is never negative, for any operands."""
     return True
 
 
 def of_operands(call: Call) -> bool:
-    """The result is never negative where no operand ever is: it sums them up, or bends what is negative only."""
+    """The result is non-negative if all operands are: it is their sum, or differs from them where negative only."""
     return all(call.is_non_negative(operand) for operand in call.operands)
 
 
 def of_arguments(*names: str) -> Fact:
-    """The result is never negative where none of the named arguments ever is; None stands for zero."""
+    """The result is non-negative if all named arguments are; None counts as zero."""
 
     def fact(call: Call) -> bool:
         values = (call.arguments.get(name) for name in names)
@@ -26,7 +26,7 @@ def of_arguments(*names: str) -> Fact:
 
 
 def of_operands_filled_with(*names: str) -> Fact:
-    """The result consists of elements of the operands, and of the named numbers; None stands for zero."""
+    """The result consists of elements of the operands and the named numbers; None counts as zero."""
     fills = of_arguments(*names)
 
     def fact(call: Call) -> bool:
@@ -36,12 +36,12 @@ def of_operands_filled_with(*names: str) -> Fact:
 
 
 def finite_operands(call: Call) -> bool:
-    """The result is finite where all operands are."""
+    """The result is finite if all operands are."""
     return all(call.is_finite(operand) for operand in call.operands)
 
 
 def finite_operands_and(*names: str) -> Fact:
-    """The result is finite where all operands and the named numbers are; None stands for a finite number."""
+    """The result is finite if all operands and the named numbers are; None counts as a finite number."""
 
     def fact(call: Call) -> bool:
         values = (call.arguments.get(name) for name in names)

@@ -1,4 +1,4 @@
-"""Operations that leave every value as it is in eval mode, and checks."""
+"""Operations that do not change values in eval mode, and checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxlrp.vocabulary import facts
 
 
 def checks() -> Iterator[Operation]:
-    """Conditions on a value that passes through."""
+    """Checks that return the value that they check."""
     yield Operation(
         "expect_dims",
         Family.CHECK,
@@ -28,7 +28,7 @@ def checks() -> Iterator[Operation]:
 
 
 def identities() -> Iterator[Operation]:
-    """What ``passes/remove_identities.py`` removes."""
+    """The operations that ``passes/remove_identities.py`` removes."""
     in_eval: dict[str, Any] = dict(required_values={"training": False})
     dropout: dict[str, Any] = {"input": REQUIRED, "p": 0.5, "training": True, "inplace": False}
     for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):

@@ -1,4 +1,4 @@
-"""How a call finds its canonical operation."""
+"""Find the canonical operation of a call."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Vocabulary:
     """Finds the canonical operation of a call or of a canonical node."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        """Index ``operations``; of two operations with one spelling, the first wins."""
+        """Index ``operations``; if two operations have the same spelling, the first wins."""
         self.operations: dict[str, Operation] = {}
         self._spellings: dict[Any, Spelling] = {}
         for operation in operations:
             if operation.name in self.operations:
                 raise InternalError(f"the operation {operation.name!r} is listed twice")
             self.operations[operation.name] = operation
-        # What an operation calls means that operation, whoever else shares its name.
+        # The function of an operation means that operation, even if another one has the same name.
         for operation in self.operations.values():
             self._spellings.setdefault(operation.function, Spelling(operation, inplace=False))
         for operation in self.operations.values():
@@ -60,21 +60,21 @@ class Vocabulary:
                 self._spellings.setdefault(function, spelling)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Vocabulary:
-        """Itself: a vocabulary never changes."""
+        """Return the vocabulary itself, because it never changes."""
         return self
 
     def extend(self, operations: Iterable[Operation]) -> Vocabulary:
-        """A vocabulary in which ``operations`` take precedence over these."""
+        """Return a vocabulary in which ``operations`` take precedence over the present ones."""
         added = list(operations)
         names = {operation.name for operation in added}
         return Vocabulary([*added, *(old for old in self.operations.values() if old.name not in names)])
 
     def functions(self, family: Family) -> tuple[Callable[..., Any], ...]:
-        """What the operations of a family call."""
+        """The functions that the operations of a family call."""
         return tuple(operation.function for operation in self.operations.values() if operation.family is family)
 
     def spelling(self, target: Any) -> Spelling | None:
-        """The operation that a call of ``target`` (a function or a method's name) means, if it is known."""
+        """The operation that a call of ``target`` (a function, or the name of a method) means; None if unknown."""
         if isinstance(target, str):
             target = getattr(torch.Tensor, target, None)
         try:
@@ -94,7 +94,7 @@ class Vocabulary:
         return found.operation if found else None
 
     def result_index(self, node: fx.Node) -> int | None:
-        """Which of several results a node picks; None for any other node, such as one that indexes a tensor."""
+        """The index of the result that a node selects; None for other nodes, such as one that indexes a tensor."""
         if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
             return None
         source, index = self.operation(node.args[0]), node.args[1]

@@ -1,4 +1,4 @@
-"""Results that no relevance reaches: shapes, comparisons, indices."""
+"""Operations whose results receive no relevance: shapes, comparisons, indices."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _PARAMETERS = "input hx params has_biases num_layers dropout train bidirectional
 
 
 def recurrent() -> Iterator[Operation]:
-    """The layers over sequences."""
+    """The recurrent layers."""
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         yield Operation(
             name,

@@ -1,4 +1,4 @@
-"""Pooling, and what reduces or resamples dimensions: means, sums, norms, running sums, interpolation."""
+"""Pooling, and operations that reduce or resample dimensions: means, sums, norms, interpolation."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def max_pooling() -> Iterator[Operation]:
 
 
 def _interpolates_within(call: Call) -> bool:
-    """The cubic modes overshoot."""
+    """Whether results stay within the range of the operand: the cubic modes overshoot."""
     modes = ("nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear")
     return call.arguments["mode"] in modes and facts.of_operands(call)
 
 
 def averages() -> Iterator[Operation]:
-    """The operations that are linear without weights, and the statistics."""
+    """Linear operations without weights, and statistics."""
     for n in (1, 2, 3):
         windows: dict[str, Any] = dict(
             input=REQUIRED, kernel_size=REQUIRED, stride=None, padding=0, ceil_mode=False, count_include_pad=True

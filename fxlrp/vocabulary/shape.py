@@ -89,7 +89,7 @@ def casts() -> Iterator[Operation]:
 
 
 def copies() -> Iterator[Operation]:
-    """Operations of one operand that move its elements to memory of their own."""
+    """Operations of one operand that copy its elements to new memory."""
     method, known = Tensor, {"allocates": True}
     yield _of_input("repeat", method.repeat, {"repeats": REQUIRED}, variadic="repeats", **known)
     yield _of_input("tile", torch.tile, {"dims": REQUIRED}, variadic="dims", **known)
@@ -115,7 +115,7 @@ def copies() -> Iterator[Operation]:
 
 
 def fills() -> Iterator[Operation]:
-    """Operations that put numbers in the place of elements, or beside them."""
+    """Operations that replace elements with numbers, or add numbers beside them."""
     known = {"allocates": True}
     filled: dict[str, Any] = dict(
         non_negative=facts.of_operands_filled_with("value"), finite=facts.finite_operands_and("value"), **known

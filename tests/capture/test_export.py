@@ -110,7 +110,7 @@ def test_the_first_call_captures() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"tokens": TOKENS, "no": TOKENS}, "no input 'no'"),
+        ({"tokens": TOKENS, "no": TOKENS}, "unknown input 'no'"),
         ({"tokens": TOKENS.double(), "mask": TOKENS}, "selects rows"),
         ({"tokens": TOKENS}, "expected 2 inputs"),
         ({"tokens": TOKENS[0], "mask": TOKENS[0]}, "has shape"),

@@ -36,7 +36,7 @@ def test_the_log_of_the_passes(caplog: pytest.LogCaptureFixture) -> None:
             assert message == f"{stage.name}: nothing changed"
         else:
             assert message.startswith(f"{stage.name}: {stage.count}")
-            assert message.endswith(stage.code) or message.endswith("the graph is as before")
+            assert message.endswith(stage.code) or message.endswith("the graph is unchanged")
     (folded,) = [message for message in messages if message.startswith("fold_batch_norm")]
     assert "folded_weight(" in folded
 
@@ -110,4 +110,4 @@ def test_the_environment_switches_logs_on() -> None:
 def test_an_unknown_log_is_an_error_at_import() -> None:
     done = python("import fxlrp", FXLRP_LOGS="passes,graphs")
     assert done.returncode != 0
-    assert "InputError: FXLRP_LOGS: there is no log 'graphs'; there are: passes, annotate, emit" in done.stderr
+    assert "FXLRP_LOGS contains the unknown log 'graphs'; the logs are: passes, annotate, emit" in done.stderr

@@ -32,7 +32,7 @@ def test_a_parameter_that_is_not_finite_is_found(layer: str, code: str, capture:
     assert bad.source.endswith(code) and "debugged_models.py:" in bad.source
     assert bad.reads[f"{layer}_weight"].nan == (1 if layer == "head" else 9)
     assert bad.value == NotFinite(nan=2 * 16 if layer == "conv" else 2)
-    assert bad.what == ("its value" if layer == "conv" else "the relevance that it hands on")
+    assert bad.what == ("its value" if layer == "conv" else "the relevance that it passes on")
     assert str(bad) in str(found)
 
 
@@ -53,7 +53,7 @@ def test_an_exploding_division_is_found_where_it_happens() -> None:
     huge = torch.tensor([[1e300, 0.0]] * 2, dtype=torch.float64)
     found = fxlrp.compile(model, presets.epsilon(0.0)).debug(x, seed=huge)
     bad = found.first_bad
-    assert bad is not None and bad.node == "last" and bad.what == "the relevance that it hands on"
+    assert bad is not None and bad.node == "last" and bad.what == "the relevance that it passes on"
     assert not bad.value and not bad.reads
     assert found["last"].received.not_finite == NotFinite() and found["mul"].received.not_finite
     assert bad.source.endswith("return self.last(self.first(x) * 1.0)")

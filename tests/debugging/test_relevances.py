@@ -25,7 +25,7 @@ def shares(m: DenseMap, x: Tensor, r: Tensor, epsilon: float, bias: bool = True)
     per_unit = r / stabilize(z, epsilon)
     return {
         "received": float(r.sum()),
-        "handed_on": float((per_unit * (x @ m.weight.T)).sum()),
+        "passed_on": float((per_unit * (x @ m.weight.T)).sum()),
         "bias": float((per_unit * own).sum()),
         "stabilizer": float((per_unit * epsilon * torch.where(z < 0, -1.0, 1.0)).sum()),
     }
@@ -47,8 +47,8 @@ def test_what_linear_maps_absorb_is_the_biases_and_the_stabilizers(capture: Any,
     for name, m, value, r in (("head", head, hidden, r_head), ("conv", conv, x.flatten(1), r_conv)):
         expected, row = shares(m, value, r, epsilon, bias), found[name]
         assert row.received.sum == pytest.approx(expected["received"], rel=1e-9)
-        assert row.handed_on == pytest.approx(expected["handed_on"], rel=1e-9)
-        assert row.absorbed == pytest.approx(expected["received"] - expected["handed_on"], rel=1e-9)
+        assert row.passed_on == pytest.approx(expected["passed_on"], rel=1e-9)
+        assert row.absorbed == pytest.approx(expected["received"] - expected["passed_on"], rel=1e-9)
         assert row.bias == pytest.approx(expected["bias"], rel=1e-9)
         assert row.stabilizer == pytest.approx(expected["stabilizer"], rel=1e-9)
         assert abs(expected["stabilizer"]) > 1e-2 and (abs(expected["bias"]) > 1e-2 or not bias)
@@ -154,7 +154,7 @@ def test_relevance_that_is_not_kept_is_an_error_and_so_is_an_unknown_node() -> N
     found = fxlrp.compile(small()).debug(random(1, 2, 6, 6))
     with pytest.raises(InputError, match="keep=True"):
         _ = found["conv"].relevance
-    with pytest.raises(KeyError, match="no relevance passes a node 'con'; there are conv"):
+    with pytest.raises(KeyError, match="no relevance reaches a node named 'con'; similar names: conv"):
         found["con"]
 
 
@@ -184,7 +184,21 @@ def test_several_inputs() -> None:
     assert [row.node for row in found.nodes] == ["add", "mul", "a", "b"]
     for row, relevance in zip(found.nodes[2:], explain(a, b, a, target=1), strict=False):
         assert_relevance(row.relevance, relevance, 1e-12)
-    assert found["a"].place.operation == "input" and found["a"].place.rule == ""
+    assert found["a"].location.operation == "input" and found["a"].location.rule == ""
+
+
+def test_old_names_warn() -> None:
+    explain = fxlrp.compile(small(), presets.epsilon())
+    x = random(2, 2, 6, 6)
+    row = explain.debug(x).nodes[0]
+    with pytest.warns(DeprecationWarning, match="the attribute place is now location") as caught:
+        assert row.place is row.location
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="the attribute handed_on is now passed_on"):
+        assert row.handed_on == row.passed_on
+    balanced = explain.balance(x).nodes[0]
+    with pytest.warns(DeprecationWarning, match="the attribute handed_on is now passed_on"):
+        assert balanced.handed_on == balanced.passed_on
 
 
 def test_tokens_and_nodes_with_several_results() -> None:
@@ -208,11 +222,11 @@ def test_tokens_and_nodes_with_several_results() -> None:
     assert chunk.received.shapes == ((2, 2, 4), (2, 2, 4)) and len(chunk.relevance) == 2
     assert chunk.absorbed == pytest.approx(0, abs=1e-12)
     picked = [row for row in found.nodes if row.location.operation == "getitem"]
-    assert len(picked) >= 2 and all(row.handed_on == row.received.sum for row in picked)
+    assert len(picked) >= 2 and all(row.passed_on == row.received.sum for row in picked)
     assert chunk.received.sum == pytest.approx(sum(row.received.sum for row in picked[:2]))
 
 
-def test_a_step_that_hands_nothing_on_absorbs_everything() -> None:
+def test_a_step_that_passes_nothing_on_absorbs_everything() -> None:
     model = One(lambda x: (x.relu() + 1.0) * 3).eval()
     found = fxlrp.compile(model, [("add", rules.Only(1))])
     rows = found.debug(random(2, 3), target=0)

@@ -43,7 +43,7 @@ def test_stages_are_copies_and_the_last_is_the_program() -> None:
     assert len({id(stage.graph) for stage in stages}) == len(stages) == len(stages[:])
     assert "batch_norm" in stages["name_nodes"].code
     assert "batch_norm(" not in stages["fold_batch_norm"].code.replace("fold_batch_norm", "")
-    with pytest.raises(KeyError, match="there is no stage 'fold'; there are: capture, functionalize"):
+    with pytest.raises(KeyError, match="unknown stage 'fold'; the stages are: capture, functionalize"):
         stages["fold"]
 
 

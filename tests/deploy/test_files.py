@@ -113,7 +113,7 @@ def test_metadata_of_other_files(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), tmp_path / "other.onnx")
     (tmp_path / "other.txt").write_text("nothing")
     for name in ("other.pt2", "other.onnx", "other.txt"):
-        with pytest.raises(ExportError, match="no explanation"):
+        with pytest.raises(ExportError, match="not an explanation"):
             fxlrp.deploy.metadata(tmp_path / name)
 
 
@@ -121,10 +121,10 @@ def test_errors(tmp_path: Path) -> None:
     model, x = convolutional()
     explain = fxlrp.compile(model)
     wrong: Any
-    with pytest.raises(ExportError, match="no format 'tflite'; there are: export, aoti, onnx"):
+    with pytest.raises(ExportError, match="unknown format 'tflite'; choose one of: export, aoti, onnx"):
         explain.export(tmp_path / "explain.pt2", x, format="tflite")  # type: ignore[arg-type]
     for format, name in (("export", "explain.onnx"), ("aoti", "explain.so"), ("onnx", "explain.pt2")):
-        with pytest.raises(ExportError, match=rf"{format!r} ends in \.(pt2|onnx), not as '.*{name}'"):
+        with pytest.raises(ExportError, match=rf"{format!r} must end in \.(pt2|onnx), but got '.*{name}'"):
             explain.export(tmp_path / name, x, format=format)  # type: ignore[arg-type]
     for wrong in ("smallest", True, 1.5, torch.tensor(1)):
         with pytest.raises(ExportError, match="target must be"):
@@ -132,7 +132,7 @@ def test_errors(tmp_path: Path) -> None:
     for wrong in (5, -1):
         with pytest.raises(InputError, match="out of range"):
             explain.export(tmp_path / "explain.pt2", x, target=wrong)
-    for wrong, message in (((x, x), "expected 1"), ({"y": x}, "no input 'y'"), ((), "got 0"), ([1.0], "a tensor")):
+    for wrong, message in (((x, x), "expected 1"), ({"y": x}, "unknown input 'y'"), ((), "got 0"), ([1.0], "a tensor")):
         with pytest.raises(InputError, match=message):
             explain.export(tmp_path / "explain.pt2", wrong)
     assert list(tmp_path.iterdir()) == []

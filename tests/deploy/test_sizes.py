@@ -55,13 +55,13 @@ def test_a_batch_that_is_fixed(tmp_path: Path) -> None:
 def test_sizes_that_cannot_be_open(tmp_path: Path) -> None:
     model, x = convolutional()
     path = tmp_path / "explain.pt2"
-    with pytest.raises(ExportError, match="dynamic_shapes names 'x'; the inputs are: input"):
+    with pytest.raises(ExportError, match="dynamic_shapes names an unknown input 'x'; the inputs are: input"):
         fxlrp.compile(model).export(path, x, dynamic_shapes={"x": {2: Dim("height")}})
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5)).eval()
-    with pytest.raises(ExportError, match=r"height.*fix it: dynamic_shapes="):
+    with pytest.raises(ExportError, match=r"height.*make it static: dynamic_shapes="):
         fxlrp.compile(flat).export(path, x, dynamic_shapes={"input": {2: Dim("height")}})
     # What capture took for fixed stays fixed, though the operations would take any size.
     captured = fxlrp.compile(model, capture="export", example_inputs=x)
-    with pytest.raises(ExportError, match=r"height.*fix it: dynamic_shapes="):
+    with pytest.raises(ExportError, match=r"height.*make it static: dynamic_shapes="):
         captured.export(path, x, dynamic_shapes={"input": {2: Dim("height", max=64)}})
     assert not path.exists()

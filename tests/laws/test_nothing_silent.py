@@ -52,7 +52,7 @@ def test_every_node_that_relevance_flows_through_is_annotated(name: str) -> None
         assert annotation.carries, f"{node}: relevance ends here"
         pending += carried(node)
     assert reached.issuperset(placeholders)
-    # Where relevance does not flow there is none to hand on, and nothing has two annotations' worth of it.
+    # Where relevance does not flow there is none to pass on, and nothing has two annotations' worth of it.
     for node in nodes:
         assert ("fxlrp" in node.meta) == (node in reached and node not in placeholders), node
 

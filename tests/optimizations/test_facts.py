@@ -24,7 +24,7 @@ slow = pytest.mark.slow
 
 
 def relevance_of(node: fx.Node, named: dict[str, fx.Node]) -> fx.Node:
-    """The relevance of a forward node in the program without optimizations: an activation hands on what it has."""
+    """The relevance of a forward node in the program without optimizations: an activation passes on all it has."""
     if f"r_{node.name}" in named:
         return named[f"r_{node.name}"]
     (user,) = (user for user in node.users if node in receivers(user, CANONICAL))

@@ -1,4 +1,4 @@
-"""carry_quotients: relevance over value is handed on where it is a multiple."""
+"""carry_quotients: relevance over value is passed on where it is a multiple."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ WEIGHT, OTHER = random(6, 6, seed=1), random(6, 6, seed=2)
     ],
 )
 def test_carry_quotients_counts(name: str, preset: str, count: int) -> None:
-    """Every step of these networks but that of Flat, which hands on no multiple of its input."""
+    """Every step of these networks except that of Flat, which does not pass on a multiple of its input."""
     model = untrained(name)
     layers = modules_of(model, nn.Conv2d, nn.Linear) + module_calls(model, nn.ReLU, *POOLS) + 1
     sums = modules_of(model, BasicBlock)

@@ -161,12 +161,12 @@ def test_a_pass_is_placed_where_an_optimization_would_be_that_is_switched_off() 
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: noop(), "where it belongs"),
+        (lambda: noop(), "must declare its position"),
         (lambda: noop(after=["no_such_pass"]), "no_such_pass"),
         (lambda: noop(after=["emit_relevance"], before=["annotate"]), "cannot be placed"),
         (lambda: noop(needs=["no such property"], after=["annotate"]), "cannot be placed"),
         (lambda: lambda program: 0, "not a pass"),
-        (lambda: Pass("annotate", lambda program: 0, after=frozenset(["normalize"])), "name of one"),
+        (lambda: Pass("annotate", lambda program: 0, after=frozenset(["normalize"])), "same name as a pass of fxlrp"),
     ],
 )
 def test_passes_that_cannot_be_placed(make: Callable[[], Pass], match: str) -> None:

@@ -104,7 +104,7 @@ def test_cache_that_cannot_be_written_is_no_obstacle(
     monkeypatch.setattr(digits_module, "train", lambda *_, **__: DigitNet().eval())
     (tmp_path / "file").write_text("not a directory")
     assert trained(digits, cache=tmp_path / "file")[1] is None
-    assert "could not be kept" in capsys.readouterr().err
+    assert "could not be saved" in capsys.readouterr().err
 
 
 def test_heatmap_is_symmetric_for_each_image() -> None:

@@ -165,7 +165,7 @@ def test_multi_head_attention_with_other_widths() -> None:
 
 
 def test_balance_of_a_multi_head_attention() -> None:
-    """The steps of the program account for all of the relevance that they hand on."""
+    """The steps of the program account for all of the relevance that they pass on."""
     module = multi_head(bias=False)
     balance = fxlrp.compile(SelfAttention(module, need_weights=False).eval(), rules="cplrp").balance(
         TOKENS, seed=TOKENS_SEED

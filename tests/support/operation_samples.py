@@ -77,7 +77,7 @@ def settings(operation: Operation) -> list[Setting]:
             raise ValueError(f"{operation.name} does not take {sorted(given.keys() - operation.parameters.keys())}")
         missing = {name for name, default in operation.parameters.items() if default is REQUIRED} - given.keys()
         if missing:
-            raise ValueError(f"{operation.name} lacks {sorted(missing)}")
+            raise ValueError(f"{operation.name} needs {sorted(missing)}")
         name = ", ".join(f"{key}={_shown(value)}" for key, value in given.items())
         namesakes = sum(other.split(" #")[0] == name for other in found)
         found[f"{name} #{namesakes + 1}" if namesakes else name] = {**operation.parameters, **given}
