@@ -180,9 +180,13 @@ class Program:
 
     @property
     def start(self) -> int:
-        """The position of the first initial relevance in the graph; the forward program precedes it."""
+        """The position of the first initial relevance in the graph; the forward program precedes it.
+
+        Where no relevance reaches a result, dead-code removal leaves no initial relevance: all nodes are forward then.
+        """
         starts = set(self.emitted.interface.starts.values())
-        return min(index for index, node in enumerate(self.graph.nodes) if node.name in starts)
+        positions = (index for index, node in enumerate(self.graph.nodes) if node.name in starts)
+        return min(positions, default=len(self.graph.nodes))
 
     def tell(self, stage: str, count: int) -> None:
         """Notify the observers of a stage: the capture, or the end of a pass with how often it applied."""

@@ -191,6 +191,8 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
     graph, interface = fx.Graph(), explanation.interface
     graph.graph_copy(explanation.graph_module.graph, {})
     nodes = nodes_by_name(graph)
+    if interface.start not in nodes:
+        raise ExportError("no relevance reaches an input: the explanation is zero for every input and target")
     given, seed, start = nodes[interface.controls["target"]], nodes[interface.controls["seed"]], nodes[interface.start]
     inputs = [nodes[name] for name in interface.inputs]
     for node in (*inputs, given):

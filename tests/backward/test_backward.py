@@ -268,9 +268,8 @@ def test_inputs_by_name_for_what_torch_export_captures(way: str) -> None:
 def test_what_is_saved_is_what_relevance_needs() -> None:
     """The forward part computes outputs only; a layer's z+ is computed when relevance is asked for."""
     model, _ = zoo.small_net("residual")
-    lowered = fxlrp.autograd(model, "epsilon_plus")._lowered
-    assert lowered is not None
-    forward, backward = lowered.split.forward, lowered.split.relevance
+    halves = fxlrp.autograd(model, "epsilon_plus")._halves.require("the split program")
+    forward, backward = halves.split.forward, halves.split.relevance
     assert isinstance(forward, torch.fx.GraphModule) and isinstance(backward, torch.fx.GraphModule)
     called = {str(getattr(node.target, "__name__", node.target)) for node in forward.graph.nodes}
     assert "conv2d" in called and "positive" not in called and "positive" in backward.code

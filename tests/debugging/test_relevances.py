@@ -147,7 +147,7 @@ def test_nodes_stand_in_order_from_the_output_back() -> None:
     assert names == forward[::-1] and names[0] == "head"
     row = explain.debug(x)["conv"]
     assert (row.location.operation, row.location.module, row.location.rule) == ("conv2d", "conv", "ZPlus()")
-    assert row.location.source.endswith("x = torch.relu(self.conv(x))") and "test_relevances.py:" in row.location.source
+    assert row.location.source.endswith("x = torch.relu(self.conv(x))") and "debugged_models.py:" in row.location.source
 
 
 def test_relevance_that_is_not_kept_is_an_error_and_so_is_an_unknown_node() -> None:

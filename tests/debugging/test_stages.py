@@ -51,7 +51,7 @@ def test_differences_between_stages() -> None:
     model, _ = conv_bn()
     stages = fxlrp.compile(model, debug=True).stages
     lines = stages.diff("fold_batch_norm").splitlines()
-    assert lines[:2] == ["--- name_nodes", "+++ fold_batch_norm"]
+    assert lines[:2] == ["--- infer_values", "+++ fold_batch_norm"]
     removed = [line for line in lines if line.startswith("-") and "batch_norm(" in line]
     added = [line for line in lines if line.startswith("+") and "folded_weight(" in line]
     assert len(removed) == len(added) == 1 and "conv2d" not in removed[0]

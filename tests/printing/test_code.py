@@ -177,7 +177,7 @@ def test_code_imports_what_it_uses_and_nothing_else() -> None:
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert len(imported) == len(set(imported))
     assert set(imported) <= used
-    assert {"linear_flat", "linear_zplus", "linear_epsilon", "add_epsilon", "initial_relevance"} <= set(imported)
+    assert {"linear_flat", "linear_zplus", "dense_transposed", "stabilize", "initial_relevance"} <= set(imported)
 
 
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "plain"])
