@@ -107,6 +107,7 @@ def test_the_environment_switches_logs_on() -> None:
     assert python(SCRIPT, FXLRP_LOGS="").stderr == python(SCRIPT).stderr == ""
 
 
+@pytest.mark.slow
 def test_an_unknown_log_is_an_error_at_import() -> None:
     done = python("import fxlrp", FXLRP_LOGS="passes,graphs")
     assert done.returncode != 0

@@ -29,7 +29,13 @@ def test_target_is_an_input(format: str, file_of: Callable[[str], Path]) -> None
 
 @pytest.mark.parametrize(
     ("format", "target"),
-    [("export", "largest"), ("export", None), ("export", 3), ("export", (3,)), ("onnx", "largest"), ("onnx", 3)],
+    [
+        ("export", "largest"),
+        ("export", None),
+        ("export", 3),
+        ("export", (3,)),
+        *(pytest.param("onnx", target, marks=pytest.mark.slow) for target in ("largest", 3)),
+    ],
 )
 def test_target_is_built_in(format: str, target: Any, tmp_path: Path) -> None:
     model, x = convolutional()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fxlrp
 import zoo
 from fxlrp import presets
-from helpers import as_tuple, assert_is_gradient, lrp0
+from helpers import as_tuple, assert_is_gradient, lrp0, slow_ones
 from law_models import (
     PRODUCTS,
     image_batch,
@@ -25,8 +25,6 @@ from law_models import (
     write_through_data,
 )
 from oracles import assert_relevance
-
-LAST_IS_SLOW = [*PRODUCTS[:-1], pytest.param(PRODUCTS[-1], marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -108,7 +106,7 @@ def test_compiled_in_inference_mode() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("name", LAST_IS_SLOW)
+@pytest.mark.parametrize("name", [*PRODUCTS[:-1], *slow_ones(PRODUCTS[-1])])
 def test_torch_compile_without_graph_breaks(name: str) -> None:
     model, inputs = product(name, batch=3)
     eager = fxlrp.compile(model, rules="epsilon_plus_flat")
@@ -200,7 +198,7 @@ def assert_only_aten(exported: torch.export.ExportedProgram) -> None:
             assert node.target.__module__ in {"_operator", "math", "torch"}, node
 
 
-@pytest.mark.parametrize("name", LAST_IS_SLOW)
+@pytest.mark.parametrize("name", [PRODUCTS[0], *slow_ones(*PRODUCTS[1:])])
 def test_export_loads_without_fxlrp(name: str, tmp_path: Path) -> None:
     model, inputs = product(name, batch=3)
     explain = fxlrp.compile(model, rules="epsilon_plus_flat")

@@ -16,7 +16,7 @@ from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.passes.remove_dead_code import remove_dead_code
 from fxlrp.program import receivers
 from fxlrp.vocabulary import CANONICAL
-from helpers import Record, as_tuple
+from helpers import Record, as_tuple, slow_ones
 from optimization_checks import CONFIGURATIONS, calibrated, small_net, some_configuration, specialized
 from optimization_nets import OPERATIONS, PRESETS, Around, initialised, mixed, random_net
 
@@ -112,7 +112,7 @@ def test_facts_about_small_nets(name: str) -> None:
         assert_sound(model, preset, *variations(*inputs))
 
 
-@pytest.mark.parametrize("seed", [*range(36), *(pytest.param(seed, marks=slow) for seed in range(36, 100))])
+@pytest.mark.parametrize("seed", [*range(20), *slow_ones(*range(20, 100))])
 def test_random_graphs(seed: int) -> None:
     """With one rule for all that can have it, and with rules drawn by lot; some with checkpoints."""
     model, x = random_net(seed)

@@ -127,6 +127,7 @@ def cut(inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
     return tuple(x[:batch].clone() for x in inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(("name", "preset"), PRODUCTS[:2])
 def test_torch_compile(name: str, preset: str) -> None:

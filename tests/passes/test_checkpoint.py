@@ -11,11 +11,11 @@ import fxlrp
 import zoo
 from benchmarks.memory import peak_bytes
 from fxlrp.errors import InputError
-from helpers import as_tuple
+from helpers import as_tuple, slow_ones
 from oracles import assert_relevance
 
 
-@pytest.mark.parametrize("segments", [True, 1, 2, 5, 1000])
+@pytest.mark.parametrize("segments", [True, *slow_ones(1, 2), 5, *slow_ones(1000)])
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "plain"])
 @pytest.mark.parametrize("name", zoo.SMALL_NETS)
 def test_small_nets(name: str, optimize: bool, segments: int) -> None:
@@ -28,7 +28,7 @@ def test_small_nets(name: str, optimize: bool, segments: int) -> None:
         assert_relevance(a, b, 1e-10)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["resnet18", *slow_ones("densenet121", "googlenet", "efficientnet_b0")])
 def test_torchvision(name: str) -> None:
     model, x = zoo.calibrated(name)
     for preset in ("epsilon", fxlrp.presets.epsilon_gamma_box(low=-3.0, high=3.0)):

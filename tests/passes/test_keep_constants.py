@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import fxlrp
 import zoo
 from fxlrp import Optimizations, rules
-from helpers import modules_of
+from helpers import modules_of, slow_ones
 from optimization_checks import CONFIGURATIONS, assert_same, calibrated, counts, kernels, untrained
 from optimization_nets import PRESETS
 from oracles import random
@@ -81,7 +81,7 @@ def test_random_weights_are_no_constants() -> None:
 
 
 @pytest.mark.parametrize("preset", ["epsilon_plus", "epsilon_alpha2_beta1"])
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0"])
+@pytest.mark.parametrize("name", [*slow_ones("resnet18"), "squeezenet1_0"])
 def test_constants_are_kept(name: str, preset: str) -> None:
     """A second call makes no tensor of a weight's shape; after a change of one weight it does, and then no more."""
     model, x = calibrated(name, torch.float32, 64)

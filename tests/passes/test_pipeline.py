@@ -24,6 +24,7 @@ from fxlrp.passes.remove_dead_code import remove_dead_code
 from fxlrp.passes.remove_identities import remove_identities
 from fxlrp.program import Program
 from fxlrp.shapes import InputSpec, infer_values
+from helpers import slow_ones
 from oracles import One, assert_relevance
 from pass_programs import EVERY, before, program_after, program_of, value
 
@@ -161,16 +162,12 @@ def test_an_unbroken_pass_is_not_caught() -> None:
     assert "something" in program.properties
 
 
-MODELS = ["resnet18", "googlenet", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0"]
-SLOW = ("densenet121", "shufflenet_v2_x0_5", "efficientnet_b0")
+SMALL, LARGE = ("resnet18", "mobilenet_v3_small"), ("googlenet", "densenet121", "shufflenet_v2_x0_5", "efficientnet_b0")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS), *zoo.SMALL_NETS],
-)
+@pytest.mark.parametrize("name", [*SMALL, *slow_ones(*LARGE), *zoo.SMALL_NETS])
 def test_the_forward_value_is_the_models_after_every_pass(name: str) -> None:
-    if name in MODELS:
+    if name in (*SMALL, *LARGE):
         model, x = zoo.calibrated(name)
         inputs: tuple[Tensor, ...] = (x,)
     else:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import fxlrp
 import zoo
 from fxlrp import presets, rules
-from helpers import as_tuple, values_of
+from helpers import as_tuple, slow_ones, values_of
 from oracles import One, assert_relevance, random, randomize
 
 
@@ -41,7 +41,10 @@ def test_code_runs(name: str) -> None:
     assert_runs(fxlrp.compile(model, "epsilon_plus_flat", example_inputs=inputs), *inputs)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v3_small", "shufflenet_v2_x0_5", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", *slow_ones("googlenet"), "mobilenet_v3_small", *slow_ones("shufflenet_v2_x0_5", "convnext_tiny")],
+)
 def test_code_of_torchvision_models_runs(name: str) -> None:
     model, x = zoo.calibrated(name)
     assert_runs(fxlrp.compile(model, presets.epsilon_gamma_box((-3.0, -2.5, -2.0), (3.0, 2.5, 2.0))), x)

@@ -188,6 +188,7 @@ print("works")
 """
 
 
+@pytest.mark.slow
 def test_wheel_works_in_an_empty_environment(empty_environment: Path, tmp_path: Path) -> None:
     output = run(empty_environment, "-I", "-c", IN_THE_EMPTY_ENVIRONMENT, cwd=tmp_path)
     assert output.rstrip().endswith("works")

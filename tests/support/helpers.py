@@ -27,6 +27,11 @@ LRP0 = presets.epsilon(0.0)
 compiler_needed = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
+def slow_ones(*values: Any) -> list[Any]:
+    """Values of a parameter whose tests are marked slow."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def lrp0(model: nn.Module, **options: Any) -> fxlrp.Explainer:
     """An explainer by LRP-0, which is gradient x input on nets of linear maps, sums, ReLUs and max pooling."""
     return fxlrp.compile(model, LRP0, **options)

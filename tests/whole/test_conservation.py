@@ -30,21 +30,13 @@ LEFT_OUT = dict.fromkeys(
     ),
     ATTENTION,
 )
-SLOW = {
-    *("convnext_base", "convnext_large"),
-    *("densenet121", "densenet161", "densenet169", "densenet201"),
-    *(f"efficientnet_b{size}" for size in range(3, 8)),
-    *("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"),
-    *("regnet_x_16gf", "regnet_x_32gf"),
-    *("regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf", "regnet_y_128gf"),  # the last has 5 GB of parameters in float64
-    *("resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
-    *(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn")),
-    *("wide_resnet50_2", "wide_resnet101_2"),
+QUICK = {
+    *("alexnet", "convnext_tiny", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
+    *("regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1"),
 }
 
 TESTED = [
-    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in (
         "alexnet",
         *("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),

@@ -10,18 +10,15 @@ from torch import Tensor, nn
 
 import fxlrp
 import zoo
-from helpers import as_tuple, lrp0
+from helpers import as_tuple, lrp0, slow_ones
 from oracles import assert_relevance
 
 TOLERANCE = 1e-9
 
 CLASSIFIERS = (
-    "vgg11",
+    *slow_ones("vgg11", "resnet50", "densenet121", "inception_v3"),
     "resnet18",
-    "resnet50",
-    "densenet121",
     "googlenet",
-    "inception_v3",
     "squeezenet1_1",
     "shufflenet_v2_x0_5",
     "regnet_x_400mf",
@@ -47,7 +44,7 @@ def test_bias_free_classifier(name: str) -> None:
     assert_equals_gradient(lrp0(model), model, x)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", *slow_ones("densenet121", "googlenet"), "shufflenet_v2_x0_5"])
 def test_classifier_with_biases(name: str) -> None:
     model, x = zoo.calibrated(name, size=64)
     targets = torch.tensor([3, 141])

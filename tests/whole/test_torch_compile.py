@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fxlrp
 import zoo
-from helpers import compiler_needed
+from helpers import compiler_needed, slow_ones
 
 PRESETS = {
     "epsilon": fxlrp.presets.epsilon(),
@@ -42,11 +42,9 @@ def test_one_graph_serves_every_batch_size(preset: str) -> None:
     assert counter.frame_count == 1
 
 
-LARGE = [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in ("mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")
-]
-models = pytest.mark.parametrize("name", ["resnet18", *LARGE])
+models = pytest.mark.parametrize(
+    "name", ["resnet18", *slow_ones("mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")]
+)
 
 
 def heatmap(explain: fxlrp.Explainer, image: Tensor, target: Tensor) -> Tensor:

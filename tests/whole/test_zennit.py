@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fxlrp
 import zoo  # before zennit: it makes torchvision importable
+from helpers import slow_ones
 from oracles import assert_relevance
 
 # isort: split
@@ -34,7 +35,7 @@ CANONIZERS: dict[str, type[Canonizer]] = {
     "googlenet": SequentialMergeBatchNorm,
     "squeezenet1_1": SequentialMergeBatchNorm,  # has none to merge
 }
-SLOW = ("vgg11_bn", "resnet50", "googlenet")
+QUICK = "squeezenet1_1"
 
 PRESETS: dict[str, dict[str, float]] = {
     "epsilon_plus": {},
@@ -64,9 +65,7 @@ def zennit_relevance(name: str, model: nn.Module, x: Tensor, target: Tensor, pre
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CANONIZERS]
-)
+@pytest.mark.parametrize("name", [*slow_ones(*(name for name in CANONIZERS if name != QUICK)), QUICK])
 def test_same_relevance_as_zennit(name: str, preset: str) -> None:
     model, x = zoo.calibrated(name, size=64)
     with torch.no_grad():
