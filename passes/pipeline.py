@@ -82,7 +82,7 @@ def explanation(
         InputError: A user-defined pass cannot be placed.
     """
     chosen = enabled(place(user_defined, EXPLANATION), optimizations)
-    return tuple(each for each in chosen if checkpoints or each is not checkpoint)
+    return tuple(each for each in chosen if checkpoints or each.name != checkpoint.name)
 
 
 def backward(optimizations: Optimizations) -> tuple[Pass, ...]:
