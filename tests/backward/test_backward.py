@@ -16,7 +16,7 @@ import fxlrp
 import zoo
 from fxlrp.backward.dynamo import named_backend
 from fxlrp.errors import CaptureError
-from helpers import LRP0, compiler_needed
+from helpers import LRP0, compiler_needed, slow_ones
 from oracles import assert_relevance, random
 
 WAYS: dict[str, Callable[..., Any]] = {
@@ -40,7 +40,7 @@ def relevance(explained: Any, *inputs: Tensor, select: Callable[[Any], Tensor] =
     return tuple(leaf.grad for leaf in leaves)
 
 
-@ways
+@pytest.mark.parametrize("way", ["autograd", "backend", *slow_ones("backend, open sizes", "by name")])
 @pytest.mark.parametrize("name", sorted(zoo.SMALL_NETS))
 def test_lrp0_is_gradient_times_input(name: str, way: str) -> None:
     model, inputs = zoo.small_net(name)

@@ -156,6 +156,7 @@ def test_an_output_by_index_key_and_path(capture: Any) -> None:
             assert_relevance(explain(x, seed=lambda y: y), factor * x, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(zoo.SMALL_NETS))
 def test_both_front_ends_give_the_same_relevance(name: str) -> None:
     model, inputs = zoo.small_net(name)

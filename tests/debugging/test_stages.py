@@ -18,7 +18,7 @@ from fxlrp.passes import pipeline
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.relevance.numerics import stabilize
-from helpers import FRONT_ENDS
+from helpers import FRONT_ENDS, slow_ones
 from oracles import One, assert_relevance, random
 
 
@@ -106,7 +106,7 @@ def test_stages_are_those_of_the_front_end_that_could_follow(example: Tensor | N
 
 
 @pytest.mark.parametrize("capture", FRONT_ENDS)
-@pytest.mark.parametrize("name", ["residual", "one_dimensional", "batch_norm_after_shared_conv"])
+@pytest.mark.parametrize("name", ["residual", *slow_ones("one_dimensional"), "batch_norm_after_shared_conv"])
 def test_no_pass_changes_what_is_computed(name: str, capture: Any) -> None:
     model, (x,) = zoo.small_net(name)
     explain = fxlrp.compile(model, "epsilon_plus_flat", example_inputs=x, capture=capture, debug=True)

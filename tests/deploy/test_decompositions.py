@@ -60,6 +60,7 @@ def test_convolution_backward(g: dict[str, Any]) -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", geometries(), ids=lambda g: "-".join(map(str, g.values())))
 def test_convolution_backward_of_open_sizes(g: dict[str, Any]) -> None:
     """Where the output padding is not a number."""

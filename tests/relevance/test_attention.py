@@ -245,6 +245,7 @@ def test_values_take_all_under_cp_lrp(name: str) -> None:
     assert_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dropout", "head by head"])
 def test_values_take_all_under_cp_lrp_through_export(name: str) -> None:
     expected = oracle.attention(Q, K, V, CONVENTIONS["cplrp"])[1](ATTENTION_SEED)

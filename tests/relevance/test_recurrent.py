@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fxlrp
 import transformer_oracles as oracle
 from fxlrp.errors import InputError
-from helpers import FRONT_ENDS, as_tuple, assert_close, explained
+from helpers import FRONT_ENDS, as_tuple, assert_close, explained, slow_ones
 from oracles import random, randomize
 from transformer_oracles import add, linear, recurrent
 
@@ -306,7 +306,7 @@ class Classifier(nn.Module):
 
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("pooled", ["last step", "last state", "squeezed", "both ends"])
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", ["LSTM", *slow_ones("GRU")])
 def test_classifier_of_tokens(kind: str, pooled: str, capture: str) -> None:
     """One relevance for each token, of class 1."""
     model, ids = Classifier(kind, pooled).eval(), torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
@@ -579,7 +579,7 @@ class Started(nn.Module):
 
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("start", ["zeros", "new_zeros", "learned", "repeated"])
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("kind", ["LSTM", *slow_ones("GRU", "RNN")])
 def test_states_that_the_model_makes(kind: str, start: str, capture: str) -> None:
     """A state that is not zero keeps its share, as a bias does."""
     module = made(kind, num_layers=2)
