@@ -169,7 +169,7 @@ def test_compiled_otherwise(options: dict[str, Any], tmp_path: Path) -> None:
 def test_an_explainer_that_waits_for_examples(tmp_path: Path) -> None:
     model, tokens, mask = text()
     explain = fxlrp.compile(model)
-    assert "Lazy" in repr(explain)
+    assert "first call" in repr(explain)
     path = tmp_path / "explain.pt2"
     explain.export(path, (tokens[:1], mask[:1]))
     targets = torch.tensor([1, 2, 3])

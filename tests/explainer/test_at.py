@@ -98,7 +98,7 @@ def test_embeddings_have_the_relevance_of_their_tokens() -> None:
     ("at", "message"),
     [
         ("nowhere", "no node has this name"),
-        ("act", "called more than once: take 'act_0', 'act_1'"),
+        ("act", "called more than once: choose 'act_0', 'act_1'"),
         ("stem_0_weight", "no relevance reaches the node 'stem_0_weight'"),
     ],
 )
