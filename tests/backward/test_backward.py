@@ -40,6 +40,7 @@ def relevance(explained: Any, *inputs: Tensor, select: Callable[[Any], Tensor] =
     return tuple(leaf.grad for leaf in leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["autograd", "backend", *slow_ones("backend, open sizes", "by name")])
 @pytest.mark.parametrize("name", sorted(zoo.SMALL_NETS))
 def test_lrp0_is_gradient_times_input(name: str, way: str) -> None:
@@ -252,6 +253,7 @@ class OnSizes(nn.Module):
         return {"logits": self.head(x.mean(1))}
 
 
+@pytest.mark.slow
 @ways
 def test_inputs_by_name_for_what_torch_export_captures(way: str) -> None:
     torch.manual_seed(0)
@@ -278,6 +280,7 @@ def test_what_is_saved_is_what_relevance_needs() -> None:
     assert all(node.users for node in taken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["autograd", "backend, open sizes"])
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, compiler_needed])])
 def test_both_parts_may_be_compiled(compiler: str, way: str) -> None:

@@ -70,6 +70,7 @@ def test_tied_weights_are_written_once(tmp_path: Path) -> None:
     assert_same("export", path, [(x, targets)], [fxlrp.compile(model)(x, target=targets)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", formats())
 def test_metadata(format: str, file_of: Callable[[str], Path]) -> None:
     explain = fxlrp.compile(convolutional()[0], [("conv2d", fxlrp.rules.Gamma(0.25))])

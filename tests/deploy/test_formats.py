@@ -17,6 +17,7 @@ from deployed import TARGETS, assert_same, convolutional, error, file_name, form
 from fxlrp.errors import ExportError, InputError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", formats())
 def test_target_is_an_input(format: str, file_of: Callable[[str], Path]) -> None:
     model, x = convolutional()
@@ -27,6 +28,7 @@ def test_target_is_an_input(format: str, file_of: Callable[[str], Path]) -> None
     assert error(explain(x, target=TARGETS), explain(x, target=0)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "target"),
     [
@@ -152,6 +154,7 @@ def test_targets_out_of_range_are_refused(format: str, file_of: Callable[[str], 
             run(x, torch.tensor([0, wrong, 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"optimize": False}, {"checkpoint": True}, {"at": "4"}, {"capture": "export"}, {"rules": "epsilon_plus_flat"}],

@@ -17,6 +17,7 @@ from fxlrp.errors import ExportError
 from helpers import compiler_needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "capture"),
     [

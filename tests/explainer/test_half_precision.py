@@ -88,6 +88,7 @@ def digit_net(tmp_path_factory: pytest.TempPathFactory) -> DigitNet:
     return trained(load_digits(), epochs=3, cache=tmp_path_factory.mktemp("cache"), progress=False)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", HALVES, ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_trained_network(digit_net: DigitNet, preset: str, half: torch.dtype) -> None:

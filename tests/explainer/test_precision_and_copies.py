@@ -52,6 +52,7 @@ def test_bfloat16_costs_no_more_than_it_costs_a_gradient(how: str) -> None:
     assert 1 - ours < 1.5 * (1 - gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 @pytest.mark.parametrize("preset", ["epsilon_plus_flat", "epsilon_alpha2_beta1"])
 def test_bfloat16_keeps_the_picture(preset: str, how: str) -> None:

@@ -22,6 +22,7 @@ def carried(node: torch.fx.Node) -> list[torch.fx.Node]:
     return [arguments[position] for position in node.meta["fxlrp"].carries]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PRODUCTS, "googlenet", "shufflenet_v2_x0_5", "efficientnet_b0"])
 def test_every_node_that_relevance_flows_through_is_annotated(name: str) -> None:
     model, inputs = product(name)

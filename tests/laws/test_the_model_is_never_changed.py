@@ -47,6 +47,7 @@ def test_model_is_unchanged(preset: Any) -> None:
     assert torch.equal(grad, torch.ones_like(grad))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small", "googlenet"])
 def test_torchvision_model_is_unchanged(name: str) -> None:
     model, x = zoo.calibrated(name)

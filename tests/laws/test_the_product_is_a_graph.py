@@ -134,6 +134,7 @@ def test_torch_compile_against_autograd_with_targets_and_seeds() -> None:
         assert_relevance(compiled(x, **arguments), expected, 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("change", [optimizer_step, load_state_dict, replace_parameter, write_through_data])
 def test_torch_compiled_explainer_is_not_stale(change: Callable[[nn.Module], None]) -> None:
@@ -198,6 +199,7 @@ def assert_only_aten(exported: torch.export.ExportedProgram) -> None:
             assert node.target.__module__ in {"_operator", "math", "torch"}, node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [PRODUCTS[0], *slow_ones(*PRODUCTS[1:])])
 def test_export_loads_without_fxlrp(name: str, tmp_path: Path) -> None:
     model, inputs = product(name, batch=3)

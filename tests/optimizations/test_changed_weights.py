@@ -191,6 +191,7 @@ def as_compiled_now(model: nn.Module, preset: Any, x: Tensor) -> Tensor:
     return relevance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", STALE_PRESETS)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_of_the_weights_is_followed(change: Callable[[Any], None], preset: str) -> None:

@@ -93,6 +93,7 @@ def assert_sound_in_company(turn: int, shift: int) -> None:
     assert_sound(model, pairs, *variations(x), configurations=some_configuration(turn + shift))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(OPERATIONS)), ids=list(OPERATIONS))
 def test_an_operation_in_any_company(turn: int) -> None:
     """What is proved of its values is so, and its relevance is the same whatever was made of that."""
@@ -105,6 +106,7 @@ def test_an_operation_in_other_company(turn: int) -> None:
     assert_sound_in_company(turn, 1 - turn % 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.SMALL_NETS)
 def test_facts_about_small_nets(name: str) -> None:
     model, inputs = small_net(name)
@@ -112,6 +114,7 @@ def test_facts_about_small_nets(name: str) -> None:
         assert_sound(model, preset, *variations(*inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(20), *slow_ones(*range(20, 100))])
 def test_random_graphs(seed: int) -> None:
     """With one rule for all that can have it, and with rules drawn by lot; some with checkpoints."""
@@ -122,6 +125,7 @@ def test_random_graphs(seed: int) -> None:
         assert_sound(model, preset, *variations(x), configurations=configurations, checkpoint=segments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tried"),
     [

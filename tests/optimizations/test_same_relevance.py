@@ -58,6 +58,7 @@ def test_optimize_is_a_bool_or_a_choice() -> None:
             fxlrp.compile(model, optimize=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(zoo.SMALL_NETS)), ids=list(zoo.SMALL_NETS))
 def test_small_nets(turn: int) -> None:
     """With the presets, and with rules drawn by lot."""
@@ -122,6 +123,7 @@ def positive_part_for_relu(x: Tensor, *_: Any, out: Tensor, relevance: Tensor) -
     return relevance.clamp(min=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", [*MAIN_CONFIGURATIONS, "carry_quotients alone"])
 def test_rules_of_a_users_own(configuration: str) -> None:
     """They are given relevance itself, whatever form it is carried in, and nothing is known of their results."""
@@ -177,6 +179,7 @@ def test_an_empty_batch(name: str, rule: rules.Rule) -> None:
         assert explain(x, seed=torch.ones_like).shape == x.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["epsilon", "epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1"])
 @pytest.mark.parametrize("name", ["residual", "pooling", "batch_norm_after_transposed"])
 def test_channels_last(name: str, preset: str) -> None:
@@ -204,6 +207,7 @@ PAIRINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "turn", [*range(6), *slow_ones(*range(6, len(PAIRINGS)))], ids=[" ".join(pairing) for pairing in PAIRINGS]
 )

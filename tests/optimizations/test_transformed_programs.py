@@ -144,6 +144,7 @@ def test_torch_compile(name: str, preset: str) -> None:
             next(model.parameters()).data.mul_(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), PRODUCTS)
 def test_torch_export(name: str, preset: str) -> None:
     """The exported program says what eager programs say, for every batch and also once the weights have changed."""

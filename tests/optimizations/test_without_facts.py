@@ -85,6 +85,7 @@ def counts(model: nn.Module, x: Tensor) -> dict[str, int]:
     return {stage.name: stage.count for stage in stages}
 
 
+@pytest.mark.slow
 def test_nothing_is_optimized_without_facts(request: pytest.FixtureRequest) -> None:
     model, (x,) = zoo.small_net("residual")
     names = ("infer_signs", "carry_quotients")

@@ -18,6 +18,7 @@ from pass_programs import before, program_after
 X = random(2, 6, seed=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 49), ("googlenet", 139), ("densenet121", 372)])
 def test_emit_relevance_counts(name: str, count: int) -> None:
     """A step for every annotated node: every call that is left after folding."""

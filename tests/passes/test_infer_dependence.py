@@ -32,6 +32,7 @@ class RequiresGrad(fx.Interpreter):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"), [("resnet18", 51), ("googlenet", 141), ("efficientnet_b0", 192), ("shapes", 35)]
 )

@@ -39,6 +39,7 @@ def test_remove_identities() -> None:
     assert_relevance(value(program, X), function(X), 1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "kinds"),
     [

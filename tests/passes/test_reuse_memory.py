@@ -120,6 +120,7 @@ def storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(zoo.SMALL_NETS)), ids=list(zoo.SMALL_NETS))
 def test_only_memory_of_the_calls_own_is_written(turn: int) -> None:
     """Not into inputs, parameters, buffers, kept constants, the seed, or what was returned before."""

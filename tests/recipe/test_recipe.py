@@ -62,6 +62,7 @@ def test_the_same_explainer_is_made_again(options: dict[str, Any], tmp_path: Pat
     assert (tmp_path / "again.json").read_text() == (tmp_path / "recipe.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_name", [True, False])
 def test_inputs_outputs_and_open_sizes_are_kept(by_name: bool, tmp_path: Path) -> None:
     examples: Any = {**TOKENS, "scale": 2.0} if by_name else tuple(TOKENS.values())

@@ -146,6 +146,7 @@ def test_batch_first(kind: str) -> None:
     assert_close(found, back(seed, zeros(ends))[0].transpose(0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_front_ends(kind: str, capture: str) -> None:
@@ -304,6 +305,7 @@ class Classifier(nn.Module):
         return self.head(torch.cat([last[-2], last[-1]], dim=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("pooled", ["last step", "last state", "squeezed", "both ends"])
 @pytest.mark.parametrize("kind", ["LSTM", *slow_ones("GRU")])
@@ -396,6 +398,7 @@ class CellLoop(nn.Module):
         return torch.stack(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True], ids=["no state", "zeros"])
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -577,6 +580,7 @@ class Started(nn.Module):
         return self.module(x, (h, h) if isinstance(self.module, nn.LSTM) else h)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("start", ["zeros", "new_zeros", "learned", "repeated"])
 @pytest.mark.parametrize("kind", ["LSTM", *slow_ones("GRU", "RNN")])
@@ -621,6 +625,7 @@ class Called(nn.Module):
 STYLES = ["output and state", "flatten_parameters", "states indexed", "cell state", "mean over time", "convolution"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("style", STYLES)
 def test_lstm_as_models_call_it(style: str, capture: str) -> None:

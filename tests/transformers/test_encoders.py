@@ -124,6 +124,7 @@ def explain_encoder(model: Encoder, ids: Tensor, seed: Tensor, conventions: Conv
 ENCODER_SEED = random(2, 3, seed=11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_encoder(convention: str, capture: str) -> None:
@@ -177,6 +178,7 @@ def test_encoder_without_a_stabilizer_is_input_times_gradient(convention: str) -
     torch.testing.assert_close(found, at_tokens.sum(-1), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_torchs_encoder_layer(norm_first: bool) -> None:
     """nn.TransformerEncoderLayer in eval mode, step by step."""
@@ -272,6 +274,7 @@ class HeldLlama(Llama):
         return oracle.held_product(self.up(x), oracle.passed(F.silu, self.gate(x)), self.halved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("masked", "capture"), [("is_causal", "symbolic"), ("buffer", "symbolic"), ("is_causal", "export")]
 )
@@ -292,6 +295,7 @@ def test_language_model(convention: str, masked: str, capture: str) -> None:
     torch.testing.assert_close(found, at_tokens.sum(-1), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_torchs_encoder_with_padding() -> None:
     """nn.TransformerEncoder with a padding mask, on its slow path: what padding holds does not matter."""
     layer = nn.TransformerEncoderLayer(8, 2, 6, batch_first=True)

@@ -109,6 +109,7 @@ def linearized_gradient_times_input(model: nn.Module, x: Tensor, target: int) ->
     return x * gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTED)
 def test_relevance_is_conserved(name: str) -> None:
     model, x = zoo.bias_free(name, batch=1)

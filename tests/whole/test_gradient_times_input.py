@@ -38,6 +38,7 @@ def assert_equals_gradient(explainer: fxlrp.Explainer, model: nn.Module, *inputs
         assert_relevance(actual, wanted, TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_bias_free_classifier(name: str) -> None:
     model, x = zoo.bias_free(name)

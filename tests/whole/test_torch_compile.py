@@ -54,6 +54,7 @@ def heatmap(explain: fxlrp.Explainer, image: Tensor, target: Tensor) -> Tensor:
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-30)
 
 
+@pytest.mark.slow
 @models
 def test_no_graph_breaks(name: str) -> None:
     model, x = zoo.calibrated(name)
