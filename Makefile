@@ -1,7 +1,7 @@
 # Each command makes .venv on its first run and installs into it what it needs, pinned by constraints.txt.
 #   make demo       train a small network on handwritten digits and explain it: writes digits.png
 #   make test       run the tests
-#   make test-fast  run those that are not marked slow, in about two minutes
+#   make test-fast  run those that are not marked slow, in about three minutes
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in about an hour; BENCH_ARGS=--help

@@ -107,6 +107,7 @@ def test_the_first_call_captures() -> None:
     assert_relevance(explain(TOKENS[:, :3], target=2), expected(model, TOKENS[:, :3], ones, 2), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -87,6 +87,7 @@ def test_changed_weights_change_the_answer(change: Callable[[nn.Module], None], 
     assert_is_gradient(after, model, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_changed_weights_are_as_if_compiled_anew(change: Callable[[nn.Module], None], preset: Any) -> None:

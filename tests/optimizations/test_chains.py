@@ -89,6 +89,7 @@ def test_dead_units_in_every_configuration(configuration: str) -> None:
         assert_same(model, preset, x, configurations=[configuration], seed=torch.ones_like)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", LINEAR_RULES, ids=str)
 def test_values_that_are_exactly_zero(rule: rules.Rule) -> None:
     """Without a ReLU: units without weights, differences of a value with itself, sums of opposites."""

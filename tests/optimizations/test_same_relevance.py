@@ -84,6 +84,7 @@ WEIGHT, OTHER = random(6, 6, seed=1), random(6, 6, seed=2)
 X, Y = random(3, 6, seed=3), random(3, 6, seed=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "pairs"),
     [

@@ -52,6 +52,7 @@ def relevances(model: nn.Module, inputs: tuple[Tensor, ...], preset: Any) -> tup
     return found if isinstance(found, tuple) else (found,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(zoo.SMALL_NETS)), ids=list(zoo.SMALL_NETS))
 def test_answers_without_facts(turn: int, request: pytest.FixtureRequest) -> None:
     model, inputs = zoo.small_net(list(zoo.SMALL_NETS)[turn])

@@ -160,6 +160,7 @@ def assert_the_callers_own(relevance: Tensor, *others: Tensor) -> None:
     assert all(torch.equal(other, then) for other, then in zip(others, kept, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["residual", "concatenation", "pooling", "shapes", "one_dimensional", "two_inputs"])
 def test_a_result_is_the_callers_own(name: str, preset: str) -> None:

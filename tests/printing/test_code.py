@@ -183,6 +183,7 @@ def test_code_imports_what_it_uses_and_nothing_else() -> None:
     assert {"linear_flat", "linear_zplus", "dense_transposed", "stabilize", "initial_relevance"} <= set(imported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "plain"])
 @pytest.mark.parametrize("name", zoo.SMALL_NETS)
 def test_names_of_relevance_follow_the_forward_nodes(name: str, optimize: bool) -> None:
