@@ -11,7 +11,8 @@ from fxlrp.cached_constants import ProgramWithConstants
 from fxlrp.capture import Output
 from fxlrp.debugging.stages import log_and_stages, recorded
 from fxlrp.driver import compiled, log_only
-from fxlrp.explainer import Explainer, Explanation
+from fxlrp.explainer import Explainer
+from fxlrp.explanation import Explanation
 from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations

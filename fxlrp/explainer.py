@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,69 +11,21 @@ from torch import Tensor, fx, nn
 
 from fxlrp import deploy
 from fxlrp.balance import Balance
-from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.capture import DynamicShapes, FrontEnd
 from fxlrp.capture.outputs import follow
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
-from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.errors import InputError
+from fxlrp.explanation import Explanation
 from fxlrp.first_call import MadeOnInputs
 from fxlrp.inputs import Inputs, as_call
-from fxlrp.interface import Interface
 from fxlrp.printing import code, table
-from fxlrp.program import Options, annotation
+from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
-from fxlrp.recipe.recipe import Recipe, digest
+from fxlrp.recipe.recipe import digest
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
-from fxlrp.signature import Signature
-from fxlrp.vocabulary.lookup import Vocabulary
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The results of a compilation that an explainer keeps.
-
-    Args:
-        graph_module: The generated program.
-        constants: The program with its constants kept between calls; None if it has no constants.
-        interface: The inputs and results of the program.
-        signature: The arguments that a call accepts.
-        annotated: The annotated graph from which the program was made.
-        vocabulary: The operations in the graph.
-        options: The options of the request.
-        recipe: How the program was made.
-        stages: The stages of the compilation, if they were kept.
-    """
-
-    graph_module: fx.GraphModule
-    constants: ProgramWithConstants | None
-    interface: Interface
-    signature: Signature
-    annotated: fx.Graph
-    vocabulary: Vocabulary
-    options: Options
-    recipe: Recipe
-    stages: Stages | None
-
-    @property
-    def nodes(self) -> tuple[fx.Node, ...]:
-        """The annotated forward nodes, in order of execution."""
-        return tuple(node for node in self.annotated.nodes if node.op != "output")
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Check the values of a call, and return them in the order of the program's inputs."""
-        return self.signature.bind(args, kwargs, next(self.graph_module.parameters(), None))
-
-    def program(self) -> Callable[..., Any]:
-        """The program with kept constants, or without them where a change of a parameter could not be detected."""
-        return self.graph_module if self.constants is None or not can_be_watched() else self.constants
-
-    def step_by_step(self) -> StepByStep:
-        """The program without optimizations, for a run node by node."""
-        return StepByStep.of(self.graph_module, self.annotated, self.vocabulary, self.options)
 
 
 class _Uncaptured(nn.Module):

@@ -12,7 +12,7 @@ from torch.fx.operator_schemas import get_signature_for_torch_op
 
 from fxlrp.errors import RuleError
 from fxlrp.operation import Family, Operation
-from fxlrp.rules.presets import Preset
+from fxlrp.rules.preset import Preset
 from fxlrp.rules.specs import Custom, Rule
 from fxlrp.vocabulary.lookup import Vocabulary
 

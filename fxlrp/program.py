@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from torch import fx
 
 from fxlrp.interface import Interface
-from fxlrp.rules.presets import Preset
-from fxlrp.rules.specs import Rule
+from fxlrp.rules.preset import Preset
+from fxlrp.rules.rule import Rule
 from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary.lookup import Vocabulary
 

@@ -13,7 +13,8 @@ from torch.nn.parameter import is_lazy
 from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
-from fxlrp.rules.presets import Preset, Rules, resolve
+from fxlrp.rules.preset import Preset
+from fxlrp.rules.presets import Rules, resolve
 from fxlrp.vocabulary import CANONICAL
 from fxlrp.vocabulary.lookup import Vocabulary
 

@@ -18,10 +18,10 @@ from fxlrp.program import ANNOTATION, Annotation, Program, annotation
 from fxlrp.provenance import describe
 from fxlrp.relevance import fitting_rules, implementation
 from fxlrp.relevance.step import Choice, Implementation, Receivers
-from fxlrp.rules.presets import Pair
+from fxlrp.rules.preset import Pair
+from fxlrp.rules.rule import Rule
 from fxlrp.rules.selectors import Candidate, check_selector, matches
 from fxlrp.rules.selectors import describe as describe_selector
-from fxlrp.rules.specs import Rule
 
 
 @compiler_pass(needs=["decomposed", "dependence", "first layers"], provides=["annotated"])

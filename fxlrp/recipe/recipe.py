@@ -27,7 +27,7 @@ from fxlrp.provenance import MODEL
 from fxlrp.recipe.fingerprint import fingerprint, tensor_fingerprint
 from fxlrp.recipe.rules import dump_preset, load_preset
 from fxlrp.request import Request
-from fxlrp.rules.presets import Preset
+from fxlrp.rules.preset import Preset
 from fxlrp.version import __version__
 
 FORMAT = 1

@@ -9,7 +9,7 @@ from torch import nn
 
 import fxlrp.rules
 from fxlrp.errors import RecipeError
-from fxlrp.rules.presets import Pair, Preset
+from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Selector
 from fxlrp.rules.specs import Custom, Rule
 

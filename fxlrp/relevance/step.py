@@ -13,7 +13,7 @@ from torch import fx
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.provenance import provenance
-from fxlrp.rules.specs import Rule
+from fxlrp.rules.rule import Rule
 from fxlrp.vocabulary.lookup import Vocabulary
 
 

@@ -15,8 +15,9 @@ import zoo
 from fxlrp import presets, rules
 from fxlrp.errors import RuleError
 from fxlrp.provenance import module_path
-from fxlrp.rules.presets import PRESETS, Preset, resolve
-from fxlrp.rules.specs import Rule
+from fxlrp.rules.preset import Preset
+from fxlrp.rules.presets import PRESETS, resolve
+from fxlrp.rules.rule import Rule
 from oracles import One, Two, assert_relevance, dense_map, flat_rule, random, randomize, through, zplus_rule
 
 
@@ -573,7 +574,7 @@ def test_errors_of_rules_come_before_any_work(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_preset_of_ones_own() -> None:
-    from fxlrp.rules.presets import Pair
+    from fxlrp.rules.preset import Pair
 
     mine = Preset("mine", (Pair("conv2d", rules.WSquare(), "preset mine"),), epsilon=0.25)
     found = rules_of(mine)

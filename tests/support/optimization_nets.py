@@ -13,7 +13,7 @@ import zoo
 from fxlrp import rules
 from fxlrp.operation import Family
 from fxlrp.program import annotation
-from fxlrp.rules.presets import Pair, Preset
+from fxlrp.rules.preset import Pair, Preset
 from fxlrp.vocabulary import CANONICAL
 
 PRESETS: dict[str, Preset] = {

@@ -22,7 +22,7 @@ from fxlrp.passes.base import run_passes
 from fxlrp.program import Options, Program
 from fxlrp.relevance import RULES, implementation
 from fxlrp.rules import Epsilon, PassThrough, Rule, WinnerTakesAll
-from fxlrp.rules.presets import Pair, Preset
+from fxlrp.rules.preset import Pair, Preset
 from fxlrp.vocabulary import CANONICAL
 from operation_samples import KINDS, Setting, call, mixed, non_negative, samples, settings, tensors_of
 

@@ -1,0 +1,107 @@
+"""A preset: selectors with their rules, and a rule for every family of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fxlrp.errors import RuleError
+from fxlrp.operation import Family
+from fxlrp.rules.rule import Rule
+from fxlrp.rules.selectors import Selector
+from fxlrp.rules.specs import Epsilon, PassThrough, SignalTakeAll, Taylor, WinnerTakesAll
+
+_EXTENSION = "rule_for"
+
+
+class Pair(NamedTuple):
+    """A selector, and the rule for the nodes that it matches."""
+
+    selector: Selector
+    rule: Rule
+    origin: str
+
+    @property
+    def by_user(self) -> bool:
+        """Whether the user placed the pair in front of a preset."""
+        return self.origin.startswith("user pair")
+
+    @property
+    def by_extension(self) -> bool:
+        """Whether the pair belongs to an extension."""
+        return self.origin == _EXTENSION
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A list of selector and rule pairs. A node gets the rule of the first pair that matches it and fits its operation.
+
+    Args:
+        name: The name that tables show.
+        pairs: The pairs, in order of precedence.
+        epsilon: The stabilizer of LRP-epsilon for operations that no pair matches.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...] = ()
+    epsilon: float = 1e-6
+
+    def override(self, pairs: Iterable[tuple[Selector, Rule]]) -> Preset:
+        """Return this preset with ``pairs`` in front of its own. The first match wins.
+
+        Args:
+            pairs: The ``(selector, rule)`` pairs, in order of precedence.
+
+        Returns:
+            A new preset. This one is not changed.
+
+        Raises:
+            RuleError: An item is not a ``(selector, rule)`` pair.
+
+        Example:
+            >>> import fxlrp
+            >>> rules = fxlrp.presets.epsilon_plus().override([("layer4.*", fxlrp.rules.Gamma(0.25))])
+        """
+        known = sum(pair.by_user for pair in self.pairs)
+        return replace(self, pairs=(*_user_pairs(pairs, known), *self.pairs))
+
+    def extend(self, rules: Iterable[tuple[str, Rule]]) -> Preset:
+        """Return this preset with rules for user-defined operations, placed after the user's pairs."""
+        own = [Pair(name, rule, _EXTENSION) for name, rule in rules]
+        users = [pair for pair in self.pairs if pair.by_user]
+        return replace(self, pairs=(*users, *own, *self.pairs[len(users) :]))
+
+    def default(self, family: Family) -> Rule:
+        """The rule of an operation that no pair matches."""
+        return _default_rules(self.epsilon)[family]
+
+
+def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair]:
+    checked = []
+    for index, item in enumerate(pairs):
+        if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Rule)):
+            raise RuleError(
+                f"rules[{index}] is {item!r}, not a (selector, rule) pair such as ('add', fxlrp.rules.Equal())"
+            )
+        checked.append(Pair(item[0], item[1], f"user pair {known + index}"))
+    return checked
+
+
+def _default_rules(epsilon: float) -> Mapping[Family, Rule]:
+    return {
+        Family.LINEAR: Epsilon(epsilon),
+        Family.SUM: Epsilon(epsilon),
+        Family.PRODUCT: SignalTakeAll(),
+        Family.MATMUL: Epsilon(epsilon),
+        Family.ACTIVATION: PassThrough(),
+        Family.MAX_POOL: WinnerTakesAll(),
+        Family.AVERAGE: Epsilon(epsilon),
+        Family.NORMALIZATION: Epsilon(epsilon),
+        Family.SHAPE: PassThrough(),
+        Family.SOFTMAX: Taylor(epsilon),
+        Family.MASK: Epsilon(epsilon),
+        Family.EMBEDDING: PassThrough(),
+        Family.RECURRENT: SignalTakeAll(epsilon),
+        Family.CHECK: PassThrough(),
+    }
