@@ -83,6 +83,46 @@ def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> T
     return input.new_zeros(count, input.size(batch_dim), features)
 
 
+def scatter_product(input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool = True) -> Tensor:
+    """``torch.scatter_reduce`` with the reduction "prod"."""
+    return torch.scatter_reduce(input, dim, index, source, "prod", include_self=include_self)
+
+
+def index_product(input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool = True) -> Tensor:
+    """``torch.index_reduce`` with the reduction "prod"."""
+    return torch.index_reduce(input, dim, index, source, "prod", include_self=include_self)
+
+
+def expected_log_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The cross entropy of log-probabilities of shape ``(batch, classes, ...)``, in which it is linear.
+
+    The arguments are those of :func:`torch.nn.functional.cross_entropy`.
+    """
+    classes = input.size(1)
+    weights = input.new_ones(classes) if weight is None else weight
+    column = weights.reshape(1, classes, *(1,) * (input.dim() - 2))
+    if target.is_floating_point():
+        smooth = target * (1 - label_smoothing) + label_smoothing / classes
+        losses = -(input * smooth * column).sum(1)
+        total = losses.sum() / (losses.numel()) if reduction == "mean" else losses.sum()
+        return losses if reduction == "none" else total
+    kept = target != ignore_index
+    index = target.masked_fill(~kept, 0)
+    exact = -input.gather(1, index.unsqueeze(1)).squeeze(1) * weights[index]
+    smooth = -(input * column).sum(1) / classes
+    losses = ((1 - label_smoothing) * exact + label_smoothing * smooth).masked_fill(~kept, 0.0)
+    if reduction == "none":
+        return losses
+    return losses.sum() / (weights[index] * kept).sum() if reduction == "mean" else losses.sum()
+
+
 def add_into(input: Tensor, other: Tensor) -> Tensor:
     """``input + other``, in the memory of ``input`` if it has the type of the sum."""
     return input.add_(other) if input.dtype == other.dtype else input + other

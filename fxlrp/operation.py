@@ -32,6 +32,11 @@ class Family(enum.Enum):
     MASK = "mask"
     EMBEDDING = "embedding"
     RECURRENT = "recurrent"
+    TRANSFORM = "linear transform"
+    SELECTION = "selection"
+    FUNCTION = "function"
+    MATRIX_FUNCTION = "matrix function"
+    UNKNOWN = "unknown"
     CHECK = "check"
     CUSTOM = "custom"
     COMPOSITE = "composite"
@@ -47,6 +52,24 @@ class Gate(enum.IntEnum):
     SATURATING = 2
     STATISTIC = 3
     """A scale computed from the values, such as 1/sigma of a normalization: always a constant (Ali et al., 2022)."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A requirement that an argument has one of several values."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        """The values, in words."""
+        return " or ".join(map(repr, self.values))
+
+
+def satisfies(value: Any, required: Any) -> bool:
+    """Whether an argument has a required value, or one of several."""
+    if isinstance(required, OneOf):
+        return any(satisfies(value, each) for each in required.values)
+    return value is required or bool(value == required)
 
 
 @dataclass(frozen=True)
@@ -115,6 +138,8 @@ class Operation:
         is_size: Whether the result is a Python number that is computed from sizes.
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance.
+        elementwise: Whether each element of the result is a function of one element of each operand.
+        homogeneous: Whether the result is homogeneous of degree one in the operands together.
     """
 
     name: str
@@ -147,6 +172,8 @@ class Operation:
     is_size: bool = False
     is_flat: Fact | None = None
     makes_integers: Fact | None = None
+    elementwise: bool = False
+    homogeneous: bool = False
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Match a call's arguments to the parameters by name, with defaults filled in.
@@ -173,6 +200,9 @@ class Operation:
         for name, value in kwargs.items():
             if name not in names:
                 name = _PARAMETER_SYNONYMS.get(name, name)
+            if name == "input" and "input" not in names:
+                # ATen's name of the first parameter, which some functions call otherwise.
+                name = names[0]
             if name not in names or name in bound:
                 raise TypeError(f"{self.name} does not take the argument {name!r}")
             bound[name] = value
@@ -180,6 +210,14 @@ class Operation:
         if missing:
             raise TypeError(f"{self.name} needs the argument {missing[0]!r}")
         return {name: bound.get(name, self.parameters[name]) for name in names}
+
+    def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call matches the parameters."""
+        try:
+            self.bind(args, kwargs)
+        except TypeError:
+            return False
+        return True
 
     def _bind_signature(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         problem = TypeError(f"{self.name} has no signature")

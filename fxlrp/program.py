@@ -15,6 +15,8 @@ from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary.lookup import Vocabulary
 
 ANNOTATION = "fxlrp"
+# Marks a node of a relevance step that computes a size, not a tensor.
+SIZE = "fxlrp_size"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Facts:
 
     Args:
         values: The shapes and types of values, by node name, if example inputs are given.
+        sizes: The values of sizes and of numbers computed from them, by node name, if example inputs are given.
         changed_inputs: The inputs that the model changes in place.
         tokens: The integer values that are inputs of embeddings, and the inputs that they come from.
         masks: The inputs that are attention masks, numeric or boolean.
@@ -105,6 +108,7 @@ class Facts:
     """
 
     values: Mapping[str, InputSpec] = field(default_factory=dict)
+    sizes: Mapping[str, int | float] = field(default_factory=dict)
     changed_inputs: tuple[fx.Node, ...] = ()
     tokens: frozenset[fx.Node] = frozenset()
     masks: frozenset[fx.Node] = frozenset()

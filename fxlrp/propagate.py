@@ -18,6 +18,8 @@ from fxlrp.errors import InternalError
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
 from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
+from fxlrp.relevance.derived import complex_implementation
+from fxlrp.relevance.numerics import multiply_components
 from fxlrp.relevance.step import Contributions, Step, StepFacts
 
 
@@ -54,9 +56,17 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         ledger.credit_part(operands[0], index, received)
         return Flow(arrived, arrived)
     known = program.facts
-    facts = StepFacts(known.non_negative, known.finite, node in known.supported, node in known.quotients)
+    facts = StepFacts(
+        known.non_negative,
+        known.finite,
+        node in known.supported,
+        node in known.quotients,
+        {**known.values, **known.sizes},
+    )
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
+    if step.reads_complex and not how.of_complex:
+        how = complex_implementation(operation)
     contributions = how.specialize(step)
     if contributions is None:
         contributions = how.emit(step)
@@ -83,7 +93,7 @@ class Ledger:
     def __init__(self, program: Program, forward: Sequence[fx.Node]) -> None:
         """Start before any value of the forward graph has received relevance."""
         self.flows: dict[fx.Node, Flow] = {}
-        self._graph = program.graph
+        self._graph, self._values = program.graph, program.facts.values
         self._received: dict[fx.Node, Relevance] = {}
         self._parts: dict[fx.Node, dict[int, Relevance]] = defaultdict(dict)
         self._products: dict[tuple[fx.Node, fx.Node | None], fx.Node] = {}
@@ -124,7 +134,9 @@ class Ledger:
             return relevance.factor
         key = (relevance.factor, relevance.base)
         if key not in self._products:
-            product = self._graph.call_function(operator.mul, (relevance.factor, relevance.base))
+            spec = self._values.get(relevance.base.name)
+            function = multiply_components if spec is not None and spec.dtype.is_complex else operator.mul
+            product = self._graph.call_function(function, (relevance.factor, relevance.base))
             product.meta = provenance(value)
             own = relevance.factor.name.removeprefix(f"q_{value.name}")
             suffix = own if own != relevance.factor.name else "" if whole else f"_from_{relevance.base.name}"

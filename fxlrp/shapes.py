@@ -27,7 +27,7 @@ class InputSpec:
     @property
     def is_floating(self) -> bool:
         """Whether the tensor contains numbers that relevance can reach, not indices or truth values."""
-        return self.dtype.is_floating_point
+        return self.dtype.is_floating_point or self.dtype.is_complex
 
     @staticmethod
     def of(value: Any) -> InputSpec:
@@ -35,21 +35,36 @@ class InputSpec:
         return InputSpec(tuple(int(size) for size in value.shape), value.dtype, value.device)
 
 
+@dataclass
+class Inferred:
+    """What is known of the values of a graph.
+
+    Args:
+        values: The specification of every tensor, by name.
+        sizes: The value of every size, and of every number that is computed from sizes, by name.
+    """
+
+    values: dict[str, InputSpec]
+    sizes: dict[str, int | float]
+
+
 class _Reader(fx.Interpreter):
     """Runs a graph on fake tensors and records their specifications."""
 
     def __init__(self, graph_module: fx.GraphModule, graph: fx.Graph) -> None:
         super().__init__(graph_module, graph=graph)
-        self.values: dict[str, InputSpec] = {}
+        self.inferred = Inferred({}, {})
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor):
-            self.values[n.name] = InputSpec(tuple(value.shape), value.dtype, value.device)
+            self.inferred.values[n.name] = InputSpec(tuple(value.shape), value.dtype, value.device)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            self.inferred.sizes[n.name] = value
         return value
 
 
-def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
+def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]) -> Inferred:
     """The specification of every tensor of a forward graph, by name; ``graph_module`` contains its parameters."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
@@ -57,11 +72,11 @@ def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence
         # Sizes that depend on values, as of x[mask], and all that follow from them, remain unknown.
         with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
             reader.run(*fake, enable_io_processing=False)
-    return reader.values
+    return reader.inferred
 
 
 def infer_shapes(
     graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a forward graph, by name."""
-    return {name: value.shape for name, value in infer_values(graph_module, graph, inputs).items()}
+    return {name: value.shape for name, value in infer_values(graph_module, graph, inputs).values.items()}

@@ -12,7 +12,7 @@ from types import FunctionType
 from torch import fx
 
 from fxlrp.errors import InternalError, RuleError, UnsupportedOpError
-from fxlrp.operation import Operation
+from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation
 from fxlrp.provenance import describe
@@ -22,6 +22,7 @@ from fxlrp.rules.preset import Pair
 from fxlrp.rules.rule import Rule
 from fxlrp.rules.selectors import Candidate, check_selector, matches
 from fxlrp.rules.selectors import describe as describe_selector
+from fxlrp.vocabulary.unknown import unknown
 
 
 @compiler_pass(needs=["decomposed", "dependence", "first layers"], provides=["annotated"])
@@ -32,6 +33,7 @@ def annotate(program: Program) -> int:
         UnsupportedOpError: Operations have no rule; the message lists all of them.
         RuleError: A user-defined pair selects nothing, or only operations that its rule does not fit.
     """
+    program.vocabulary = program.vocabulary.extend(_unknown(program))
     for pair in program.options.preset.pairs:
         check_selector(pair.selector, program.vocabulary.operations)
     walk = _Walk(program)
@@ -52,6 +54,21 @@ def annotate(program: Program) -> int:
         live.update(operands[position] for position in annotated.carries)
     walk.check()
     return walk.count
+
+
+def _unknown(program: Program) -> list[Operation]:
+    """Rows for the functions of torch that the vocabulary does not know, and that relevance may reach."""
+    found: dict[str, Operation] = {}
+    for node in program.graph.nodes:
+        if (
+            node.op == "call_function"
+            and node in program.facts.dependent
+            and program.vocabulary.operation(node) is None
+        ):
+            operation = unknown(node.target, program.vocabulary)
+            if operation is not None and operation.takes(node.args, node.kwargs):
+                found[operation.name] = operation
+    return list(found.values())
 
 
 def change_rule(program: Program, node: fx.Node, rule: Rule, *, origin: str, reason: str = "") -> None:
@@ -108,7 +125,14 @@ class _Walk:
             self.unsupported.append(describe(node, operation.name if operation else None) + problem)
             self.opaque |= operation is None and _is_opaque(node)
             return None
-        rule, how, origin, reason = self._choose(node, operation)
+        chosen = self._choose(node, operation)
+        if chosen is None:
+            self.opaque |= _is_opaque(node)
+            is_known = operation.family is not Family.UNKNOWN
+            family = f" ({operation.family.value})" if is_known else ""
+            self.unsupported.append(describe(node, operation.name if is_known else None) + family)
+            return None
+        rule, how, origin, reason = chosen
         receivers = _receivers(self.program, node, operation, rule, how)
         self.count += 1
         reasons = "; ".join(part for part in (reason, receivers.reason) if part)
@@ -137,8 +161,8 @@ class _Walk:
         operation = self.program.vocabulary.operation(node)
         return operation is not None and operation.multiple_results
 
-    def _choose(self, node: fx.Node, operation: Operation) -> tuple[Rule, Implementation, str, str]:
-        """The first pair that matches and fits, else the default of the preset."""
+    def _choose(self, node: fx.Node, operation: Operation) -> tuple[Rule, Implementation, str, str] | None:
+        """The first pair that matches and fits, else the default of the preset; None if there is none."""
         candidate = Candidate(node, operation, node in self.program.facts.first_layer)
         chosen: tuple[Rule, Implementation, str, str] | None = None
         for index, pair in enumerate(self.program.options.preset.pairs):
@@ -152,6 +176,8 @@ class _Walk:
         if chosen is not None:
             return chosen
         rule = self.program.options.preset.default(operation.family)
+        if rule is None:
+            return None
         how = implementation(operation, rule)
         if how is None:
             raise InternalError(
@@ -190,6 +216,7 @@ def _unsupported_message(problems: list[str]) -> str:
     lines = "\n".join(f"  {index}. {problem}" for index, problem in enumerate(reversed(problems), 1))
     return (
         f"{count} operation{'s have' if count > 1 else ' has'} no relevance rule:\n{lines}\n"
-        f"Write a rule with @fxlrp.rule_for(function) and pass it to fxlrp.compile(..., extensions=[...]); "
+        f"Write a rule with @fxlrp.rule_for(function) and pass it to fxlrp.compile(..., extensions=[...]), or "
+        f"choose the gradient of a differentiable operation, rules=[(name, fxlrp.rules.Gradient())]; "
         f"see docs/adding-a-rule.md"
     )

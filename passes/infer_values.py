@@ -10,14 +10,15 @@ from fxlrp.shapes import infer_values as values_of
 
 @compiler_pass(needs=["canonical"], after=["name_nodes"])
 def infer_values(program: Program) -> int:
-    """Record the shapes and types of all tensors by name; return how many are known.
+    """Record the shapes and types of all tensors, and the values of sizes, by name; return how many tensors are known.
 
     Raises:
         GraphError: The graph does not run on the example inputs.
     """
     if program.options.examples:
         try:
-            program.facts.values = values_of(program.graph_module, program.graph, program.options.examples)
+            inferred = values_of(program.graph_module, program.graph, program.options.examples)
         except Exception as error:
             raise GraphError(f"the model does not take the example inputs: {error}") from error
+        program.facts.values, program.facts.sizes = inferred.values, inferred.sizes
     return len(program.facts.values)

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxlrp.errors import CaptureError, SymbolicTraceError
-from fxlrp.operation import Operation
+from fxlrp.operation import OneOf, Operation, satisfies
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.provenance import describe
@@ -69,11 +69,11 @@ def _method_to_function(node: fx.Node) -> int:
 
 def _check_required(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:
     for name, required in operation.required_values.items():
-        if bound[name] is not required and bound[name] != required:
+        if not satisfies(bound[name], required):
             hint = (
                 "put the model in eval mode before compiling, and pass training=self.training"
                 if name == "training"
-                else f"only {name}={required!r} is supported"
+                else f"only {name}={required if isinstance(required, OneOf) else repr(required)} is supported"
             )
             raise CaptureError(f"{operation.name} is called with {name}={bound[name]!r}; {hint}: {describe(node)}")
 
@@ -82,6 +82,8 @@ _ATTRIBUTE_METHODS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "mT": (torch.transpose, (-2, -1)),
     "T": (torch.t, ()),
     "data": (torch.Tensor.detach, ()),
+    "real": (torch.real, ()),
+    "imag": (torch.imag, ()),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program
+from fxlrp.program import SIZE, Program
 from fxlrp.relevance.allocation import declared_in_place_form, declares_allocation
 
 
@@ -65,7 +65,7 @@ class _Memory:
 
     def is_own(self, node: fx.Node) -> bool:
         """Whether no value that is read later shares memory with the result of a call."""
-        if node.op != "call_function" or node in self.program.emitted.constants:
+        if node.op != "call_function" or node in self.program.emitted.constants or SIZE in node.meta:
             return False
         if node in self.reusing:
             return True

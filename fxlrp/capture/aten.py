@@ -15,6 +15,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxlrp.functions import set_item
+from fxlrp.operation import satisfies
 from fxlrp.vocabulary.lookup import Vocabulary
 
 
@@ -45,6 +46,10 @@ def _slices(given: Arguments) -> tuple[Any, ...] | None:
     if start is None and end is None and step == 1:
         return None
     return _at(dim, slice(start, end, None if step == 1 else step))
+
+
+def _without_self(given: Arguments) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name != "self"}
 
 
 def _at(dim: int, index: Any) -> tuple[Any, ...]:
@@ -158,6 +163,11 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "elu": _elu,
     "_native_batch_norm_legit_no_training": _batch_norm,
     **{f"max_pool{n}d_with_indices": _max_pool(n) for n in (1, 2, 3)},
+    "stft": lambda given: _call(torch.stft, given["self"], **{"center": False, **_without_self(given)}),
+    "cdist": lambda given: _call(torch.cdist, given["x1"], given["x2"], given["p"]),
+    "tensordot": lambda given: _call(
+        torch.tensordot, given["self"], given["other"], (tuple(given["dims_self"]), tuple(given["dims_other"]))
+    ),
     "embedding": lambda given: _call(F.embedding, given["indices"], given["weight"]),
     "im2col": lambda given: _call(
         F.unfold, given["self"], *(tuple(given[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
@@ -227,10 +237,14 @@ def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
         options = {name: value for name, value in node.kwargs.items() if name not in _NOT_OF_VALUES}
         return Call(operation.function, node.args, options)
     kept = {name: value for name, value in given.items() if name not in _NOT_OF_VALUES}
+    number = kept.get("reduction")
+    if isinstance(number, int):
+        # The functions of torch.nn.functional take the name.
+        kept["reduction"] = ("none", "mean", "sum")[number]
     try:
         bound = operation.bind((), kept)
     except TypeError:
         return as_it_is
-    if any(bound[name] != required for name, required in operation.required_values.items()):
+    if not all(satisfies(bound[name], required) for name, required in operation.required_values.items()):
         return as_it_is
     return Call(operation.function, *operation.call(bound))

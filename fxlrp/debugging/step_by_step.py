@@ -13,6 +13,7 @@ from torch import fx
 from fxlrp.operation import Operation
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.program import Annotation, Flow, Options, Program, annotation, nodes_by_name
+from fxlrp.shapes import infer_values
 from fxlrp.vocabulary.lookup import Vocabulary
 
 
@@ -65,6 +66,9 @@ class StepByStep:
         """
         program = Program(fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, options)
         program.properties |= emit_relevance.needs
+        if options.examples:
+            inferred = infer_values(graph_module, annotated, options.examples)
+            program.facts.values, program.facts.sizes = inferred.values, inferred.sizes
         emit_relevance(program)
         interface, nodes = program.emitted.interface, nodes_by_name(program.graph)
         flows = tuple(_node_flow(program, node, flow) for node, flow in program.emitted.flows.items())

@@ -12,6 +12,7 @@ from fxlrp.relevance import (
     activation,
     average,
     custom,
+    derived,
     embedding,
     linear,
     mask,
@@ -42,6 +43,11 @@ RULES: Mapping[Family, RuleTable] = {
     Family.EMBEDDING: embedding.RULES,
     Family.RECURRENT: recurrent.RULES,
     Family.CHECK: activation.RULES,
+    Family.TRANSFORM: derived.TRANSFORM,
+    Family.SELECTION: derived.SELECTION,
+    Family.FUNCTION: derived.FUNCTION,
+    Family.MATRIX_FUNCTION: {},
+    Family.UNKNOWN: {},
     Family.CUSTOM: {},
 }
 
@@ -57,11 +63,16 @@ def implementation(operation: Operation, rule: Rule) -> Implementation | None:
 
 
 def _found(operation: Operation, rule: type[Rule]) -> Implementation | None:
-    found = RULES.get(operation.family, {}).get(rule) or custom.RULES.get(rule)
+    found = RULES.get(operation.family, {}).get(rule) or _of_any(operation).get(rule)
     return found.get(operation.name) if isinstance(found, Mapping) else found
+
+
+def _of_any(operation: Operation) -> RuleTable:
+    """The rules that fit every operation; the gradient does not exist for tokens, which are integers."""
+    return custom.RULES if operation.token_operand else {**custom.RULES, **derived.ANY}
 
 
 def fitting_rules(operation: Operation) -> list[str]:
     """The names of the rules that fit ``operation``."""
-    rules = {**RULES.get(operation.family, {}), **custom.RULES}
+    rules = {**RULES.get(operation.family, {}), **_of_any(operation)}
     return sorted(rule.__name__ for rule in rules if _found(operation, rule) is not None)

@@ -202,6 +202,13 @@ def masked_fill_relevance(x: Tensor, r: Tensor, mask: Tensor) -> Tensor:
     return unbroadcast(r.masked_fill(mask, 0.0), x)
 
 
+def masked_select_relevance(x: Tensor, r: Tensor, mask: Tensor) -> Tensor:
+    """To the elements that were selected."""
+    mask = mask.expand(torch.broadcast_shapes(x.shape, mask.shape))
+    wide = r.new_zeros(mask.shape).masked_scatter(mask, r)
+    return unbroadcast(wide, x)
+
+
 def nan_to_num_relevance(x: Tensor, r: Tensor) -> Tensor:
     """To the elements that were numbers."""
     return r.masked_fill(~x.isfinite(), 0.0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import RuleError
+from fxlrp.relevance.derived import transposed
 from fxlrp.relevance.numerics import unbroadcast
 from fxlrp.relevance.products import gate_rank
 from fxlrp.relevance.proportional import LinearMap, proportional
@@ -90,7 +91,11 @@ def _values(choice: Choice) -> Receivers:
     return Receivers(positions, f"operand {ranks.index(max(ranks))} is the gate")
 
 
-_MAPS = {"matmul": _matmul_transposed, "einsum": _einsum_transposed}
+_MAPS = {
+    "matmul": _matmul_transposed,
+    "einsum": _einsum_transposed,
+    **dict.fromkeys("tensordot inner kron cross linalg_cross linalg_multi_dot chain_matmul".split(), transposed),
+}
 
 RULES: RuleTable = {
     Epsilon: {name: proportional(LinearMap(each, are_factors=True)) for name, each in _MAPS.items()},

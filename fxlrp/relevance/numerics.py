@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxlrp.errors import InputError
+
 
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for ``epsilon = 0`` zeros become ones.
@@ -37,8 +39,24 @@ def unbroadcast(relevance: Tensor, like: Tensor) -> Tensor:
     return as_type_of(relevance, like)
 
 
+def multiply_components(a: Tensor, b: Tensor) -> Tensor:
+    """The products of the real parts and of the imaginary parts, each of which has its own relevance."""
+    return torch.complex(a.real * b.real, a.imag * b.imag)
+
+
+def divide_components(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """``R / s(z)`` for the real parts and for the imaginary parts."""
+    return torch.complex(r.real / stabilize(z.real, epsilon), r.imag / stabilize(z.imag, epsilon))
+
+
 def as_type_of(relevance: Tensor, like: Tensor) -> Tensor:
-    """``relevance`` in the type of an operand; unchanged for tokens, which are integers."""
+    """``relevance`` in the type of an operand; unchanged for tokens, which are integers.
+
+    Raises:
+        InputError: The relevance is complex, but the operand is not.
+    """
+    if relevance.is_complex() and not like.is_complex():
+        raise InputError("the types of complex values must be known: compile with example_inputs")
     return relevance.to(like.dtype) if like.is_floating_point() else relevance
 
 

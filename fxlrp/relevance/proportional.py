@@ -19,7 +19,8 @@ from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.quotients import over, over_value
 from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
-from fxlrp.rules.specs import Epsilon, SignalTakeAll
+from fxlrp.rules.rule import Rule
+from fxlrp.rules.specs import Epsilon
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     """Emit ``R / s(z)``; for ``n`` factors ``R / s(n z)``."""
     rule = step.rule
-    assert isinstance(rule, Epsilon | SignalTakeAll)
-    epsilon = rule.epsilon if isinstance(rule, Epsilon) else rule.stabilizer
+    epsilon = _stabilizer(rule)
     total = linear.total(step) if linear.total is not None else None
     if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
         total = linear.without_bias(step)
@@ -74,6 +74,11 @@ def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     else:
         u = over(step, step.named("s", stabilize, total, epsilon / count))
     return u if count == 1 else step.named("part", operator.truediv, u, count)
+
+
+def _stabilizer(rule: Rule) -> float:
+    """The stabilizer of LRP-epsilon under a rule; LRP-0 under a rule without one, such as a gradient."""
+    return rule.epsilon if isinstance(rule, Epsilon) else float(getattr(rule, "stabilizer", 0.0))
 
 
 def by_function(function: Callable[..., Tensor], *names: str) -> Callable[[Step, fx.Node, int], fx.Node]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates, with_in_place_form
-from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.numerics import divide_components, stabilize
 from fxlrp.relevance.step import Step
 
 
@@ -68,6 +68,8 @@ def _smallest(z: Tensor) -> float:
 def over_value(step: Step, epsilon: float) -> fx.Node:
     """Emit ``R / s(z)`` for the value ``z`` of the step's node."""
     received, z = step.single, step.node
+    if step.is_complex(z):
+        return step.named("share", divide_components, step.relevance, z, epsilon)
     if received.base is None:
         return step.named("share", operator.truediv, received.factor, step.named("s", stabilize, z, epsilon))
     if received.base is z:

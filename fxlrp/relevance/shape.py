@@ -132,6 +132,7 @@ _EMITTERS: Mapping[str, Emitter] = {
     "channel_shuffle": _moved(elements.channel_shuffle_relevance, "groups"),
     **dict.fromkeys(("to", "float", "double", "half", "bfloat16"), _to_input(elements.to_relevance)),
     "masked_fill": _to_input(elements.masked_fill_relevance, "mask"),
+    "masked_select": _to_input(elements.masked_select_relevance, "mask"),
     "where": _emit_where,
     "setitem": _emit_setitem,
     "cat": _joined(elements.cat_relevance),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torch import fx
@@ -13,7 +13,9 @@ from torch import fx
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.provenance import provenance
+from fxlrp.relevance.numerics import multiply_components
 from fxlrp.rules.rule import Rule
+from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary.lookup import Vocabulary
 
 
@@ -26,12 +28,14 @@ class StepFacts:
         finite: The forward values that are finite.
         supported: Whether the relevance is zero wherever the value is zero or negative.
         quotients: Whether the step may pass on relevance as a quotient.
+        values: The shapes and types of values, and the values of sizes, by node name; empty without example inputs.
     """
 
     non_negative: frozenset[fx.Node] = frozenset()
     finite: frozenset[fx.Node] = frozenset()
     supported: bool = False
     quotients: bool = False
+    values: Mapping[str, InputSpec | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,22 @@ class Step:
         made._rename(f"{self.node.name}_{name}")
         return made
 
+    def is_complex(self, value: Any) -> bool:
+        """Whether a forward value is known to be complex."""
+        spec = self.facts.values.get(value.name) if isinstance(value, fx.Node) else None
+        return isinstance(spec, InputSpec) and spec.dtype.is_complex
+
+    @property
+    def reads_complex(self) -> bool:
+        """Whether the value of the node, or an operand that receives relevance, is complex."""
+        return self.is_complex(self.node) or any(self.is_complex(self.operands[each]) for each in self.receivers)
+
     def times(self, operand: fx.Node, factor: fx.Node) -> Relevance:
         """The contribution ``operand * factor``, multiplied out unless it may remain a quotient."""
         if self.facts.quotients:
             return Relevance(factor, operand)
+        if self.is_complex(operand):
+            return Relevance(self.call(multiply_components, operand, factor))
         return Relevance(self.call(operator.mul, operand, factor))
 
     @property
@@ -181,6 +197,7 @@ class Implementation:
         specialize: Emits a cheaper step if the facts allow one, else returns None.
         quotients: Whether the step can pass on relevance as a quotient.
         vanishes: Whether the contribution to an element of an operand is zero where that element is zero.
+        of_complex: Whether the step is valid for complex values, whose real and imaginary parts each have relevance.
         follows: Whether the relevance of each element of the result goes only to the elements from which it was
             selected or computed.
         absorber: What absorbs relevance beside the stabilizer under LRP-epsilon; None if unknown.
@@ -192,6 +209,7 @@ class Implementation:
     quotients: bool = False
     vanishes: bool = False
     follows: bool = False
+    of_complex: bool = False
     absorber: Absorber | None = None
 
 

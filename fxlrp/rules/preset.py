@@ -72,9 +72,9 @@ class Preset:
         users = [pair for pair in self.pairs if pair.by_user]
         return replace(self, pairs=(*users, *own, *self.pairs[len(users) :]))
 
-    def default(self, family: Family) -> Rule:
-        """The rule of an operation that no pair matches."""
-        return _default_rules(self.epsilon)[family]
+    def default(self, family: Family) -> Rule | None:
+        """The rule of an operation that no pair matches; None for a family without a rule in the literature."""
+        return _default_rules(self.epsilon).get(family)
 
 
 def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair]:
@@ -104,4 +104,7 @@ def _default_rules(epsilon: float) -> Mapping[Family, Rule]:
         Family.EMBEDDING: PassThrough(),
         Family.RECURRENT: SignalTakeAll(epsilon),
         Family.CHECK: PassThrough(),
+        Family.TRANSFORM: Epsilon(epsilon),
+        Family.SELECTION: PassThrough(),
+        Family.FUNCTION: Epsilon(epsilon),
     }

@@ -25,6 +25,7 @@ from fxlrp.rules.specs import (
     Epsilon,
     Flat,
     Gamma,
+    Gradient,
     Rule,
     SignalTakeAll,
     Uniform,
@@ -310,6 +311,25 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
 
 
 @_declared
+def gradient() -> Preset:
+    """Gradient times input: the vector-Jacobian product of every operation (Shrikumar et al., 2016).
+
+    It covers every differentiable operation, but conserves relevance only for operations that are homogeneous of
+    degree one. On networks of linear maps without bias and piecewise linear activations it equals LRP-0.
+
+    Returns:
+        The preset.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> explain = fxlrp.compile(torch.nn.Linear(3, 2).eval(), rules=fxlrp.presets.gradient())
+        >>> explain(torch.ones(1, 3), target=0).shape
+        torch.Size([1, 3])
+    """
+    return Preset("gradient", (Pair("*", Gradient(), "preset gradient"),))
+
+
+@_declared
 def default() -> Preset:
     """The preset that ``rules=None`` selects: the rules of :func:`epsilon_plus` (Kohlbrenner et al., 2020).
 
@@ -345,6 +365,7 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
         epsilon_alpha2_beta1_flat,
         attnlrp,
         cplrp,
+        gradient,
         default,
     )
 }

@@ -22,6 +22,7 @@ __all__ = [
     "Equal",
     "Flat",
     "Gamma",
+    "Gradient",
     "Magnitude",
     "Only",
     "PassThrough",
@@ -349,6 +350,26 @@ class Constant(Rule):
     """The result of a softmax counts as a constant (Ali et al., 2022).
 
     ``R_x = 0``: the input of the softmax receives no relevance.
+    """
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    """The vector-Jacobian product of the operation itself, for every differentiable operation.
+
+    ``R_x = x * J^T(R / y)``, where ``J`` is the Jacobian of the result ``y`` at the operands, and ``0/0 = 0``. Applied
+    to every operation it gives gradient times input (:func:`~fxlrp.presets.gradient`). It conserves relevance only for
+    operations that are homogeneous of degree one. The step is derived by tracing, for which sizes must be known:
+    without ``example_inputs`` the model is compiled at the first call.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.linalg.det(x).unsqueeze(1)
+        >>> explain = fxlrp.compile(Net().eval(), rules=[("linalg_det", fxlrp.rules.Gradient())])
+        >>> explain(torch.eye(3).expand(2, 3, 3), target=0).sum((1, 2))
+        tensor([3., 3.])
     """
 
 

@@ -15,10 +15,13 @@ from fxlrp.vocabulary.identities import checks, identities
 from fxlrp.vocabulary.linear import linear
 from fxlrp.vocabulary.lookup import Spelling, Vocabulary
 from fxlrp.vocabulary.no_relevance import SHAPE_ATTRIBUTES, no_relevance
+from fxlrp.vocabulary.nonlinear import matrix_functions, nonlinear
 from fxlrp.vocabulary.normalization import normalization
 from fxlrp.vocabulary.recurrent import recurrent
 from fxlrp.vocabulary.reductions import averages, max_pooling
+from fxlrp.vocabulary.selections import selections
 from fxlrp.vocabulary.shape import casts, copies, fills, joins, views
+from fxlrp.vocabulary.transforms import transforms
 
 __all__ = ["CANONICAL", "SHAPE_ATTRIBUTES", "Spelling", "Vocabulary"]
 
@@ -38,6 +41,10 @@ CANONICAL = Vocabulary(
         *copies(),
         *fills(),
         *joins(),
+        *transforms(),
+        *selections(),
+        *nonlinear(),
+        *matrix_functions(),
         *checks(),
         *identities(),
         *no_relevance(),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from fxlrp.operation import REQUIRED, Call, Fact, Family, Gate, Operation
 from fxlrp.vocabulary import facts
+from fxlrp.vocabulary.schema import rows
 
 _ALWAYS_NON_NEGATIVE = "relu relu6 sigmoid hardsigmoid exp square abs".split()
 _NON_NEGATIVE_WITH_OPERAND = (
@@ -26,6 +27,45 @@ _GATES: Mapping[str, Gate] = {
     **dict.fromkeys(("sigmoid", "hardsigmoid", "exp"), Gate.SATURATING),
     **dict.fromkeys(("tanh", "hardtanh", "silu", "hardswish", "gelu", "softplus"), Gate.SELF_GATED),
 }
+
+
+# Elementary functions that are not finite or not defined everywhere, or that are constant almost everywhere.
+_ELEMENTARY = """
+    acos(input*)
+    acosh(input*)
+    asin(input*)
+    asinh(input*)
+    atanh(input*)
+    cosh(input*)
+    sinh(input*)
+    ceil(input*)
+    floor(input*)
+    trunc(input*)
+    frac(input*)
+    round(input*, decimals=0)
+    sign(input*)
+    sgn(input*)
+    sinc(input*)
+    angle(input*)
+    digamma(input*)
+    lgamma(input*)
+    mvlgamma(input*, p)
+    polygamma(n, input*)
+    erfc(input*)
+    erfinv(input*)
+    logit(input*, eps=None)
+    i0(input*)
+    special.i0e(input*)
+    special.i1(input*)
+    special.i1e(input*)
+    special.ndtr(input*)
+    special.ndtri(input*)
+    special.log_ndtr(input*)
+    special.erfcx(input*)
+    special.entr(input*)
+    special.polygamma(n, input*)
+    renorm(input*, p, dim, maxnorm)
+"""
 
 
 def _clamp_is_non_negative(call: Call) -> bool:
@@ -94,6 +134,7 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
 def activations() -> Iterator[Operation]:
     """The activations of ``torch.nn``, and the elementary functions."""
     options: dict[str, dict[str, Any]] = {"sigmoid": {"aliases": ("expit",)}, "relu": {"in_place": torch.relu_}}
+    options["logsigmoid"] = {"aliases": ("log_sigmoid",)}
     for name in "relu relu6 selu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink tanh sigmoid".split():
         function = getattr(torch, name, None) or getattr(F, name)
         yield _activation(name, function, {"inplace": False}, **options.get(name, {}))
@@ -119,4 +160,5 @@ def activations() -> Iterator[Operation]:
     for name in "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal square abs sin cos tan atan erf".split():
         yield _activation(name, getattr(torch, name), {})
     yield _activation("neg", operator.neg, {}, aliases=("negative",))
+    yield from rows(Family.ACTIVATION, _ELEMENTARY, allocates=True)
     yield _activation("pow", operator.pow, {"exponent": REQUIRED}, gate=_power_is_statistic)

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxlrp.functions import add_into, multiply_into
-from fxlrp.operation import REQUIRED, Call, Family, Gate, Operation
+from fxlrp.operation import REQUIRED, Call, Family, Gate, OneOf, Operation
 from fxlrp.vocabulary import facts
 
 _BINARY = {"input": REQUIRED, "other": REQUIRED}
@@ -77,7 +77,7 @@ def arithmetic() -> Iterator[Operation]:
         {**_BINARY, "rounding_mode": None},
         aliases=("truediv", "true_divide", "divide"),
         held_constant=("other",),
-        required_values={"rounding_mode": None},
+        required_values={"rounding_mode": OneOf((None, "floor", "trunc"))},
         allocates=True,
         non_negative=facts.of_arguments("input", "other"),
         finite=_quotient_is_finite,

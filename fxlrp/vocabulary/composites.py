@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fxlrp.operation import REQUIRED, Family, Operation
+from fxlrp.vocabulary.schema import row, rows
 
 
 def _composite(
@@ -38,6 +39,27 @@ def _multi_head_attention() -> Operation:
     )
 
 
+_SCHEMAS = """
+    addmv(input*, mat*, vec*, beta=1, alpha=1)
+    addr(input*, vec1*, vec2*, beta=1, alpha=1)
+    addbmm(input*, batch1*, batch2*, beta=1, alpha=1)
+    addcdiv(input*, tensor1*, tensor2*, value=1)
+    lerp(input*, end*, weight*)
+    dist(input*, other*, p=2)
+    pairwise_distance(x1*, x2*, p=2.0, eps=1e-6, keepdim=False)
+    vdot(input*, other*)
+    bilinear(input1*, input2*, weight, bias=None)
+    outer(input*, vec2*)
+    linalg.vecdot(x*, y*, dim=-1)
+    median(input*, dim=None, keepdim=False)
+    nanmedian(input*, dim=None, keepdim=False)
+    constant_pad_nd(input*, pad, value=0)
+"""
+
+
+_CROSS_ENTROPY = "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean', label_smoothing=0.0"
+
+
 def composites() -> Iterator[Operation]:
     """The composite operations."""
     scaled = {"input": REQUIRED, "other": REQUIRED, "alpha": 1}
@@ -54,7 +76,10 @@ def composites() -> Iterator[Operation]:
         "addcmul", torch.addcmul, {"input": REQUIRED, "tensor1": REQUIRED, "tensor2": REQUIRED, "value": 1}
     )
     spread = dict(input=REQUIRED, dim=None, unbiased=None, keepdim=False, correction=None)
-    yield _composite("var_mean", torch.var_mean, spread)
+    for name in ("var_mean", "std_mean"):
+        yield _composite(name, getattr(torch, name), spread)
+    yield from rows(Family.COMPOSITE, _SCHEMAS)
+    yield row(Family.COMPOSITE, f"cross_entropy(input*, target, {_CROSS_ENTROPY})")
     for name in ("max", "min"):
         yield _composite(name, getattr(torch, name), {"input": REQUIRED, "dim": None, "keepdim": False, "other": None})
     yield _composite(

@@ -34,7 +34,7 @@ def _spellings(operation: Operation) -> Iterator[tuple[Any, Spelling]]:
     for name in (*own_name, *operation.aliases):
         for namespace in _NAMESPACES:
             inplace_name = f"i{name}" if namespace is operator else f"{name}_"
-            for spelled in (name, f"__{name}__", inplace_name, f"__i{name}__"):
+            for spelled in (name, f"__{name}__", f"{name}_copy", inplace_name, f"__i{name}__"):
                 function = getattr(namespace, spelled, None)
                 if callable(function) and not isinstance(function, type):
                     inplace = spelled in (inplace_name, f"__i{name}__") or name == "setitem"
@@ -66,6 +66,8 @@ class Vocabulary:
     def extend(self, operations: Iterable[Operation]) -> Vocabulary:
         """Return a vocabulary in which ``operations`` take precedence over the present ones."""
         added = list(operations)
+        if not added:
+            return self
         names = {operation.name for operation in added}
         return Vocabulary([*added, *(old for old in self.operations.values() if old.name not in names)])
 

@@ -21,9 +21,7 @@ def max_pooling() -> Iterator[Operation]:
         windows = dict(input=REQUIRED, kernel_size=REQUIRED, stride=None, padding=0, dilation=1, ceil_mode=False)
         values = {"return_indices": False}
         function = getattr(F, f"max_pool{n}d")
-        yield Operation(
-            f"max_pool{n}d", Family.MAX_POOL, function, {**windows, **values}, required_values=values, dims=n, **known
-        )
+        yield Operation(f"max_pool{n}d", Family.MAX_POOL, function, {**windows, **values}, dims=n, **known)
         function, sizes = getattr(F, f"adaptive_max_pool{n}d"), dict(input=REQUIRED, output_size=REQUIRED)
         yield Operation(
             f"adaptive_max_pool{n}d",

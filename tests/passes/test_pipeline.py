@@ -179,6 +179,6 @@ def test_the_forward_value_is_the_models_after_every_pass(name: str) -> None:
     for each in before(annotate):
         if each is fold_batch_norm and name.startswith("batch_norm_after_linear"):
             # as compile() does with example inputs, which these nets need
-            program.facts.values = infer_values(program.graph_module, program.graph, [InputSpec.of(inputs[0])])
+            program.facts.values = infer_values(program.graph_module, program.graph, [InputSpec.of(inputs[0])]).values
         each(program)
         assert_relevance(value(program, *inputs), expected, 1e-11)

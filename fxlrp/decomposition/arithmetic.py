@@ -1,0 +1,139 @@
+"""Scaled sums and products, quotients of numbers, and spellings with other arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+from fxlrp.decomposition.builder import Builder, Made
+
+
+def _scaled(build: Builder, value: Any, alpha: Any) -> Any:
+    return value if alpha == 1 else build("mul", value, alpha)
+
+
+def _rsub(build: Builder, input: Any, other: Any, alpha: Any) -> fx.Node:
+    return build("sub", other, _scaled(build, input, alpha))
+
+
+def _add_scaled(build: Builder, input: Any, other: Any, alpha: Any) -> fx.Node:
+    return build("add", input, _scaled(build, other, alpha))
+
+
+def _sub_scaled(build: Builder, input: Any, other: Any, alpha: Any) -> fx.Node:
+    return build("sub", input, _scaled(build, other, alpha))
+
+
+def _glu(build: Builder, input: Any, dim: int) -> fx.Node:
+    halves = build("chunk", input, 2, dim=dim)
+    return build("mul", build("getitem", halves, 0), build("sigmoid", build("getitem", halves, 1)))
+
+
+def _addmm(build: Builder, input: Any, mat1: Any, mat2: Any, beta: Any, alpha: Any) -> fx.Node:
+    constants = isinstance(mat2, fx.Node) and mat2.op == "get_attr" and input.op == "get_attr"
+    if beta == 1 and alpha == 1 and constants:
+        # A dense layer whose weight is stored transposed.
+        return build("linear", mat1, build("transpose", mat2, -2, -1), input)
+    product = build("matmul", mat1, mat2)
+    return build("add", _scaled(build, input, beta), _scaled(build, product, alpha))
+
+
+def _baddbmm(build: Builder, input: Any, batch1: Any, batch2: Any, beta: Any, alpha: Any) -> fx.Node:
+    product = build("matmul", batch1, batch2)
+    return build("add", _scaled(build, input, beta), _scaled(build, product, alpha))
+
+
+def _addcmul(build: Builder, input: Any, tensor1: Any, tensor2: Any, value: Any) -> fx.Node:
+    return build("add", input, _scaled(build, build("mul", tensor1, tensor2), value))
+
+
+def _where_method(build: Builder, input: Any, condition: Any, other: Any) -> fx.Node:
+    return build("where", condition, input, other)
+
+
+def _divide(build: Builder, input: Any, other: Any, rounding_mode: str | None) -> fx.Node | None:
+    """A quotient that is rounded, and a quotient of a number."""
+    if rounding_mode is not None:
+        return build(rounding_mode, build("div", input, other))
+    return _divide_number(build, input, other)
+
+
+def _divide_number(build: Builder, input: Any, other: Any) -> fx.Node | None:
+    """Rewrite ``2 / x`` as ``2 * x ** -1``, because the numerator cannot receive relevance.
+
+    If ``x`` is a size, it is a number, and the power is valid too.
+    """
+    return None if isinstance(input, fx.Node) else build("mul", build("pow", other, -1.0), input)
+
+
+def _addmv(build: Builder, input: Any, mat: Any, vec: Any, beta: Any, alpha: Any) -> fx.Node:
+    return build("add", _scaled(build, input, beta), _scaled(build, build("matmul", mat, vec), alpha))
+
+
+def _addr(build: Builder, input: Any, vec1: Any, vec2: Any, beta: Any, alpha: Any) -> fx.Node:
+    return build("add", _scaled(build, input, beta), _scaled(build, _outer(build, vec1, vec2), alpha))
+
+
+def _addbmm(build: Builder, input: Any, batch1: Any, batch2: Any, beta: Any, alpha: Any) -> fx.Node:
+    product = build("sum", build("matmul", batch1, batch2), dim=0)
+    return build("add", _scaled(build, input, beta), _scaled(build, product, alpha))
+
+
+def _addcdiv(build: Builder, input: Any, tensor1: Any, tensor2: Any, value: Any) -> fx.Node:
+    return build("add", input, _scaled(build, build("div", tensor1, tensor2), value))
+
+
+def _lerp(build: Builder, input: Any, end: Any, weight: Any) -> fx.Node:
+    return build("add", input, build("mul", build("sub", end, input), weight))
+
+
+def _outer(build: Builder, input: Any, vec2: Any) -> fx.Node:
+    return build("mul", build("unsqueeze", input, 1), vec2)
+
+
+def _vdot(build: Builder, input: Any, other: Any) -> fx.Node:
+    return build("sum", build("mul", input, other))
+
+
+def _vecdot(build: Builder, x: Any, y: Any, dim: int) -> fx.Node:
+    return build("sum", build("mul", x, y), dim=dim)
+
+
+def _bilinear(build: Builder, input1: Any, input2: Any, weight: Any, bias: Any) -> fx.Node:
+    product = build("einsum", "...i,kij,...j->...k", input1, weight, input2)
+    return product if bias is None else build("add", product, bias)
+
+
+def _power(build: Builder, input: Any, exponent: Any) -> fx.Node | None:
+    """A power whose exponent is a value is a function of two operands."""
+    return build("power", input, exponent) if isinstance(exponent, fx.Node) else None
+
+
+def _constant_pad(build: Builder, input: Any, pad: Any, value: Any) -> fx.Node:
+    return build("pad", input, pad, value=value)
+
+
+DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
+    "div": _divide,
+    "pow": _power,
+    "rsub": _rsub,
+    "add_scaled": _add_scaled,
+    "sub_scaled": _sub_scaled,
+    "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "addmv": _addmv,
+    "addr": _addr,
+    "addbmm": _addbmm,
+    "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "lerp": _lerp,
+    "outer": _outer,
+    "vdot": _vdot,
+    "bilinear": _bilinear,
+    "linalg_vecdot": _vecdot,
+    "glu": _glu,
+    "where_method": _where_method,
+    "constant_pad_nd": _constant_pad,
+}

@@ -1,0 +1,26 @@
+"""Creates the canonical calls that replace a composite one."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from torch import fx
+
+from fxlrp.program import Program
+from fxlrp.provenance import provenance
+
+Made: TypeAlias = "fx.Node | tuple[fx.Node, ...]"
+
+
+class Builder:
+    """Creates canonical calls in place of a composite one."""
+
+    def __init__(self, program: Program, node: fx.Node) -> None:
+        """Create the calls for a composite ``node``, at the insertion point of the graph."""
+        self._program, self._node = program, node
+
+    def __call__(self, operation: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """Create a call of a canonical operation, with the provenance of the composite one."""
+        made = self._program.graph.call_function(self._program.vocabulary.operations[operation].function, args, kwargs)
+        made.meta = provenance(self._node)
+        return made

@@ -1,0 +1,113 @@
+"""Relevance of operations whose transposed map is derived, not written: their vector-Jacobian product is traced.
+
+The step of an operation is written as a function of tensors that uses :func:`torch.func.vjp`. Tracing it on fake
+tensors with symbolic sizes gives calls of ATen functions, among them ATen's own backward kernels, and these calls become
+the step. The program uses no autograd. Sizes on which the trace depends are checked when the program runs.
+
+With ``J`` the Jacobian of the operation at its operands:
+
+- An operation that is linear in its operands has LRP-epsilon, ``R_x = x * J^T(R / s(z))`` (Bach et al., 2015).
+- A selection, hard like the median or soft like logsumexp, passes relevance to the selected elements: ``R_x = J^T R``.
+- Any other function divides relevance like its linear part: ``R_x = x * J^T(R / s(J x))``. For an elementwise function
+  of several operands the shares are proportional to ``x_i df/dx_i``; for norms and distances ``J x`` is the result.
+- :class:`~fxlrp.rules.Gradient` is the vector-Jacobian product itself, ``R_x = x * J^T(R / y)``.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp.operation import Family, Operation
+from fxlrp.relevance.numerics import stabilize, unbroadcast
+from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step
+from fxlrp.relevance.tracing import Apply, traced
+from fxlrp.rules.specs import Epsilon, Gradient, PassThrough
+
+Tensors: TypeAlias = "tuple[Tensor, ...]"
+
+
+def pull_back(apply: Apply, operands: Sequence[Tensor], relevances: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
+    """``J^T u`` for every operand, and the results of the operation."""
+    outputs, back = torch.func.vjp(apply, *operands)
+    cotangents = tuple(u.to(out.dtype) for u, out in zip(relevances, outputs, strict=True))
+    return back(cotangents), outputs
+
+
+def linear_part(apply: Apply, operands: Sequence[Tensor], relevances: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
+    """``J x``, the sum of ``x_i df/dx_i`` over the operands: ``J`` is the transpose of the linear map ``J^T``."""
+    outputs, back = torch.func.vjp(apply, *operands)
+    _, forth = torch.func.vjp(lambda *u: back(u), *(torch.zeros_like(output) for output in outputs))
+    return forth(tuple(operands)), outputs
+
+
+def transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    """Emit ``J^T u`` for the operand at a position."""
+    (pulled,) = traced(step, pull_back, (position,), {0: u})
+    return pulled
+
+
+def _linear_part(step: Step) -> fx.Node:
+    (total,) = traced(step, linear_part, step.receivers, {0: step.relevance}, results=1)
+    return total
+
+
+def _emit_function(step: Step) -> Contributions:
+    if step.operation.elementwise and len(step.receivers) == 1:
+        return step.to_receivers(lambda _, operand: step.call(unbroadcast, step.relevance, operand))
+    return (_ONE if step.operation.homogeneous else _SHARES).emit(step)
+
+
+def _emit_selection(step: Step) -> Contributions:
+    received = step.parts if step.operation.multiple_results else {0: step.relevance}
+    given = iter(traced(step, pull_back, step.receivers, received))
+    return step.to_receivers(lambda *_: next(given))
+
+
+def _emit_several(epsilon: Callable[[Step], float]) -> Emitter:
+    """LRP-epsilon of an operation that returns several tensors."""
+
+    def emit(step: Step) -> Contributions:
+        quotients = {}
+        for index, relevance in step.parts.items():
+            value = step.call(operator.getitem, step.node, index)
+            quotients[index] = step.call(operator.truediv, relevance, step.call(stabilize, value, epsilon(step)))
+        given = iter(traced(step, pull_back, step.receivers, quotients))
+        return step.to_receivers(lambda _, operand: step.call(operator.mul, operand, next(given)))
+
+    return emit
+
+
+def _epsilon(step: Step) -> float:
+    assert isinstance(step.rule, Epsilon)
+    return step.rule.epsilon
+
+
+def _linear(step: Step) -> Contributions:
+    return _SEVERAL.emit(step) if step.operation.multiple_results else _ONE.emit(step)
+
+
+def _gradient(step: Step) -> Contributions:
+    return _emit_several(lambda _: 0.0)(step) if step.operation.multiple_results else _ONE.emit(step)
+
+
+def complex_implementation(operation: Operation) -> Implementation:
+    """LRP-epsilon by components, for a rule whose step is not valid for complex values."""
+    return _FACTORS if operation.family in (Family.PRODUCT, Family.MATMUL) else _ONE
+
+
+_ONE = replace(proportional(LinearMap(transposed, absorber=Absorber.OPERANDS)), of_complex=True)
+_FACTORS = replace(proportional(LinearMap(transposed, are_factors=True)), of_complex=True)
+_SEVERAL = Implementation(_emit_several(_epsilon))
+_SHARES = proportional(LinearMap(transposed, total=_linear_part))
+
+TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear)}
+SELECTION: RuleTable = {PassThrough: Implementation(_emit_selection, of_complex=True)}
+FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function)}
+ANY: RuleTable = {Gradient: replace(_ONE, emit=_gradient, absorber=None)}

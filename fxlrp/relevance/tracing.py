@@ -1,0 +1,278 @@
+"""Trace a function of a step's tensors, and add the ATen calls to the program.
+
+The function runs on fake tensors with symbolic sizes, so the calls are valid for other sizes. Where the trace depends
+on a size, :func:`expect_sizes` checks it when the program runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+from fxlrp.capture.lock import ONE_CAPTURE
+from fxlrp.errors import InputError, InternalError, UnsupportedOpError
+from fxlrp.inputs import ExamplesNeeded
+from fxlrp.program import SIZE
+from fxlrp.provenance import describe
+from fxlrp.relevance.step import Step
+from fxlrp.shapes import InputSpec
+
+Sizes: TypeAlias = "tuple[int | float | str, ...] | int | float | str"
+Apply: TypeAlias = Callable[..., "tuple[Tensor, ...]"]
+Body: TypeAlias = Callable[[Apply, Sequence[Tensor], Sequence[Tensor]], "tuple[tuple[Tensor, ...], tuple[Tensor, ...]]"]
+
+
+def expect_sizes(relevance: Tensor, values: Sequence[Any], sizes: Sequence[Sizes], operation: str) -> Tensor:
+    """Return ``relevance``, if the values have the sizes for which the step of an operation was derived.
+
+    Args:
+        relevance: The relevance that the step receives.
+        values: The tensors and sizes that the step reads.
+        sizes: The sizes of each tensor, or the value of each size. Equal names stand for equal sizes.
+        operation: The name of the operation.
+
+    Raises:
+        InputError: A size differs.
+    """
+    named: dict[str, Any] = {}
+    for value, expected in zip(values, sizes, strict=True):
+        actual = tuple(value.shape) if isinstance(value, Tensor) else (value,)
+        wanted = expected if isinstance(expected, tuple) else (expected,)
+        fits = len(actual) == len(wanted)
+        for size, want in zip(actual, wanted, strict=False):
+            fits = fits and size == (named.setdefault(want, size) if isinstance(want, str) else want)
+        if not fits:
+            raise InputError(
+                f"the relevance step of {operation} was derived for other sizes of its arguments, "
+                f"{', '.join(map(str, sizes))}: compile with example_inputs of these sizes"
+            )
+    return relevance
+
+
+log = logging.getLogger("fxlrp")
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The place of an operand that receives relevance, among the arguments of a call."""
+
+    index: int
+
+
+def traced(
+    step: Step,
+    body: Body,
+    positions: Sequence[int],
+    received: Mapping[int, fx.Node],
+    results: int | None = None,
+) -> tuple[fx.Node, ...]:
+    """Emit the contributions to operands that a function of tensors computes.
+
+    Args:
+        step: The step.
+        body: Returns the contributions and the results of the operation. Its arguments are the operation as a function
+            of the operands, the operands, and the relevance of the results.
+        positions: The positions of the operands.
+        received: The relevance of the results, by index; 0 for an operation with one result.
+        results: The number of tensors that the function returns first; by default one for each position.
+
+    Raises:
+        ExamplesNeeded: The sizes of the values are not known.
+    """
+    arguments, operands = _arguments(step, positions)
+    others: list[fx.Node] = []
+    fx.map_arg(arguments, others.append)
+    others = list(dict.fromkeys(others))
+    inputs = [*operands, *others]
+
+    def apply_with(values: Sequence[Any]) -> Apply:
+        given = dict(zip(others, values, strict=True))
+
+        def apply(*tensors: Tensor) -> tuple[Tensor, ...]:
+            def value(leaf: Any) -> Any:
+                if isinstance(leaf, _Slot):
+                    return tensors[leaf.index]
+                return given[leaf] if isinstance(leaf, fx.Node) else leaf
+
+            args, kwargs = step.operation.call(fx.node.map_aggregate(arguments, value))
+            result = step.operation.function(*args, **kwargs)
+            return tuple(result[index] for index in received) if step.operation.multiple_results else (result,)
+
+        return apply
+
+    def flat(*values: Any) -> tuple[Tensor, ...]:
+        tensors, rest = values[: len(operands)], values[len(operands) : len(inputs)]
+        contributions, outputs = body(apply_with(rest), tensors, values[len(inputs) :])
+        return (*contributions, *outputs)
+
+    specs = [_spec(step, node) for node in inputs]
+    made = _trace(step, flat, apply_with, specs, len(operands))
+    first, *more = received.values()
+    checked = step.call(expect_sizes, first, inputs, made.sizes, step.operation.name)
+    return _inlined(step, made.graph, [*inputs, checked, *more], results or len(positions))
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A traced graph, and the sizes for which it is valid."""
+
+    graph: fx.Graph
+    sizes: tuple[Sizes, ...]
+
+
+def _trace(
+    step: Step,
+    flat: Callable[..., tuple[Tensor, ...]],
+    apply_with: Callable[[Sequence[Any]], Apply],
+    specs: Sequence[InputSpec | int | float],
+    operands: int,
+) -> _Traced:
+    """Trace ``flat`` for any sizes, or only for those of the examples if the operation needs numbers."""
+
+    def attempt(*, any_sizes: bool) -> _Traced:
+        environment = ShapeEnv(duck_shape=False)
+        with ONE_CAPTURE, torch.no_grad(), FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True):
+            fakes = [
+                _fake(environment, spec, f"value{index}") if any_sizes else _fixed(spec)
+                for index, spec in enumerate(specs)
+            ]
+            outputs = apply_with(fakes[operands:])(*fakes[:operands])
+            cotangents = [torch.empty_like(output) for output in outputs]
+            made = make_fx(torch.func.functionalize(flat))(*fakes, *cotangents)
+        return _Traced(made.graph, _sizes(environment, fakes))
+
+    try:
+        with _quiet():
+            return attempt(any_sizes=True)
+    except Exception as error:
+        # Some operations need sizes as numbers: the step is then valid for these sizes only, and checks them.
+        log.debug("no trace of %s for any sizes: %s", step.operation.name, error)
+    try:
+        with _quiet():
+            return attempt(any_sizes=False)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UnsupportedOpError(
+            f"the relevance step of the {describe(step.node, step.operation.name)} cannot be derived ({reason}): write "
+            f"a rule with @fxlrp.rule_for"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Do not log what a fake tensor reports of an operation that fails; the error says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _fixed(spec: InputSpec | int | float) -> Any:
+    return spec if isinstance(spec, int | float) else torch.empty(spec.shape, dtype=spec.dtype, device=spec.device)
+
+
+def _arguments(step: Step, positions: Sequence[int]) -> tuple[dict[str, Any], list[fx.Node]]:
+    """The bound arguments with slots for the operands at ``positions``, and these operands."""
+    arguments, operands, position = dict(step.arguments), [], 0
+    slots = {each: _Slot(index) for index, each in enumerate(positions)}
+    for name in step.operation.operands:
+        value = arguments[name]
+        several = isinstance(value, list | tuple)
+        items = list(value) if several else [value]
+        for index, item in enumerate(items):
+            if position in slots:
+                operands.append((slots[position].index, item))
+                items[index] = slots[position]
+            position += 1
+        arguments[name] = tuple(items) if several else items[0]
+    return arguments, [item for _, item in sorted(operands, key=lambda pair: pair[0])]
+
+
+def _spec(step: Step, node: fx.Node) -> InputSpec | int | float:
+    if node.name in step.facts.values:
+        return step.facts.values[node.name]
+    reason = f"the relevance step of {step.operation.name} is derived for tensors of known sizes"
+    if step.facts.values:
+        raise InternalError(f"{reason}, but those of {node.name!r} are not known")
+    raise ExamplesNeeded(reason)
+
+
+def _fake(environment: ShapeEnv, spec: InputSpec | int | float, name: str) -> Any:
+    def symbolic(size: int, dim: int) -> Any:
+        if size < 2:
+            return size
+        source = ConstantSource(f"{name}_{dim}")
+        symbol = environment.create_symbol(size, source, DimDynamic.DYNAMIC, constraint_dim=None)
+        return environment.create_symintnode(symbol, hint=size, source=source)
+
+    if isinstance(spec, int):
+        return symbolic(spec, 0)
+    if isinstance(spec, float):
+        return spec
+    shape = [symbolic(size, dim) for dim, size in enumerate(spec.shape)]
+    return torch.empty(shape, dtype=spec.dtype, device=spec.device)
+
+
+def _sizes(environment: ShapeEnv, fakes: Sequence[Any]) -> tuple[Sizes, ...]:
+    """The sizes for which a trace is valid: numbers that it contains, and names for those that may differ."""
+    fixed: set[sympy.Symbol] = set()
+    for guard in environment.guards:
+        condition = environment.simplify(guard.expr)
+        if condition is not sympy.true:
+            fixed |= condition.free_symbols
+    names: dict[sympy.Symbol, str] = {}
+
+    def size(value: Any) -> int | float | str:
+        if isinstance(value, int | float):
+            return value
+        expression = environment.simplify(value.node.expr)
+        if isinstance(expression, sympy.Symbol) and expression not in fixed:
+            return names.setdefault(expression, f"n{len(names)}")
+        return int(value.node.hint)
+
+    return tuple(tuple(size(each) for each in fake.shape) if isinstance(fake, Tensor) else size(fake) for fake in fakes)
+
+
+# A view of a contiguous fake tensor may be a copy where the real one has other strides.
+_RESHAPED = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
+
+
+def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributions: int) -> tuple[fx.Node, ...]:
+    """Copy the calls of a traced graph, except that of the operation itself, whose value the program has."""
+    graph.eliminate_dead_code()
+    values: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
+    results = graph.output_node().args[0]
+    assert isinstance(results, tuple | list)
+    value = results[-1]
+    if not step.operation.multiple_results and isinstance(value, fx.Node) and value not in values:
+        values[value] = step.node
+    for node in graph.nodes:
+        if node in values or node.op == "output":
+            continue
+        if node.op != "call_function":
+            raise InternalError(f"the derived step of {step.operation.name} reads a constant, {node.target}")
+        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        if node.target in _RESHAPED:
+            values[node] = step.call(torch.ops.aten.reshape.default, args[0], args[1])
+        else:
+            values[node] = step.call(node.target, *args, **kwargs)
+        if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+            values[node].meta[SIZE] = True
+    return tuple(values[each] for each in results[:contributions] if isinstance(each, fx.Node))

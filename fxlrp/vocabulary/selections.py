@@ -1,0 +1,75 @@
+"""Operations whose results are elements of the operands, or weighted averages of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fxlrp.operation import Family, Operation
+from fxlrp.vocabulary.schema import row, rows
+
+_SINGLE = """
+    amin(input*, dim=(), keepdim=False)
+    logsumexp(input*, dim, keepdim=False)
+    logcumsumexp(input*, dim)
+    logaddexp(input*, other*)
+    logaddexp2(input*, other*)
+    fmax(input*, other*)
+    fmin(input*, other*)
+    msort(input*)
+    take(input*, index)
+    rot90(input*, k=1, dims=(0, 1))
+    fliplr(input*)
+    flipud(input*)
+    diag(input*, diagonal=0)
+    diag_embed(input*, offset=0, dim1=-2, dim2=-1)
+    diagflat(input*, offset=0)
+    column_stack(tensors*)
+    linalg.diagonal(A*, offset=0, dim1=-2, dim2=-1)
+    as_strided(input*, size, stride, storage_offset=None)
+    view_as_complex(input*)
+    view_as_real(input*)
+    complex(real*, imag*)
+    real(input*)
+    imag(input*)
+    cfloat(input*)
+    cdouble(input*)
+    chalf(input*)
+    fft.fftshift(input*, dim=None)
+    fft.ifftshift(input*, dim=None)
+"""
+
+_SEVERAL = """
+    cummax(input*, dim)
+    cummin(input*, dim)
+    kthvalue(input*, k, dim=-1, keepdim=False)
+    mode(input*, dim=-1, keepdim=False)
+    aminmax(input*, dim=None, keepdim=False)
+    tensor_split(input*, indices_or_sections, dim=0)
+    unsafe_chunk(input*, chunks, dim=0)
+    unsafe_split(input*, split_size, dim=0)
+    hsplit(input*, indices_or_sections)
+    vsplit(input*, indices_or_sections)
+    dsplit(input*, indices_or_sections)
+"""
+
+
+def selections() -> Iterator[Operation]:
+    """The selections, hard and soft."""
+    yield from rows(Family.SELECTION, _SINGLE)
+    yield from rows(Family.SELECTION, _SEVERAL, multiple_results=True)
+    for name in ("median", "nanmedian"):
+        function = getattr(torch.ops.aten, name).dim
+        yield row(Family.SELECTION, f"{name}_of(input*, dim, keepdim=False)", function, multiple_results=True)
+    pooled = "kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False"
+    for n in (1, 2, 3):
+        name = f"max_pool{n}d_with_indices"
+        yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), multiple_results=True)
+    several: dict[str, Any] = {"variadic": "tensors", "multiple_results": True}
+    yield row(Family.SELECTION, "broadcast_tensors(tensors*)", torch.ops.aten.broadcast_tensors.default, **several)
+    yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", **several)
+    yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, variadic="tensors")
+    yield row(Family.SHAPE, "masked_select(input*, mask)", allocates=True)
