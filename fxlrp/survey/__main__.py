@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fxlrp.survey import report
+from fxlrp.survey import operator_report, report
 from fxlrp.survey.measure import Result, measure
 from fxlrp.survey.models import LIBRARIES, names
 
@@ -23,7 +23,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the survey's arguments."""
-    parser.add_argument("models", nargs="*", help="such as torchvision:resnet18 or timm (default: all)")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        help="such as torchvision:resnet18 or timm (default: all models), or operators for PyTorch's own operators",
+    )
     parser.add_argument("--workers", type=int, default=1, help="number of models that run at the same time")
     parser.add_argument("--timeout", type=float, default=900, help="seconds per model")
     parser.add_argument("--results", type=Path, default=Path("build/survey.jsonl"), help="file of raw results")
@@ -35,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Try the models, print a line for each model, and write the table."""
+    if options.models == ["operators"]:
+        _run_operators(options.docs)
+        return
     if options.one:
         print(json.dumps(measure(options.one).as_dict()))
         return
@@ -52,6 +59,13 @@ def run(options: argparse.Namespace) -> None:
     print(report.summary(results.values()))
     if options.docs:
         report.write(options.docs, results.values())
+
+
+def _run_operators(page: Path | None) -> None:
+    results = operator_report.survey()
+    print(operator_report.summary(results))
+    if page:
+        operator_report.write(page, results)
 
 
 def _wanted(chosen: list[str]) -> list[str]:

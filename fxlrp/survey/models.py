@@ -1,16 +1,16 @@
-"""The models of the survey: all of torchvision, one for each file of timm, the families of transformers."""
+"""The models of the survey: all of torchvision, one for each file of timm, the families of transformers, others."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fxlrp.extras import import_torchvision, require
+from fxlrp.survey import other_models
+from fxlrp.survey.case import Case
 
 _TIMM = """
 beit_base_patch16_224 caformer_s18 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32 convnext_atto cpubone_nano
@@ -33,21 +33,6 @@ albert bart bert bloom clip_text_model clip_vision_model convnext deberta-v2 dei
 gemma2 gemma3_text gpt2 gpt_neox llama longformer mamba mistral mixtral modernbert olmo2 opt phi phi3 qwen2 qwen3
 roberta segformer siglip_vision_model starcoder2 swin t5 vit wav2vec2 whisper xlnet
 """.split()
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model with example inputs and compile options.
-
-    Args:
-        model: The model, in eval mode and with random weights.
-        inputs: The example inputs.
-        options: Further arguments of :func:`fxlrp.compile`.
-    """
-
-    model: nn.Module
-    inputs: Tensor | Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Make = Callable[[], Case]
@@ -225,4 +210,5 @@ LIBRARIES: Mapping[str, tuple[Callable[[], Any], Callable[[str], Case]]] = {
     "torchvision": (_torchvision_names, _torchvision),
     "timm": (lambda: _TIMM, _timm),
     "transformers": (lambda: _TRANSFORMERS, _transformers),
+    "others": (lambda: other_models.NAMES, other_models.make),
 }
