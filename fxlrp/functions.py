@@ -83,6 +83,22 @@ def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> T
     return input.new_zeros(count, input.size(batch_dim), features)
 
 
+def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    """The product of each group of rows with the matrix of its expert, by the operator of transformers."""
+    product: Tensor = torch.ops.transformers.grouped_mm_fallback(input, weight, offs)
+    return product
+
+
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, value: Any = None, reduce: str | None = None
+) -> Tensor:
+    """``torch.scatter`` with a tensor or a number in the same place."""
+    source: Any = value if src is None else src
+    options: dict[str, Any] = {} if reduce is None else {"reduce": reduce}
+    scattered: Tensor = torch.scatter(input, dim, index, source, **options)
+    return scattered
+
+
 def scatter_product(input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool = True) -> Tensor:
     """``torch.scatter_reduce`` with the reduction "prod"."""
     return torch.scatter_reduce(input, dim, index, source, "prod", include_self=include_self)

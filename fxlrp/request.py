@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
+from fxlrp.relevance.numerics import is_finite
 from fxlrp.rules.preset import Preset
 from fxlrp.rules.presets import Rules, resolve
 from fxlrp.vocabulary import CANONICAL
@@ -118,5 +119,5 @@ def _is_finite(value: Tensor) -> bool:
     if value.is_meta or not value.is_floating_point():
         return True
     # The sum is fast to compute. NaN and infinity always show in it, and overflow is rare.
-    total = value.detach().sum()
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(value).all())
+    total = value.detach().sum().to_dense()
+    return bool(torch.isfinite(total)) or is_finite(value)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
+from fxlrp.relevance.numerics import is_finite
 
 
 @compiler_pass(needs=["dependence"], before=["emit_relevance", "emit_backward"])
@@ -44,4 +45,4 @@ def _is_finite(value: Any) -> bool:
     """Whether a parameter is finite; parameters are checked at compilation, but buffers may be infinite bounds."""
     if isinstance(value, nn.Parameter):
         return True
-    return isinstance(value, Tensor) and (value.is_meta or bool(value.isfinite().all()))
+    return isinstance(value, Tensor) and is_finite(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -70,12 +71,20 @@ def _method_to_function(node: fx.Node) -> int:
 def _check_required(node: fx.Node, operation: Operation, bound: dict[str, Any]) -> None:
     for name, required in operation.required_values.items():
         if not satisfies(bound[name], required):
-            hint = (
-                "put the model in eval mode before compiling, and pass training=self.training"
-                if name == "training"
-                else f"only {name}={required if isinstance(required, OneOf) else repr(required)} is supported"
-            )
-            raise CaptureError(f"{operation.name} is called with {name}={bound[name]!r}; {hint}: {describe(node)}")
+            given, where = f"{operation.name} is called with {name}={bound[name]!r}", describe(node)
+            if name == "training":
+                hint = "put the model in eval mode before compiling, and pass training=self.training"
+                raise CaptureError(f"{given}; {hint}: {where}")
+            needed = required if isinstance(required, OneOf) else repr(required)
+            # torch.export may capture the call as other operations.
+            raise SymbolicTraceError(f"{given}; only {name}={needed} is supported: {where}")
+
+
+def _result_index(source: Any, name: str) -> int | None:
+    """The index of a result that is read by its name, as in ``x.sort().values``; None for other attributes."""
+    function = getattr(source.target, "__name__", "") if isinstance(source, fx.Node) else ""
+    names: tuple[str, ...] = getattr(getattr(torch.return_types, function, None), "__match_args__", ())
+    return names.index(name) if name in names else None
 
 
 _ATTRIBUTE_METHODS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
@@ -91,6 +100,10 @@ def _open_attribute(node: fx.Node) -> int:
     value, name = node.args[:2]
     if name in SHAPE_ATTRIBUTES:
         return 0
+    index = _result_index(value, str(name))
+    if index is not None:
+        node.target, node.args = operator.getitem, (value, index)
+        return 1
     if name not in _ATTRIBUTE_METHODS:
         raise SymbolicTraceError(f"the attribute {name!r} of a tensor is not supported: {describe(node)}")
     function, rest = _ATTRIBUTE_METHODS[str(name)]

@@ -77,7 +77,7 @@ def _indices(indices: Any) -> tuple[Any, ...]:
 
 def _index_put(given: Arguments) -> Call | None:
     if given.get("accumulate", False):
-        return None
+        return _call(torch.ops.aten.index_put.default, *given.values())
     return _call(set_item, given["self"], _indices(given["indices"]), given["values"])
 
 
@@ -164,7 +164,9 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     **{f"max_pool{n}d_with_indices": _max_pool(n) for n in (1, 2, 3)},
     "stft": lambda given: _call(torch.stft, given["self"], **{"center": False, **_without_self(given)}),
-    "cdist": lambda given: _call(torch.cdist, given["x1"], given["x2"], given["p"]),
+    "max_unpool2d": lambda given: _call(torch.ops.aten.max_unpool2d.default, *given.values()),
+    "max_unpool3d": lambda given: _call(torch.ops.aten.max_unpool3d.default, *given.values()),
+    "cdist": lambda given: _call(torch.cdist, given["x1"], given["x2"], given.get("p", 2.0)),
     "tensordot": lambda given: _call(
         torch.tensordot, given["self"], given["other"], (tuple(given["dims_self"]), tuple(given["dims_other"]))
     ),
@@ -192,7 +194,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
 }
 
 # The torch function returns only the first of the results.
-FIRST_OF_SEVERAL = frozenset(
+_FIRST_OF_SEVERAL = frozenset(
     (
         "_native_batch_norm_legit_no_training",
         *(f"adaptive_max_pool{n}d" for n in (1, 2, 3)),
@@ -217,6 +219,11 @@ def name_of(target: Any) -> str:
     return str(target._schema.name).removeprefix("aten::") if isinstance(target, OpOverload) else ""
 
 
+def only_first_is_read(node: fx.Node) -> bool:
+    """Whether a call may be converted to a function of torch that returns only the first of its results."""
+    return name_of(node.target) in _FIRST_OF_SEVERAL and all(user.args[1] == 0 for user in node.users)
+
+
 def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
     """The call of ``node`` as a torch function; unchanged if the vocabulary does not know the operation."""
     as_it_is = Call(node.target, node.args, dict(node.kwargs))  # type: ignore[arg-type]
@@ -226,7 +233,8 @@ def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
         **{argument.name: value for argument, value in zip(node.target._schema.arguments, node.args, strict=False)},
         **node.kwargs,
     }
-    form = _FORMS.get(name_of(node.target))
+    returns_first = name_of(node.target) not in _FIRST_OF_SEVERAL or only_first_is_read(node)
+    form = _FORMS.get(name_of(node.target)) if returns_first else None
     if form is not None:
         return form(given) or as_it_is
     spelling = vocabulary.spelling(node.target.overloadpacket)

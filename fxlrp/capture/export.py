@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from fxlrp.capture import hidden_views
-from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
+from fxlrp.capture.aten import ASSERTIONS, name_of, only_first_is_read, spell
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.outputs import Selected, place_output
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
@@ -179,7 +179,7 @@ class _Converter:
         if name_of(node.target) in ASSERTIONS:
             return
         source = node.args[0] if node.target is operator.getitem else None
-        if isinstance(source, fx.Node) and name_of(source.target) in FIRST_OF_SEVERAL:
+        if isinstance(source, fx.Node) and only_first_is_read(source):
             if node.args[1] == 0:
                 self._values[node] = self._values[source]
             return

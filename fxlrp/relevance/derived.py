@@ -1,7 +1,7 @@
 """Relevance of operations whose transposed map is derived, not written: their vector-Jacobian product is traced.
 
 The step of an operation is written as a function of tensors that uses :func:`torch.func.vjp`. Tracing it on fake
-tensors with symbolic sizes gives calls of ATen functions, among them ATen's own backward kernels, and these calls become
+tensors with symbolic sizes gives calls of ATen functions, among them ATen's own backward kernels; these calls become
 the step. The program uses no autograd. Sizes on which the trace depends are checked when the program runs.
 
 With ``J`` the Jacobian of the operation at its operands:
@@ -16,45 +16,60 @@ With ``J`` the Jacobian of the operation at its operands:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Operation
+from fxlrp.relevance import fourier
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step
-from fxlrp.relevance.tracing import Apply, traced
 from fxlrp.rules.specs import Epsilon, Gradient, PassThrough
+
+if TYPE_CHECKING:
+    from fxlrp.relevance.tracing import Apply, Body
 
 Tensors: TypeAlias = "tuple[Tensor, ...]"
 
 
+def _traced(
+    step: Step, body: Body, positions: Sequence[int], received: Mapping[int, fx.Node], results: int | None = None
+) -> tuple[fx.Node, ...]:
+    # Tracing imports large parts of torch, which only programs with derived steps need.
+    from fxlrp.relevance.tracing import traced
+
+    return traced(step, body, positions, received, results)
+
+
 def pull_back(apply: Apply, operands: Sequence[Tensor], relevances: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
     """``J^T u`` for every operand, and the results of the operation."""
-    outputs, back = torch.func.vjp(apply, *operands)
+    outputs, back = torch.func.vjp(apply, *operands)[:2]
     cotangents = tuple(u.to(out.dtype) for u, out in zip(relevances, outputs, strict=True))
     return back(cotangents), outputs
 
 
 def linear_part(apply: Apply, operands: Sequence[Tensor], relevances: Sequence[Tensor]) -> tuple[Tensors, Tensors]:
     """``J x``, the sum of ``x_i df/dx_i`` over the operands: ``J`` is the transpose of the linear map ``J^T``."""
-    outputs, back = torch.func.vjp(apply, *operands)
-    _, forth = torch.func.vjp(lambda *u: back(u), *(torch.zeros_like(output) for output in outputs))
+    outputs, back = torch.func.vjp(apply, *operands)[:2]
+    forth = torch.func.vjp(lambda *u: back(u), *(torch.zeros_like(output) for output in outputs))[1]
     return forth(tuple(operands)), outputs
 
 
 def transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     """Emit ``J^T u`` for the operand at a position."""
-    (pulled,) = traced(step, pull_back, (position,), {0: u})
+    written = _WRITTEN.get(step.operation.name)
+    if written is not None:
+        return written(step, u)
+    (pulled,) = _traced(step, pull_back, (position,), {0: u})
     return pulled
 
 
 def _linear_part(step: Step) -> fx.Node:
-    (total,) = traced(step, linear_part, step.receivers, {0: step.relevance}, results=1)
+    (total,) = _traced(step, linear_part, step.receivers, {0: step.relevance}, results=1)
     return total
 
 
@@ -66,7 +81,7 @@ def _emit_function(step: Step) -> Contributions:
 
 def _emit_selection(step: Step) -> Contributions:
     received = step.parts if step.operation.multiple_results else {0: step.relevance}
-    given = iter(traced(step, pull_back, step.receivers, received))
+    given = iter(_traced(step, pull_back, step.receivers, received))
     return step.to_receivers(lambda *_: next(given))
 
 
@@ -78,7 +93,7 @@ def _emit_several(epsilon: Callable[[Step], float]) -> Emitter:
         for index, relevance in step.parts.items():
             value = step.call(operator.getitem, step.node, index)
             quotients[index] = step.call(operator.truediv, relevance, step.call(stabilize, value, epsilon(step)))
-        given = iter(traced(step, pull_back, step.receivers, quotients))
+        given = iter(_traced(step, pull_back, step.receivers, quotients))
         return step.to_receivers(lambda _, operand: step.call(operator.mul, operand, next(given)))
 
     return emit
@@ -97,13 +112,27 @@ def _gradient(step: Step) -> Contributions:
     return _emit_several(lambda _: 0.0)(step) if step.operation.multiple_results else _ONE.emit(step)
 
 
+def _grouped_transposed(step: Step, u: fx.Node) -> fx.Node:
+    """Each group of rows by the transposed matrix of its expert."""
+    arguments = step.arguments
+    weight = step.call(torch.transpose, arguments["weight"], -2, -1)
+    return step.call(step.operation.function, u, weight, offs=arguments["offs"])
+
+
+# The transposed maps that tracing would not derive for every size, or not at all.
+_WRITTEN: Mapping[str, Callable[[Step, fx.Node], fx.Node]] = {
+    **dict.fromkeys(fourier.TRANSFORMS, fourier.emit_transposed),
+    **dict.fromkeys(("grouped_mm", "grouped_mm_fallback"), _grouped_transposed),
+}
+
+
 def complex_implementation(operation: Operation) -> Implementation:
     """LRP-epsilon by components, for a rule whose step is not valid for complex values."""
     return _FACTORS if operation.family in (Family.PRODUCT, Family.MATMUL) else _ONE
 
 
 _ONE = replace(proportional(LinearMap(transposed, absorber=Absorber.OPERANDS)), of_complex=True)
-_FACTORS = replace(proportional(LinearMap(transposed, are_factors=True)), of_complex=True)
+_FACTORS = replace(proportional(LinearMap(transposed, are_factors=True, stabilizer=0.0)), of_complex=True)
 _SEVERAL = Implementation(_emit_several(_epsilon))
 _SHARES = proportional(LinearMap(transposed, total=_linear_part))
 

@@ -18,6 +18,15 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     return torch.where(z < 0, z - epsilon, z + epsilon)
 
 
+def is_finite(value: Tensor) -> bool:
+    """Whether all elements are finite; of a sparse tensor, all elements that it stores."""
+    if value.layout == torch.sparse_coo:
+        value = value.coalesce().values()
+    elif value.layout != torch.strided:
+        value = value.values()
+    return value.is_meta or bool(torch.isfinite(value).all())
+
+
 def widened(x: Tensor) -> Tensor:
     """``x`` in at least single precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

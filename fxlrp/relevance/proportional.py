@@ -20,7 +20,7 @@ from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.quotients import over, over_value
 from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.specs import Epsilon
+from fxlrp.rules.specs import Epsilon, SignalTakeAll
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class LinearMap:
         without_bias: Emits ``z`` without the constant ``b``; returns None if there is no constant.
         are_factors: Whether the operands are factors of a product, which receive equal shares (Achtibat et al., 2024).
         absorber: What absorbs relevance beside the stabilizer; None if unknown.
+        stabilizer: A stabilizer in place of that of the rule.
     """
 
     transposed: Callable[[Step, fx.Node, int], fx.Node]
@@ -42,6 +43,7 @@ class LinearMap:
     without_bias: Callable[[Step], fx.Node | None] | None = None
     are_factors: bool = False
     absorber: Absorber | None = None
+    stabilizer: float | None = None
 
 
 def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = all_dependent) -> Implementation:
@@ -63,7 +65,7 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     """Emit ``R / s(z)``; for ``n`` factors ``R / s(n z)``."""
     rule = step.rule
-    epsilon = _stabilizer(rule)
+    epsilon = _stabilizer(rule) if linear.stabilizer is None else linear.stabilizer
     total = linear.total(step) if linear.total is not None else None
     if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
         total = linear.without_bias(step)
@@ -78,7 +80,9 @@ def _over_total(step: Step, linear: LinearMap) -> fx.Node:
 
 def _stabilizer(rule: Rule) -> float:
     """The stabilizer of LRP-epsilon under a rule; LRP-0 under a rule without one, such as a gradient."""
-    return rule.epsilon if isinstance(rule, Epsilon) else float(getattr(rule, "stabilizer", 0.0))
+    if isinstance(rule, SignalTakeAll):
+        return rule.stabilizer
+    return rule.epsilon if isinstance(rule, Epsilon) else 0.0
 
 
 def by_function(function: Callable[..., Tensor], *names: str) -> Callable[[Step, fx.Node, int], fx.Node]:

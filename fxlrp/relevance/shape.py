@@ -171,13 +171,17 @@ def _carried(emit: Emitter) -> Callable[[Step], Contributions | None]:
 
 
 # Where its relevance is zero, the operand may be NaN or infinite, and its product with a factor of zero NaN.
+# A change of the type may drop the imaginary part.
+_CHANGE_TYPES = ("to", "float", "double", "half", "bfloat16")
 _NOT_FINITE = ("nan_to_num",)
 
 RULES: RuleTable = {
     PassThrough: {
         name: Implementation(emit, follows=True)
         if name in _NOT_FINITE
-        else Implementation(emit, specialize=_carried(emit), quotients=True, follows=True)
+        else Implementation(
+            emit, specialize=_carried(emit), quotients=True, follows=True, of_complex=name not in _CHANGE_TYPES
+        )
         for name, emit in _EMITTERS.items()
     }
 }

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import sympy
 import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
@@ -21,43 +20,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from fxlrp.capture.lock import ONE_CAPTURE
-from fxlrp.errors import InputError, InternalError, UnsupportedOpError
+from fxlrp.errors import InternalError, UnsupportedOpError
 from fxlrp.inputs import ExamplesNeeded
 from fxlrp.program import SIZE
 from fxlrp.provenance import describe
+from fxlrp.relevance.sizes import expect_sizes
 from fxlrp.relevance.step import Step
+from fxlrp.relevance.validity import Validity
 from fxlrp.shapes import InputSpec
 
-Sizes: TypeAlias = "tuple[int | float | str, ...] | int | float | str"
 Apply: TypeAlias = Callable[..., "tuple[Tensor, ...]"]
 Body: TypeAlias = Callable[[Apply, Sequence[Tensor], Sequence[Tensor]], "tuple[tuple[Tensor, ...], tuple[Tensor, ...]]"]
-
-
-def expect_sizes(relevance: Tensor, values: Sequence[Any], sizes: Sequence[Sizes], operation: str) -> Tensor:
-    """Return ``relevance``, if the values have the sizes for which the step of an operation was derived.
-
-    Args:
-        relevance: The relevance that the step receives.
-        values: The tensors and sizes that the step reads.
-        sizes: The sizes of each tensor, or the value of each size. Equal names stand for equal sizes.
-        operation: The name of the operation.
-
-    Raises:
-        InputError: A size differs.
-    """
-    named: dict[str, Any] = {}
-    for value, expected in zip(values, sizes, strict=True):
-        actual = tuple(value.shape) if isinstance(value, Tensor) else (value,)
-        wanted = expected if isinstance(expected, tuple) else (expected,)
-        fits = len(actual) == len(wanted)
-        for size, want in zip(actual, wanted, strict=False):
-            fits = fits and size == (named.setdefault(want, size) if isinstance(want, str) else want)
-        if not fits:
-            raise InputError(
-                f"the relevance step of {operation} was derived for other sizes of its arguments, "
-                f"{', '.join(map(str, sizes))}: compile with example_inputs of these sizes"
-            )
-    return relevance
 
 
 log = logging.getLogger("fxlrp")
@@ -119,7 +92,7 @@ def traced(
     specs = [_spec(step, node) for node in inputs]
     made = _trace(step, flat, apply_with, specs, len(operands))
     first, *more = received.values()
-    checked = step.call(expect_sizes, first, inputs, made.sizes, step.operation.name)
+    checked = step.call(expect_sizes, first, inputs, made.validity.sizes, made.validity.conditions, step.operation.name)
     return _inlined(step, made.graph, [*inputs, checked, *more], results or len(positions))
 
 
@@ -128,7 +101,7 @@ class _Traced:
     """A traced graph, and the sizes for which it is valid."""
 
     graph: fx.Graph
-    sizes: tuple[Sizes, ...]
+    validity: Validity
 
 
 def _trace(
@@ -150,7 +123,7 @@ def _trace(
             outputs = apply_with(fakes[operands:])(*fakes[:operands])
             cotangents = [torch.empty_like(output) for output in outputs]
             made = make_fx(torch.func.functionalize(flat))(*fakes, *cotangents)
-        return _Traced(made.graph, _sizes(environment, fakes))
+        return _Traced(made.graph, Validity.of(environment, fakes))
 
     try:
         with _quiet():
@@ -230,38 +203,39 @@ def _fake(environment: ShapeEnv, spec: InputSpec | int | float, name: str) -> An
     return torch.empty(shape, dtype=spec.dtype, device=spec.device)
 
 
-def _sizes(environment: ShapeEnv, fakes: Sequence[Any]) -> tuple[Sizes, ...]:
-    """The sizes for which a trace is valid: numbers that it contains, and names for those that may differ."""
-    fixed: set[sympy.Symbol] = set()
-    for guard in environment.guards:
-        condition = environment.simplify(guard.expr)
-        if condition is not sympy.true:
-            fixed |= condition.free_symbols
-    names: dict[sympy.Symbol, str] = {}
-
-    def size(value: Any) -> int | float | str:
-        if isinstance(value, int | float):
-            return value
-        expression = environment.simplify(value.node.expr)
-        if isinstance(expression, sympy.Symbol) and expression not in fixed:
-            return names.setdefault(expression, f"n{len(names)}")
-        return int(value.node.hint)
-
-    return tuple(tuple(size(each) for each in fake.shape) if isinstance(fake, Tensor) else size(fake) for fake in fakes)
-
-
 # A view of a contiguous fake tensor may be a copy where the real one has other strides.
 _RESHAPED = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
+
+
+_STRIDED = (
+    torch.ops.aten.as_strided.default,
+    torch.ops.aten.as_strided_scatter.default,
+    torch.ops.aten.new_empty_strided.default,
+    torch.ops.aten.sym_stride.int,
+)
+
+
+def contiguous(value: Any) -> Any:
+    """A tensor in contiguous memory; a number as it is."""
+    return value.contiguous() if isinstance(value, Tensor) else value
 
 
 def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributions: int) -> tuple[fx.Node, ...]:
     """Copy the calls of a traced graph, except that of the operation itself, whose value the program has."""
     graph.eliminate_dead_code()
+    depends_on_strides = any(node.target in _STRIDED for node in graph.nodes)
+    if depends_on_strides:
+        # The fake tensors were contiguous.
+        inputs = [step.call(contiguous, each) for each in inputs]
     values: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
     results = graph.output_node().args[0]
     assert isinstance(results, tuple | list)
     value = results[-1]
-    if not step.operation.multiple_results and isinstance(value, fx.Node) and value not in values:
+    if (
+        isinstance(value, fx.Node)
+        and value not in values
+        and not (step.operation.multiple_results or depends_on_strides)
+    ):
         values[value] = step.node
     for node in graph.nodes:
         if node in values or node.op == "output":

@@ -90,7 +90,7 @@ def arithmetic() -> Iterator[Operation]:
         torch.matmul,
         _BINARY,
         _BOTH,
-        aliases=("bmm", "mm", "mv", "dot"),
+        aliases=("bmm", "mm", "mv", "dot", "_sparse_mm"),
         allocates=True,
         finite=facts.finite_operands,
     )

@@ -23,7 +23,8 @@ class Spelling:
     inplace: bool
 
 
-_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, torch.ops.aten)
+_SPARSE: Any = vars(torch._C)["_sparse"]
+_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, _SPARSE, torch.ops.aten)
 
 
 def _spellings(operation: Operation) -> Iterator[tuple[Any, Spelling]]:

@@ -51,10 +51,6 @@ _NORMS = """
     linalg.matrix_norm(A*, ord="fro", dim=(-2, -1), keepdim=False, dtype=None)
 """
 
-_LOSSES_LINEAR = """
-    nll_loss(input*, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean")
-"""
-
 _MATRIX = """
     matrix_exp(input*)
     cholesky(input*, upper=False)
@@ -118,7 +114,8 @@ def nonlinear() -> Iterator[Operation]:
         schema = f"{name}_product(input*, dim, index, source*, include_self=True)"
         yield row(Family.FUNCTION, schema, getattr(functions, f"{name}_product"))
     yield from rows(Family.FUNCTION, _NORMS, gate=Gate.STATISTIC, homogeneous=True)
-    yield from rows(Family.TRANSFORM, _LOSSES_LINEAR)
+    rest = "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean'"
+    yield row(Family.TRANSFORM, f"nll_loss(input*, target, {rest})", aliases=("nll_loss_nd",))
     rest = "weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0"
     yield row(Family.TRANSFORM, f"expected_log_loss(input*, target, {rest})", functions.expected_log_loss)
 

@@ -64,7 +64,7 @@ def selections() -> Iterator[Operation]:
     for name in ("median", "nanmedian"):
         function = getattr(torch.ops.aten, name).dim
         yield row(Family.SELECTION, f"{name}_of(input*, dim, keepdim=False)", function, multiple_results=True)
-    pooled = "kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False"
+    pooled = "kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=True"
     for n in (1, 2, 3):
         name = f"max_pool{n}d_with_indices"
         yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), multiple_results=True)

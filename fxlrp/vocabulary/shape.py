@@ -93,7 +93,7 @@ def copies() -> Iterator[Operation]:
     method, known = Tensor, {"allocates": True}
     yield _of_input("repeat", method.repeat, {"repeats": REQUIRED}, variadic="repeats", **known)
     yield _of_input("tile", torch.tile, {"dims": REQUIRED}, variadic="dims", **known)
-    repeats = {"repeats": REQUIRED, "dim": None}
+    repeats = {"repeats": REQUIRED, "dim": None, "output_size": None}
     yield _of_input("repeat_interleave", torch.repeat_interleave, repeats, without_relevance=("repeats",), **known)
     yield _of_input("repeat_heads", repeat_heads, {"like": REQUIRED}, without_relevance=("like",), **known)
     yield _of_input("flip", method.flip, {"dims": REQUIRED}, variadic="dims", **known)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from fxlrp import functions
 from fxlrp.operation import Family, OneOf, Operation
 from fxlrp.vocabulary.schema import row, rows
 
@@ -14,7 +15,6 @@ _LINEAR = """
     scatter_add(input*, dim, index, src*)
     index_copy(input*, dim, index, source*)
     index_fill(input*, dim, index, value)
-    index_put(input*, indices, values*, accumulate=False)
     put(input*, index, source*, accumulate=False)
     masked_scatter(input*, mask, source*)
     select_scatter(input*, src*, dim, index)
@@ -107,9 +107,22 @@ def transforms() -> Iterator[Operation]:
         torch.segment_reduce,
         required_values={"reduce": OneOf(("sum", "mean", "max", "min"))},
     )
+    yield row(Family.TRANSFORM, "max_unpool2d_to(input*, indices, size)", torch.ops.aten.max_unpool2d.default)
+    to = "max_unpool3d_to(input*, indices, size, stride, padding)"
+    yield row(Family.TRANSFORM, to, torch.ops.aten.max_unpool3d.default)
+    yield row(Family.TRANSFORM, "grouped_mm(input*, weight, offs=None, bias=None, out_dtype=None)")
+    yield row(
+        Family.TRANSFORM,
+        "grouped_mm_fallback(input*, weight, offs)",
+        functions.grouped_mm_fallback,
+        qualified_names=("torch._ops.transformers.transformers::grouped_mm_fallback",),
+    )
+    put = "index_put(input*, indices, values*, accumulate=False)"
+    yield row(Family.TRANSFORM, put, torch.ops.aten.index_put.default)
     yield row(
         Family.TRANSFORM,
         "scatter(input*, dim, index, src*=None, value=None, reduce=None)",
+        functions.scatter,
         required_values={"reduce": OneOf((None, "add"))},
     )
     yield row(Family.TRANSFORM, "gradient(input*, spacing=None, dim=None, edge_order=1)", multiple_results=True)
