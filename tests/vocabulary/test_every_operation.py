@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import fxlrp
 from fxlrp import presets
+from fxlrp.bags import sum_bags
 from fxlrp.errors import CaptureError, UnsupportedOpError
 from fxlrp.operation import Family
 from fxlrp.passes.decompose import DECOMPOSITIONS
@@ -133,6 +134,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "float": (lambda x: x.float().double(), S),
     "double": (lambda x: x.double(), S),
     "half": (lambda x: x.half().double(), S),
+    "cpu": (lambda x: x.cpu(), S),
     "bfloat16": (lambda x: x.bfloat16().double(), S),
     "masked_fill": (lambda x: x.masked_fill(MASK, 2.0), S),
     "chunk": (lambda x: x.chunk(4, 2)[1], S),
@@ -158,6 +160,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "einsum": (lambda x: torch.einsum("bij,jk->bki", x, SQUARE), S),
     "vector_norm": (lambda x: torch.linalg.vector_norm(x, dim=(1, 2)), S),
     "cumsum": (lambda x: x.cumsum(1), S),
+    "sum_bags": (lambda x: sum_bags(x, torch.tensor([0])), S),
     "fold": (lambda x: F.fold(x, (2, 4), (2, 2), stride=(1, 1)), random(2, 8, 3)),
     "unfold": (lambda x: F.unfold(x, 3, padding=1, stride=2), IMAGES),
     "windows": (lambda x: x.unfold(-1, 3, 2), S),
@@ -175,6 +178,8 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
 
 # Reached by other tests: it has no call that a model could write, or capture cannot see it in a function of tensors.
 UNCALLED = {
+    # Only tokens have relevance that passes a cast to integers.
+    *("long", "int", "short", "char", "byte", "bool"),
     "expect_dims",
     "setitem",
     "repeat_heads",
