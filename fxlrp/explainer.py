@@ -80,7 +80,7 @@ class Explainer(nn.Module):
 
     def forward(
         self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> Tensor | dict[str, Tensor]:
         """Compute the relevance of every floating-point input, and of every token, for the explained output.
 
         Args:
@@ -93,8 +93,9 @@ class Explainer(nn.Module):
                 for what biases, stabilizers and rules that do not conserve relevance absorb.
 
         Returns:
-            A tensor shaped like the input, or a tuple of tensors for a model with several inputs. Integers that select
-            rows of an embedding have one relevance for each token. Masks and other integers have no relevance.
+            A tensor shaped like the input. For a model with several inputs that are explained, a dict of such tensors
+            by the name of the input. Integers that select rows of an embedding have one relevance for each token. Other
+            integers, truth values and the inputs in ``constants`` are not explained, and are not in the dict.
 
         Raises:
             InputError: An input, the target or the seed does not fit.
@@ -112,8 +113,7 @@ class Explainer(nn.Module):
             self._seen = tuple(InputSpec.of(value) for value in values)
         with torch.no_grad():
             returned = made.program()(*made.interface.arguments(values, {"target": target, "seed": seed}))
-        explained = made.signature.explained(values, made.interface.by_name(returned))
-        return explained if len(explained) > 1 else explained[0]
+        return made.signature.by_name(values, made.interface.by_name(returned))
 
     def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
         """Find the nodes at which the explanation creates or absorbs relevance.

@@ -83,7 +83,7 @@ def test_what_the_first_call_captured_is_kept(tmp_path: Path) -> None:
     relevance = explain(**TOKENS)
     explain.save(tmp_path / "recipe.json")
     again = fxlrp.load(tmp_path / "recipe.json", sizes())(**TOKENS)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, relevance, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.values(), relevance.values(), strict=True))
 
 
 def saved(path: Path, rules: Any = "epsilon_plus", **options: Any) -> Path:
