@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import fxlrp
 from fxlrp import presets
-from fxlrp.bags import sum_bags
 from fxlrp.errors import CaptureError, UnsupportedOpError
 from fxlrp.operation import Family
 from fxlrp.passes.decompose import DECOMPOSITIONS
@@ -160,7 +159,6 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "einsum": (lambda x: torch.einsum("bij,jk->bki", x, SQUARE), S),
     "vector_norm": (lambda x: torch.linalg.vector_norm(x, dim=(1, 2)), S),
     "cumsum": (lambda x: x.cumsum(1), S),
-    "sum_bags": (lambda x: sum_bags(x, torch.tensor([0])), S),
     "fold": (lambda x: F.fold(x, (2, 4), (2, 2), stride=(1, 1)), random(2, 8, 3)),
     "unfold": (lambda x: F.unfold(x, 3, padding=1, stride=2), IMAGES),
     "windows": (lambda x: x.unfold(-1, 3, 2), S),
@@ -183,6 +181,7 @@ UNCALLED = {
     "expect_dims",
     "setitem",
     "repeat_heads",
+    "sum_bags",
     "mask_scores",
     "lstm",
     "gru",
