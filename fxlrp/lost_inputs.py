@@ -104,7 +104,8 @@ def _lost_through(
                 return _named(program, influenced[lost[0]]) or node
             continue
         passed = not set(used).isdisjoint(passes(node))
-        carries = (passed or (node in program.facts.dependent and operation is not None and not rounds(node)), passed)
+        is_followed = passed or (node in program.facts.dependent and operation is not None)
+        carries = (is_followed and not rounds(node), passed)
         known = [next((through for source in used if (through := influenced[source][index])), None) for index in (0, 1)]
         of_numbers, of_integers = (known[index] or (None if carries[index] else node) for index in (0, 1))
         influenced[node] = (of_numbers, of_integers)
@@ -138,10 +139,13 @@ def _absorbs(program: Program, node: fx.Node, operation: Operation | None, sourc
 
 
 def _are_scores(program: Program, node: fx.Node) -> bool:
-    """Whether only a softmax reads a sum: what is added to its scores is a mask."""
+    """Whether only a softmax reads a sum, in the end: what is added to its scores is a mask."""
     users = [(user, program.vocabulary.operation(user)) for user in node.users]
     return bool(users) and all(
         operation is not None
-        and (operation.family is Family.SOFTMAX or (operation.moves and _are_scores(program, user)))
+        and (
+            operation.family is Family.SOFTMAX
+            or ((operation.moves or operation.family is Family.SUM) and _are_scores(program, user))
+        )
         for user, operation in users
     )

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 import fxlrp
 from fxlrp import presets
-from helpers import FRONT_ENDS
+from helpers import FRONT_ENDS, slow_ones
 from oracles import random
 
+CAPTURES = ["symbolic", *slow_ones("export")]
 EPSILON = 0.1
 TABLE = random(9, 4, seed=1)
 BAGS = torch.tensor([[0, 1, 2], [2, 2, 8], [5, 0, 7]])
@@ -44,7 +45,7 @@ def relevance_of(model: nn.Module, *inputs: Tensor, seed: Tensor, capture: Any) 
     return relevance
 
 
-@pytest.mark.parametrize("capture", FRONT_ENDS)
+@pytest.mark.parametrize("capture", CAPTURES)
 @pytest.mark.parametrize("padding", [None, 2, -1])
 @pytest.mark.parametrize("mode", ["sum", "mean"])
 def test_bags_of_one_length(mode: str, padding: int | None, capture: str) -> None:
@@ -58,7 +59,7 @@ def test_bags_of_one_length(mode: str, padding: int | None, capture: str) -> Non
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("capture", FRONT_ENDS)
+@pytest.mark.parametrize("capture", CAPTURES)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("mode", ["sum", "mean"])
 def test_bags_at_offsets(mode: str, last: bool, capture: str) -> None:
@@ -74,7 +75,7 @@ def test_bags_at_offsets(mode: str, last: bool, capture: str) -> None:
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("capture", FRONT_ENDS)
+@pytest.mark.parametrize("capture", CAPTURES)
 def test_weights_of_samples_that_are_constants(capture: str) -> None:
     class Weighted(Bag):
         def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def test_weights_of_samples_that_are_constants(capture: str) -> None:
     torch.testing.assert_close(explain(BAGS, weights, seed=SEED), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("capture", FRONT_ENDS)
+@pytest.mark.parametrize("capture", CAPTURES)
 @pytest.mark.parametrize("at_offsets", [False, True])
 @pytest.mark.parametrize("padding", [None, 2])
 def test_the_largest_of_a_bag_takes_all(padding: int | None, at_offsets: bool, capture: str) -> None:
