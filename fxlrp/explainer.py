@@ -260,12 +260,12 @@ class Explainer(nn.Module):
         """Write the explanation as a file that runs without fxlrp, for every batch size.
 
         The file contains the current weights. Its inputs are those of the model and, by default, the target. Its
-        results are those of :meth:`forward`.
+        results are those of :meth:`forward`; several form a tuple, in the order of ``outputs`` in its metadata.
 
         Args:
             path: The file to write: ``.pt2``, or ``.onnx`` for ONNX.
             example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to
-                inputs and constants. The inputs of the file have the same types, and the same sizes except for the
+                inputs and fixed values. The inputs of the file have the same types, and the same sizes except for the
                 batch.
             format: "export" for ``torch.export.load``; "aoti" for a package that AOTInductor compiles for this kind of
                 machine; "onnx" for ONNX runtimes.
