@@ -34,6 +34,8 @@ def _reason(program: Program, node: fx.Node) -> str:
         return "declared a constant"
     if lost is not None:
         return f"{'only' if node in facts.lost else 'in part'} through the {described(program, lost)}: carries none"
+    if not node.users:
+        return "not used"
     if node in facts.tokens or node in facts.dependent:
         return ""
     return "integers that only select or scale"

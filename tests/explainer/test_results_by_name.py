@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.utils import _pytree as pytree
 
 import fxlrp
@@ -143,6 +144,17 @@ def test_in_a_backward_a_constant_has_no_gradient() -> None:
     fxlrp.autograd(Sums().eval(), TINY, constants=["mask"])(x, TOKENS, mask)[:, 1].sum().backward()
     assert mask.grad is None and x.grad is not None
     torch.testing.assert_close(x.grad, by_hand(1)["x"], rtol=1e-9, atol=1e-11)
+
+
+def test_in_a_compiled_function_a_constant_has_no_gradient() -> None:
+    x, mask = X.clone().requires_grad_(), MASK.clone().requires_grad_()
+    model = Sums().eval()
+    torch.compile(model, backend=fxlrp.backend(TINY, constants=["mask"]))(x, TOKENS, mask)[:, 1].sum().backward()
+    assert mask.grad is None and x.grad is not None
+    torch.testing.assert_close(x.grad, by_hand(1)["x"], rtol=1e-9, atol=1e-11)
+    torch.compiler.reset()
+    with pytest.raises(BackendCompilerFailed, match=r"'masks', which is not an argument; they are: mask, tokens, x"):
+        torch.compile(model, backend=fxlrp.backend(TINY, constants=["masks"]))(x, TOKENS, mask)
 
 
 def test_the_dict_is_a_pytree_for_torch_compile() -> None:

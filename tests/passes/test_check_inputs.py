@@ -84,7 +84,7 @@ def test_integers_that_select_or_scale_have_no_relevance_of_their_own(name: str,
     explain = fxlrp.compile(Net(SELECTING[name]).eval(), example_inputs=(X, TOKENS), capture=capture)
     relevance = explain(X, TOKENS, target=1)
     assert isinstance(relevance, Tensor) and relevance.shape == X.shape
-    assert "integers that only select or scale" in str(explain)
+    assert ("not used" if name == "not used" else "integers that only select or scale") in str(explain)
 
 
 ROUNDED: dict[str, Second] = {
