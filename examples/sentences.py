@@ -97,13 +97,13 @@ def main() -> None:
     sentences, titles = [], []
     for index, cosine in enumerate(cosines.tolist()):
         title = f"cosine {cosine:.3f}"
-        for side, scores in zip(sides, relevance, strict=True):
+        for side, scores in zip(sides, relevance.values(), strict=True):
             length = int(side["attention_mask"][index].sum())
             words = tokenizer.convert_ids_to_tokens(side["input_ids"][index, :length])
             values = scores[index, :length].tolist()
             sentences.append((words, values))
             print("  ".join(f"{word} {value:+.3f}" for word, value in zip(words, values, strict=True)))
-        total = sum(scores[index].sum().item() for scores in relevance)
+        total = sum(scores[index].sum().item() for scores in relevance.values())
         print(f"{title}, relevance of all words {total:.3f}\n")
         titles.append(title)
     balance = explain.balance(*inputs)

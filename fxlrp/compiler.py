@@ -27,6 +27,7 @@ def compile(
     rules: Rules = None,
     *,
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    constants: Sequence[str] = (),
     output: Output = None,
     at: str | None = None,
     capture: Capture = "auto",
@@ -46,7 +47,9 @@ def compile(
             default preset, and the first pair that matches wins. A selector is a module class, a glob on the module
             path, the name of a canonical operation, or a predicate on the node. None selects the default preset.
         example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
-            and to constants such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
+            and to fixed values such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
+        constants: The names of the inputs that are not to be explained, such as masks, boxes or edges. They receive no
+            relevance, and the operations on their way need no rule.
         output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
             sequence of these.
         at: The name of a node of the annotated graph, or the path of a module. The explainer then returns the relevance
@@ -72,7 +75,10 @@ def compile(
         CaptureError: The forward graph cannot be captured, or the model is in training mode.
         UnsupportedOpError: Relevance would flow through operations without a rule. The message lists all of them.
         RuleError: A rule, preset or selector does not exist, does not fit, or matches nothing.
-        InputError: A parameter contains NaN or infinity, an example input does not fit, or a pass cannot be placed.
+        LostInputError: An input that is not in ``constants`` reaches the output only through operations that cannot
+            carry relevance, such as a cast to integers, a remainder, or a lookup in a table that is not an embedding.
+        InputError: A parameter contains NaN or infinity, an example input does not fit, an input in ``constants`` does
+            not exist, or a pass cannot be placed.
 
     Example:
         >>> import torch, fxlrp
@@ -88,6 +94,7 @@ def compile(
         extensions=extensions,
         capture=capture,
         checkpoint=checkpoint,
+        constants=constants,
         output=output,
         dynamic_shapes=dynamic_shapes,
         at=at,

@@ -54,7 +54,9 @@ def compiled(
 
     Raises:
         ExamplesNeeded: The front end is ``torch.export``, and there are no example inputs.
+        InputError: An input that is declared a constant does not exist.
     """
+    inputs.check_constants(request.constants)
 
     def attempt(front_end: FrontEnd) -> Compiled:
         captured = capture(
@@ -79,7 +81,13 @@ def run(
     observers: tuple[Observer, ...],
 ) -> Program:
     """Run the passes on a captured graph."""
-    options = Options(request.preset, at=request.at, segments=request.segments or 0, examples=inputs.specs)
+    options = Options(
+        request.preset,
+        at=request.at,
+        segments=request.segments or 0,
+        examples=inputs.specs,
+        constants=frozenset(request.constants),
+    )
     program = Program(graph_module, request.vocabulary, options, observers=observers)
     program.tell("capture", len(program.graph.nodes))
     run_passes(program, passes)

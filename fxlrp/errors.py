@@ -28,6 +28,10 @@ class InputError(FxlrpError, ValueError):
     """A model, input, target or seed is invalid."""
 
 
+class LostInputError(InputError, UnsupportedOpError):
+    """An input reaches the output only through operations that cannot carry relevance, and is not declared constant."""
+
+
 class ExportError(FxlrpError, RuntimeError):
     """The explanation cannot be exported as requested; the message says why, and how to fix it."""
 

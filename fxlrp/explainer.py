@@ -80,7 +80,7 @@ class Explainer(nn.Module):
 
     def forward(
         self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any
-    ) -> Tensor | tuple[Tensor, ...]:
+    ) -> Tensor | dict[str, Tensor]:
         """Compute the relevance of every floating-point input, and of every token, for the explained output.
 
         Args:
@@ -93,8 +93,9 @@ class Explainer(nn.Module):
                 for what biases, stabilizers and rules that do not conserve relevance absorb.
 
         Returns:
-            A tensor shaped like the input, or a tuple of tensors for a model with several inputs. Integers that select
-            rows of an embedding have one relevance for each token. Masks and other integers have no relevance.
+            A tensor shaped like the input. For a model with several inputs that are explained, a dict of such tensors
+            by the name of the input. Integers that select rows of an embedding have one relevance for each token. Other
+            integers, truth values and the inputs in ``constants`` are not explained, and are not in the dict.
 
         Raises:
             InputError: An input, the target or the seed does not fit.
@@ -112,8 +113,7 @@ class Explainer(nn.Module):
             self._seen = tuple(InputSpec.of(value) for value in values)
         with torch.no_grad():
             returned = made.program()(*made.interface.arguments(values, {"target": target, "seed": seed}))
-        explained = made.signature.explained(values, made.interface.by_name(returned))
-        return explained if len(explained) > 1 else explained[0]
+        return made.signature.by_name(values, made.interface.by_name(returned))
 
     def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
         """Find the nodes at which the explanation creates or absorbs relevance.
@@ -260,12 +260,12 @@ class Explainer(nn.Module):
         """Write the explanation as a file that runs without fxlrp, for every batch size.
 
         The file contains the current weights. Its inputs are those of the model and, by default, the target. Its
-        results are those of :meth:`forward`.
+        results are those of :meth:`forward`; several form a tuple, in the order of ``outputs`` in its metadata.
 
         Args:
             path: The file to write: ``.pt2``, or ``.onnx`` for ONNX.
             example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to
-                inputs and constants. The inputs of the file have the same types, and the same sizes except for the
+                inputs and fixed values. The inputs of the file have the same types, and the same sizes except for the
                 batch.
             format: "export" for ``torch.export.load``; "aoti" for a package that AOTInductor compiles for this kind of
                 machine; "onnx" for ONNX runtimes.

@@ -83,6 +83,11 @@ def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> T
     return input.new_zeros(count, input.size(batch_dim), features)
 
 
+def rounded_quotient(input: Any, other: Any, rounding_mode: str) -> Tensor:
+    """``torch.div`` with a rounding mode, which keeps integers."""
+    return torch.div(input, other, rounding_mode=rounding_mode)
+
+
 def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
     """The product of each group of rows with the matrix of its expert, by the operator of transformers."""
     product: Tensor = torch.ops.transformers.grouped_mm_fallback(input, weight, offs)

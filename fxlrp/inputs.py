@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -31,14 +31,14 @@ class Inputs:
     Args:
         positional: The names of those that the model is called with by position.
         keyword: The names of those that it is called with by name.
-        constants: Further arguments, which are not tensors and are the same in every call.
+        fixed: Further arguments, which are not tensors and are the same in every call.
         variadic: The name of the model's ``*args``, if some of the positional ones are its elements.
         examples: Example values by name, if they are known.
     """
 
     positional: tuple[str, ...]
     keyword: tuple[str, ...] = ()
-    constants: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     variadic: str | None = None
     examples: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -52,10 +52,24 @@ class Inputs:
         """The shapes and types of the examples; empty without examples."""
         return tuple(InputSpec.of(self.examples[name]) for name in self.names) if self.examples else ()
 
+    def check_constants(self, constants: Collection[str]) -> None:
+        """Check that the inputs that are not to be explained exist, and that others remain.
+
+        Raises:
+            InputError: An input does not exist, or all are constants.
+        """
+        unknown = [name for name in constants if name not in self.names]
+        if unknown:
+            raise InputError(
+                f"constants contains {unknown[0]!r}, which is not an input; the inputs are: {', '.join(self.names)}"
+            )
+        if set(constants) >= set(self.names):
+            raise InputError("all inputs are declared constants: no input is left to explain")
+
     def call(self, model: Callable[..., Any], values: Sequence[Any]) -> Any:
         """Call ``model`` with ``values`` in the order of :attr:`names`."""
         args, rest = values[: len(self.positional)], values[len(self.positional) :]
-        return model(*args, **dict(zip(self.keyword, rest, strict=True)), **self.constants)
+        return model(*args, **dict(zip(self.keyword, rest, strict=True)), **self.fixed)
 
     def arrange(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the values of a call in the order of :attr:`names`.
@@ -66,7 +80,7 @@ class Inputs:
         names = self.names
         given = dict(zip(names, args, strict=False))
         for name, value in kwargs.items():
-            if name in self.constants and type(value) is type(self.constants[name]) and value == self.constants[name]:
+            if name in self.fixed and type(value) is type(self.fixed[name]) and value == self.fixed[name]:
                 continue
             if name not in names:
                 raise InputError(f"unknown input {name!r}; the inputs are: {', '.join(names)}")
@@ -81,13 +95,13 @@ class Inputs:
         """Return these inputs with other examples.
 
         Args:
-            examples: A tensor, a sequence of tensors, or a mapping of argument names to tensors and constants.
+            examples: A tensor, a sequence of tensors, or a mapping of argument names to tensors and fixed values.
 
         Raises:
-            InputError: An example is missing or unknown, or a constant differs.
+            InputError: An example is missing or unknown, or a fixed value differs.
         """
         args, kwargs = as_call(examples)
-        for name, value in self.constants.items():
+        for name, value in self.fixed.items():
             if name in kwargs and (type(kwargs[name]), kwargs[name]) != (type(value), value):
                 raise InputError(f"the explainer was compiled for {name}={value!r}, not {kwargs[name]!r}")
         values = self.arrange(args, kwargs)
@@ -100,7 +114,7 @@ class Inputs:
         Args:
             model: The model.
             examples: A tensor, a sequence of tensors, or a mapping of argument names to values. Values in a mapping
-                that are not tensors are constants.
+                that are not tensors are fixed.
 
         Raises:
             ExamplesNeeded: There are no examples, and the model has only optional arguments.
@@ -143,8 +157,8 @@ def _by_name(model: nn.Module, examples: Mapping[str, Any]) -> Inputs:
                 f"{type(model).__name__}.forward has no argument {name!r}; it has: {', '.join(parameters)}"
             )
     tensors = {name: value for name, value in examples.items() if isinstance(value, Tensor)}
-    constants = {name: value for name, value in examples.items() if not isinstance(value, Tensor)}
-    for name, value in constants.items():
+    fixed = {name: value for name, value in examples.items() if not isinstance(value, Tensor)}
+    for name, value in fixed.items():
         if not isinstance(value, bool | int | float | str | None):
             raise InputError(f"the example input {name!r} must be a tensor or a constant, not a {type(value).__name__}")
     if not tensors:
@@ -152,7 +166,7 @@ def _by_name(model: nn.Module, examples: Mapping[str, Any]) -> Inputs:
     # Explanations take positional arguments in the same order as the model.
     order = {name: position for position, name in enumerate(parameters)}
     names = tuple(sorted(tensors, key=lambda name: order.get(name, len(order))))
-    return Inputs((), names, constants, examples=tensors)
+    return Inputs((), names, fixed, examples=tensors)
 
 
 def _names(model: nn.Module, count: int | None) -> tuple[tuple[str, ...], str | None]:

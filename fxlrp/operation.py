@@ -134,10 +134,14 @@ class Operation:
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
         gate: The gate level of the result, or a function that computes it from the call.
         token_operand: The parameter whose integers select rows of a table, and may carry relevance as tokens.
+        maps_tokens: Tells whether a call maps the integers of its only operand that is not constant one to one, given
+            the constant nodes. The relevance of tokens passes through it unchanged.
         mask_operand: The parameter that may be a numeric or boolean mask.
         is_size: Whether the result is a Python number that is computed from sizes.
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
-        makes_integers: Tells whether a call converts its operand to integers, which carry no relevance.
+        makes_integers: Tells whether a call converts its operand to integers, which carry no relevance unless they
+            are tokens.
+        ignores_values: Whether the result depends on the sizes, type and device of the operands, not on their values.
         elementwise: Whether each element of the result is a function of one element of each operand.
         homogeneous: Whether the result is homogeneous of degree one in the operands together.
     """
@@ -168,12 +172,14 @@ class Operation:
     neutral: bool = False
     gate: Gate | Callable[[Call, Collection[Any]], Gate] = Gate.NO
     token_operand: str | None = None
+    maps_tokens: Fact | None = None
     mask_operand: str | None = None
     is_size: bool = False
     is_flat: Fact | None = None
     makes_integers: Fact | None = None
     elementwise: bool = False
     homogeneous: bool = False
+    ignores_values: bool = False
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Match a call's arguments to the parameters by name, with defaults filled in.

@@ -17,6 +17,8 @@ from fxlrp.vocabulary.lookup import Vocabulary
 ANNOTATION = "fxlrp"
 # Marks a node of a relevance step that computes a size, not a tensor.
 SIZE = "fxlrp_size"
+REASON = "fxlrp_reason"
+"""The key under which the metadata of an input says why it receives no relevance, or not on every way."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,14 @@ class Options:
         at: Where relevance is requested: the name of a node or the path of a module; None for the inputs.
         segments: The number of segments of checkpointing; 0 chooses a good number.
         examples: The shapes and types of the inputs, in order; empty if unknown.
+        constants: The names of the inputs that are not to be explained.
     """
 
     preset: Preset
     at: str | None = None
     segments: int = 0
     examples: tuple[InputSpec, ...] = ()
+    constants: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -98,6 +102,10 @@ class Facts:
         sizes: The values of sizes and of numbers computed from them, by node name, if example inputs are given.
         changed_inputs: The inputs that the model changes in place.
         tokens: The integer values that are inputs of embeddings, and the inputs that they come from.
+        mapped_tokens: Those that an operation maps one to one, in place of moving them.
+        lost: The inputs that reach the output only through operations that cannot carry relevance, each with the first
+            of these operations.
+        partly_lost: The inputs that relevance reaches, but not on every way, each with such an operation.
         masks: The inputs that are attention masks, numeric or boolean.
         dependent: The nodes whose value depends on an input through tensors.
         first_layer: The linear maps that read a model input directly.
@@ -111,6 +119,9 @@ class Facts:
     sizes: Mapping[str, int | float] = field(default_factory=dict)
     changed_inputs: tuple[fx.Node, ...] = ()
     tokens: frozenset[fx.Node] = frozenset()
+    mapped_tokens: frozenset[fx.Node] = frozenset()
+    lost: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    partly_lost: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
     masks: frozenset[fx.Node] = frozenset()
     dependent: frozenset[fx.Node] = frozenset()
     first_layer: frozenset[fx.Node] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Request:
         dynamic_shapes: The dynamic sizes of ``torch.export``.
         at: Where relevance is requested, if not at the inputs.
         segments: The number of segments of checkpointing; 0 chooses a good number, None disables checkpointing.
+        constants: The names of the inputs that are not to be explained.
     """
 
     preset: Preset
@@ -43,6 +44,7 @@ class Request:
     dynamic_shapes: Mapping[str, Any] | None = None
     at: str | None = None
     segments: int | None = None
+    constants: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -51,6 +53,7 @@ class Request:
         extensions: Sequence[Extension],
         capture: str = "auto",
         checkpoint: bool | int = False,
+        constants: Sequence[str] = (),
         **options: Any,
     ) -> Request:
         """Check the arguments of :func:`fxlrp.compile` and return the request.
@@ -58,12 +61,13 @@ class Request:
         Raises:
             RuleError: A rule, preset or extension does not exist or does not fit.
             CaptureError: The front end is unknown.
-            InputError: The number of checkpoints is invalid.
+            InputError: The number of checkpoints is invalid, or a constant is not a name.
         """
         preset = resolve(rules)
         front_ends = _front_ends(capture)
         vocabulary, preset = extend(CANONICAL, preset, extensions)
-        return Request(preset, vocabulary, front_ends, segments=_segments(checkpoint), **options)
+        names = _names(constants)
+        return Request(preset, vocabulary, front_ends, segments=_segments(checkpoint), constants=names, **options)
 
 
 def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
@@ -73,6 +77,15 @@ def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
     if not chosen:
         raise CaptureError(f"unknown front end {capture!r}; choose one of: auto, {', '.join(FRONT_ENDS)}")
     return chosen
+
+
+def _names(constants: Any) -> tuple[str, ...]:
+    if isinstance(constants, str) or not isinstance(constants, Collection):
+        raise InputError(f"constants must be a list of names of inputs, such as ['edge_index'], not {constants!r}")
+    for name in constants:
+        if not isinstance(name, str):
+            raise InputError(f"constants must contain the names of inputs, not {name!r}")
+    return tuple(dict.fromkeys(constants))
 
 
 def _segments(checkpoint: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,14 +24,16 @@ class Requirement:
         relevant: Whether relevance reaches it.
         is_token: Whether it selects rows of an embedding.
         is_mask: Whether it is an attention mask.
-        is_constant: Whether the example inputs made it a constant, because it does not contain real numbers.
+        is_integer: Whether the example inputs show that it does not contain real numbers.
+        is_constant: Whether it is declared a constant, which may have any type.
     """
 
     name: str
     relevant: bool
     is_token: bool
     is_mask: bool
-    is_constant: bool
+    is_integer: bool
+    is_constant: bool = False
 
     def check(self, value: Any, parameter: Tensor | None) -> None:
         """Check the type of a value, and that it is on the device of ``parameter``.
@@ -42,15 +44,17 @@ class Requirement:
         name = self.name
         if not isinstance(value, Tensor):
             raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
+        if parameter is not None and value.device != parameter.device:
+            raise InputError(f"the input {name!r} is on {value.device}, but the model is on {parameter.device}")
+        if self.is_constant:
+            return
         if self.is_token and (value.is_floating_point() or value.is_complex()):
             raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding: pass integers")
         is_indices = self.is_token or (self.is_mask and value.dtype == torch.bool)
         if value.is_complex() or (self.relevant and not is_indices and not value.is_floating_point()):
             raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
-        if self.is_constant and value.is_floating_point():
+        if self.is_integer and value.is_floating_point():
             raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
-        if parameter is not None and value.device != parameter.device:
-            raise InputError(f"the input {name!r} is on {value.device}, but the model is on {parameter.device}")
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,16 @@ class Signature:
         reached = {source for node in nodes for source in receivers(node, program.vocabulary)}
         tokens, masks = ({node.name for node in found} for found in (program.facts.tokens, program.facts.masks))
         floating = dict(zip(inputs.names, (spec.is_floating for spec in inputs.specs), strict=False))
+        constants = program.options.constants
         requirements = tuple(
-            Requirement(name, node in reached, node.name in tokens, node.name in masks, not floating.get(name, True))
+            Requirement(
+                name,
+                relevant=node in reached,
+                is_token=node.name in tokens,
+                is_mask=node.name in masks,
+                is_integer=not floating.get(name, True),
+                is_constant=name in constants,
+            )
             for name, node in zip(inputs.names, inputs_among(nodes), strict=True)
         )
         return Signature(inputs, requirements, guards)
@@ -106,16 +118,23 @@ class Signature:
             self.guards.check(values)
         return values
 
-    def explained(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return the results of an explanation: the relevance of real inputs and tokens, but not of masks.
+    def explained(self, values: Mapping[str, Tensor], results: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the results that an explanation returns: without integers that are not tokens.
+
+        Args:
+            values: The values of a call, or examples, by name.
+            results: The names of the results of the program.
+        """
+        return tuple(
+            name for name in results if name not in values or name in self.tokens or values[name].is_floating_point()
+        )
+
+    def by_name(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Return the relevance of the explained inputs by name, or that of the only one.
 
         Args:
             values: The values of the call.
-            results: The relevance of every input, by name.
+            results: The results of the program, by name.
         """
-        given = dict(zip(self.inputs.names, values, strict=True))
-        return tuple(
-            relevance
-            for name, relevance in results.items()
-            if name not in given or name in self.tokens or given[name].is_floating_point()
-        )
+        names = self.explained(dict(zip(self.inputs.names, values, strict=True)), results)
+        return results[names[0]] if len(names) == 1 else {name: results[name] for name in names}

@@ -18,6 +18,7 @@ from fxlrp.program import ANNOTATION, Annotation, Program, annotation
 from fxlrp.provenance import describe
 from fxlrp.relevance import fitting_rules, implementation
 from fxlrp.relevance.step import Choice, Implementation, Receivers
+from fxlrp.relevance.tokens import MAPPED, MapTokens
 from fxlrp.rules.preset import Pair
 from fxlrp.rules.rule import Rule
 from fxlrp.rules.selectors import Candidate, check_selector, matches
@@ -142,6 +143,9 @@ class _Walk:
         """Why an operation cannot carry relevance; empty if it can."""
         if operation is None:
             return ""
+        tokens = self.program.facts.tokens
+        if operation.tells(operation.makes_integers, operation.arguments(node)) and node not in tokens:
+            return " (relevance cannot pass through a cast to integers)"
         arguments = operation.arguments(node)
         several = [source for source in node.all_input_nodes if self._has_several(source)]
         if several and self.program.vocabulary.result_index(node) is None:
@@ -163,6 +167,8 @@ class _Walk:
 
     def _choose(self, node: fx.Node, operation: Operation) -> tuple[Rule, Implementation, str, str] | None:
         """The first pair that matches and fits, else the default of the preset; None if there is none."""
+        if node in self.program.facts.mapped_tokens:
+            return MapTokens(), MAPPED, "tokens", "mapped one to one"
         candidate = Candidate(node, operation, node in self.program.facts.first_layer)
         chosen: tuple[Rule, Implementation, str, str] | None = None
         for index, pair in enumerate(self.program.options.preset.pairs):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface, Result
@@ -28,7 +28,8 @@ def emit_relevance(program: Program) -> int:
     with graph.inserting_before(output):
         start = graph.call_function(initial_relevance, (explained, *controls.values()))
         ledger = propagate(program, forward, {explained: start})
-        results = [_result(graph, ledger, name, node) for name, node in _asked_for(program, forward, ledger).items()]
+        asked = _asked_for(program, forward, ledger)
+        results = [_result(graph, ledger, name, node, explained) for name, node in asked.items()]
     output.args = (results[0][1] if len(results) == 1 else tuple(node for _, node in results),)
     interface = Interface(
         inputs=tuple(node.name for node in inputs),
@@ -56,13 +57,19 @@ def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> 
     """The values whose relevance is requested, by the name of the result."""
     at = program.options.at
     if at is None:
-        return {str(node.target): node for node in inputs_among(forward)}
+        constants = program.options.constants
+        return {str(node.target): node for node in inputs_among(forward) if str(node.target) not in constants}
     return {at: _value_at(program, at, forward, ledger)}
 
 
-def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node) -> tuple[Result, fx.Node]:
+def no_relevance(value: Tensor, output: Tensor) -> Tensor:
+    """Zeros for a value that no relevance reaches; in the type of the output for tokens, which are integers."""
+    return torch.zeros_like(value, dtype=value.dtype if value.is_floating_point() else output.dtype)
+
+
+def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node, like: fx.Node) -> tuple[Result, fx.Node]:
     received = ledger.relevance(value)
-    relevance = graph.call_function(torch.zeros_like, (value,)) if received is None else received
+    relevance = graph.call_function(no_relevance, (value, like)) if received is None else received
     return Result(name, value.name, relevance.name, is_reached=received is not None), relevance
 
 

@@ -21,10 +21,12 @@ from fxlrp.vocabulary import SHAPE_ATTRIBUTES
 def normalize(program: Program) -> int:
     """Rewrite calls of methods and other spellings; return how many nodes were rewritten."""
     count = 0
-    # Values computed only from parameters, such as standardized weights, need no rule.
+    # Values computed only from parameters and declared constants, such as standardized weights, need no rule.
     constants: set[fx.Node] = set()
     for node in list(program.graph.nodes):
-        if node.op == "get_attr" or (node.all_input_nodes and constants.issuperset(node.all_input_nodes)):
+        is_declared = node.op == "placeholder" and str(node.target) in program.options.constants
+        is_computed = bool(node.all_input_nodes) and constants.issuperset(node.all_input_nodes)
+        if node.op == "get_attr" or is_declared or is_computed:
             constants.add(node)
         if node.op in ("call_function", "call_method"):
             count += _canonicalize(program, node, node in constants)
@@ -43,19 +45,11 @@ def _canonicalize(program: Program, node: fx.Node, constant: bool) -> int:
         bound = operation.bind(node.args, node.kwargs)
     except TypeError as error:
         raise SymbolicTraceError(f"this form of the call is not supported, {error}: {describe(node)}") from error
-    if operation.tells(operation.makes_integers, bound):
-        # Relevance cannot pass through rounding, an operation that is not canonical and has no rule.
-        node.op, node.target = "call_function", _to_integer
-        return 1
     if not constant:
         _check_required(node, operation, bound)
     args, kwargs = operation.call(bound)
     node.op, node.target, node.args, node.kwargs = "call_function", operation.function, args, kwargs
     return int(before != (node.op, node.target, node.args, node.kwargs))
-
-
-def _to_integer(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return input.to(*args, **kwargs)
 
 
 def _method_to_function(node: fx.Node) -> int:

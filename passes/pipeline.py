@@ -9,6 +9,7 @@ from fxlrp.optimizations import Optimizations
 from fxlrp.passes.annotate import annotate
 from fxlrp.passes.base import Pass, check_order
 from fxlrp.passes.carry_quotients import carry_quotients
+from fxlrp.passes.check_inputs import check_inputs
 from fxlrp.passes.checkpoint import checkpoint
 from fxlrp.passes.decompose import decompose
 from fxlrp.passes.emit_backward import emit_backward
@@ -44,7 +45,10 @@ SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, infer_finite, carry_
 ANNOTATED: tuple[Pass, ...] = (*CANONICALIZE, *ANALYZE, *ANNOTATE)
 
 EXPLANATION: tuple[Pass, ...] = (
-    *ANNOTATED,
+    *CANONICALIZE,
+    *ANALYZE,
+    check_inputs,
+    *ANNOTATE,
     *SPECIALIZE,
     emit_relevance,
     remove_dead_code,

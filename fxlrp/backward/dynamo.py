@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -19,12 +20,16 @@ from fxlrp.passes import pipeline
 from fxlrp.request import Request
 from fxlrp.rules.presets import Rules
 
+if TYPE_CHECKING:
+    from fxlrp.capture.dynamo import Argument
+
 Backend = Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
 
 
 def backend(
     rules: Rules = None,
     *,
+    constants: Sequence[str] = (),
     extensions: Sequence[Extension] = (),
     optimize: bool | Optimizations = True,
     compiler: str | Callable[..., Any] | None = None,
@@ -37,6 +42,8 @@ def backend(
 
     Args:
         rules: As for :func:`fxlrp.compile`.
+        constants: The names of the arguments of the compiled function that are not to be explained. They receive no
+            gradient.
         extensions: As for :func:`fxlrp.compile`.
         optimize: As for :func:`fxlrp.compile`.
         compiler: A further backend, such as "inductor", for both parts, forward and relevance.
@@ -44,6 +51,7 @@ def backend(
     Raises:
         CaptureError: At the first run: the model breaks into several graphs, between which gradients would flow.
         UnsupportedOpError: At the first run: relevance would flow through operations without a rule.
+        InputError: At the first run: a constant is not an argument of the compiled function.
 
     Example:
         >>> import torch, fxlrp
@@ -54,7 +62,7 @@ def backend(
         >>> torch.allclose(x.grad, fxlrp.compile(model, "epsilon")(x.detach(), target=1))
         True
     """
-    request = Request.of(rules, extensions=extensions)
+    request = Request.of(rules, constants=constants, extensions=extensions)
     passes = pipeline.backward(Optimizations.resolve(optimize))
 
     def compile_graph(graph_module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
@@ -72,7 +80,8 @@ def backend(
         frame = CompiledFrame.current()
         frame.check_whole(graph_module)
         captured = dynamo.capture(graph_module, arguments, frame.root)
-        program = run(captured, Inputs(tuple(data), examples=data), request, passes, log_only())
+        asked = replace(request, constants=_constants(request.constants, arguments))
+        program = run(captured, Inputs(tuple(data), examples=data), asked, passes, log_only())
         parts = split(program)
         parts = parts if compiler is None else parts.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}
@@ -88,6 +97,16 @@ def backend(
     return compile_graph
 
 
+def _constants(names: Sequence[str], arguments: Sequence[Argument]) -> tuple[str, ...]:
+    """The inputs of the captured graph that belong to the named arguments."""
+    data = [argument for argument in arguments if argument.is_data]
+    known = sorted({argument.name for argument in data})
+    for name in names:
+        if name not in known:
+            raise InputError(f"constants contains {name!r}, which is not an argument; they are: {', '.join(known)}")
+    return tuple(argument.node.name for argument in data if argument.name in names)
+
+
 def named_backend(
     graph_module: fx.GraphModule, examples: Sequence[Any], *, options: Mapping[str, Any] | None = None
 ) -> Callable[..., Any]:
@@ -97,7 +116,7 @@ def named_backend(
         InputError: An option is unknown.
     """
     given = dict(options or {})
-    unknown = given.keys() - {"rules", "extensions", "optimize", "compiler"}
+    unknown = given.keys() - {"rules", "constants", "extensions", "optimize", "compiler"}
     if unknown:
         raise InputError(f"the backend has no option {', '.join(map(repr, sorted(unknown)))}")
     return backend(**given)(graph_module, examples)

@@ -52,18 +52,18 @@ class ExplainedModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the model; the gradients of its inputs will be their relevance."""
         halves = self._halves.on_call(self.model, args, kwargs)
-        self._check_constants(halves.signature.inputs.constants, kwargs)
+        self._check_fixed(halves.signature.inputs.fixed, kwargs)
         values = halves.signature.bind(args, kwargs, next(self.model.parameters(), None))
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
         outputs = explained_forward(halves.split, values, parameters)
         return pytree.tree_unflatten(outputs, halves.structure)
 
-    def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def _check_fixed(self, fixed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Check that a call passes every argument that was captured with a value other than its default."""
         parameters = inspect.signature(self.model.forward).parameters
-        for name in constants.keys() - given.keys():
-            if name in parameters and parameters[name].default != constants[name]:
-                raise InputError(f"the model was captured with {name}={constants[name]!r}: pass it in every call")
+        for name in fixed.keys() - given.keys():
+            if name in parameters and parameters[name].default != fixed[name]:
+                raise InputError(f"the model was captured with {name}={fixed[name]!r}: pass it in every call")
 
     def train(self, mode: bool = True) -> ExplainedModel:
         """Do nothing: the model is explained in eval mode, and keeps its mode."""
@@ -75,6 +75,7 @@ def autograd(
     rules: Rules = None,
     *,
     example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    constants: Sequence[str] = (),
     capture: Capture = "auto",
     dynamic_shapes: Mapping[str, Any] | None = None,
     extensions: Sequence[Extension] = (),
@@ -92,6 +93,7 @@ def autograd(
         model: A module in eval mode. It is not changed.
         rules: As for :func:`fxlrp.compile`.
         example_inputs: As for :func:`fxlrp.compile`.
+        constants: As for :func:`fxlrp.compile`. These inputs receive no gradient.
         capture: As for :func:`fxlrp.compile`.
         dynamic_shapes: As for :func:`fxlrp.compile`.
         extensions: As for :func:`fxlrp.compile`.
@@ -113,7 +115,12 @@ def autograd(
     """
     check_model(model)
     request = Request.of(
-        rules, capture=capture, extensions=extensions, output=EVERY_OUTPUT, dynamic_shapes=dynamic_shapes
+        rules,
+        capture=capture,
+        extensions=extensions,
+        constants=constants,
+        output=EVERY_OUTPUT,
+        dynamic_shapes=dynamic_shapes,
     )
     passes = pipeline.backward(Optimizations.resolve(optimize))
 

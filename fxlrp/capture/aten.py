@@ -146,6 +146,26 @@ def _softmax(function: Callable[..., Any]) -> Callable[[Arguments], Call]:
     return spelled
 
 
+def _embedding_bag(given: Arguments) -> Call:
+    """``embedding_bag``, where a negative row of padding counts from the end."""
+    options = {name: given[name] for name in ("per_sample_weights", "include_last_offset") if given.get(name)}
+    return _call(
+        F.embedding_bag,
+        given["indices"],
+        given["weight"],
+        given["offsets"],
+        mode=("sum", "mean", "max")[given.get("mode", 0)],
+        padding_idx=given.get("padding_idx"),
+        **options,
+    )
+
+
+def _embedding_bag_kernel(given: Arguments) -> Call:
+    """The kernel, for which -1 means no padding."""
+    padding = given.get("padding_idx", -1)
+    return _embedding_bag({**given, "padding_idx": None if padding < 0 else padding})
+
+
 _UPSAMPLED = {"linear1d": "linear", "bilinear2d": "bilinear", "trilinear3d": "trilinear", "bicubic2d": "bicubic"}
 
 _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
@@ -170,6 +190,8 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "tensordot": lambda given: _call(
         torch.tensordot, given["self"], given["other"], (tuple(given["dims_self"]), tuple(given["dims_other"]))
     ),
+    "embedding_bag": _embedding_bag,
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag_kernel),
     "embedding": lambda given: _call(F.embedding, given["indices"], given["weight"]),
     "im2col": lambda given: _call(
         F.unfold, given["self"], *(tuple(given[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
@@ -197,6 +219,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
 _FIRST_OF_SEVERAL = frozenset(
     (
         "_native_batch_norm_legit_no_training",
+        *("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"),
         *(f"adaptive_max_pool{n}d" for n in (1, 2, 3)),
         *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
     )

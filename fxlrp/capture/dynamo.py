@@ -30,12 +30,14 @@ class Argument:
         example: Its value when the graph was captured.
         is_data: Whether it is a tensor that the caller passed, and not a parameter, attribute, global or closure.
         is_wrapped: Whether it is a number that TorchDynamo wrapped in a tensor, and reads with ``item``.
+        name: The argument of the compiled function that is or contains it; empty if there is none.
     """
 
     node: fx.Node
     example: Any
     is_data: bool
     is_wrapped: bool
+    name: str = ""
 
     @property
     def path(self) -> str:
@@ -57,16 +59,22 @@ def _argument(node: fx.Node, example: Any) -> Argument:
     source = getattr(node.meta.get("grapharg"), "source", None)
     is_wrapped = bool(node.users) and all(user.op == "call_method" and user.target == "item" for user in node.users)
     is_data = isinstance(example, Tensor) and not is_wrapped and _is_handed_over(source, example)
-    return Argument(node, example, is_data, is_wrapped)
+    root = _root(source)
+    return Argument(node, example, is_data, is_wrapped, root.local_name if isinstance(root, LocalSource) else "")
+
+
+def _root(source: Any) -> Any:
+    """The source of the outermost container."""
+    while hasattr(source, "base"):
+        source = source.base
+    return source
 
 
 def _is_handed_over(source: Any, example: Tensor) -> bool:
     """Whether the caller passed a tensor, or its container: not a module, global or closure."""
     if source is None:
         return not isinstance(example, nn.Parameter)
-    root = source
-    while hasattr(root, "base"):
-        root = root.base
+    root = _root(source)
     return isinstance(root, LocalSource) and root.is_input and not is_from_unspecialized_nn_module_source(source)
 
 

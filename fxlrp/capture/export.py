@@ -98,10 +98,10 @@ def _dynamic(inputs: Inputs, values: Mapping[str, Tensor], lengths: bool) -> dic
             dims |= set(range(1, value.dim()))
         by_name[name] = {dim: Dim.AUTO for dim in dims if value.shape[dim] > 1} or None
     if inputs.variadic is None:
-        return {**by_name, **dict.fromkeys(inputs.constants)}
+        return {**by_name, **dict.fromkeys(inputs.fixed)}
     several = [name for name in inputs.positional if name.startswith(f"{inputs.variadic}_")]
     shapes = {name: shape for name, shape in by_name.items() if name not in several}
-    return {**shapes, inputs.variadic: tuple(by_name[name] for name in several), **dict.fromkeys(inputs.constants)}
+    return {**shapes, inputs.variadic: tuple(by_name[name] for name in several), **dict.fromkeys(inputs.fixed)}
 
 
 def _export(
@@ -112,7 +112,7 @@ def _export(
     vocabulary: Vocabulary,
 ) -> ExportedProgram:
     args = tuple(values[name] for name in inputs.positional)
-    kwargs = {**{name: values[name] for name in inputs.keyword}, **inputs.constants}
+    kwargs = {**{name: values[name] for name in inputs.keyword}, **inputs.fixed}
     with ONE_CAPTURE, torch.no_grad():
         exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
         hidden_views.check(exported.graph, vocabulary)

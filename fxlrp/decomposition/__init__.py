@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fxlrp.decomposition import arithmetic, attention, reductions
+from fxlrp.decomposition import arithmetic, attention, bags, reductions
 from fxlrp.decomposition.builder import Made
 
 DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     **arithmetic.DECOMPOSITIONS,
     **reductions.DECOMPOSITIONS,
     **attention.DECOMPOSITIONS,
+    **bags.DECOMPOSITIONS,
 }

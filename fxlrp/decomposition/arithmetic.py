@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxlrp.decomposition.builder import Builder, Made
@@ -56,7 +57,7 @@ def _where_method(build: Builder, input: Any, condition: Any, other: Any) -> fx.
 def _divide(build: Builder, input: Any, other: Any, rounding_mode: str | None) -> fx.Node | None:
     """A quotient that is rounded, and a quotient of a number."""
     if rounding_mode is not None:
-        return build(rounding_mode, build("div", input, other))
+        return build("rounded_quotient", input, other, rounding_mode)
     return _divide_number(build, input, other)
 
 
@@ -115,8 +116,15 @@ def _constant_pad(build: Builder, input: Any, pad: Any, value: Any) -> fx.Node:
     return build("pad", input, pad, value=value)
 
 
+def _type(build: Builder, input: Any, dtype: Any, non_blocking: bool) -> fx.Node:
+    """The type may also be a class of tensors, or its name."""
+    named = getattr(torch, dtype.rpartition(".")[2]) if isinstance(dtype, str) else dtype
+    return build("to", input, getattr(named, "dtype", named))
+
+
 DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "div": _divide,
+    "type": _type,
     "pow": _power,
     "rsub": _rsub,
     "add_scaled": _add_scaled,

@@ -55,14 +55,8 @@ class Exportable:
     @property
     def results(self) -> tuple[Result, ...]:
         """The results of an explanation: the relevance of real inputs and of tokens."""
-        examples = self.inputs.examples
-        return tuple(
-            each
-            for each in self.interface.results
-            if each.name not in examples
-            or each.name in self.signature.tokens
-            or examples[each.name].is_floating_point()
-        )
+        names = self.signature.explained(self.inputs.examples, (each.name for each in self.interface.results))
+        return tuple(each for each in self.interface.results if each.name in names)
 
 
 @dataclass(frozen=True)

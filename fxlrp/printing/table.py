@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 from torch import fx
 
-from fxlrp.program import annotation, receivers
+from fxlrp.program import REASON, annotation, receivers
 from fxlrp.provenance import module_path, operation_name
 from fxlrp.vocabulary.lookup import Vocabulary
 
@@ -59,7 +59,8 @@ def _row(
     annotated = annotation(node)
     shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
     rule = str(annotated.rule) if annotated else ""
-    why = ": ".join(part for part in (annotated.origin, annotated.reason) if part) if annotated else ""
+    reason = str(node.meta.get(REASON, ""))
+    why = ": ".join(part for part in (annotated.origin, annotated.reason) if part) if annotated else reason
     return (
         node.name,
         operation_of(node, vocabulary),

@@ -52,6 +52,7 @@ class Recipe:
         segments: The number of segments of checkpointing.
         extensions: The names of the functions that have user-defined rules.
         passes: The names of the user-defined passes.
+        constants: The names of the inputs that are not explained.
     """
 
     preset: Preset
@@ -64,6 +65,7 @@ class Recipe:
     segments: int | None
     extensions: tuple[str, ...]
     passes: tuple[str, ...]
+    constants: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -87,6 +89,7 @@ class Recipe:
             request.segments,
             tuple(extension.function.__name__ for extension in extensions),
             tuple(each.name for each in passes),
+            request.constants,
         )
 
     def save(self, path: str | os.PathLike[str], model: nn.Module, graph: str) -> None:
@@ -108,6 +111,7 @@ class Recipe:
             "segments": self.segments,
             "extensions": list(self.extensions),
             "passes": list(self.passes),
+            "constants": list(self.constants),
             "model": fingerprint(model),
             "graph": graph,
         }
@@ -126,6 +130,8 @@ def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         "dynamic_shapes": _load_shapes(saved["dynamic_shapes"]),
         "optimize": Optimizations(**saved["optimizations"]),
         "checkpoint": segments or segments is not None,
+        # Recipes of version 0.2 and before do not contain them.
+        "constants": saved.get("constants", []),
     }
 
 
@@ -161,7 +167,7 @@ def _dump_examples(inputs: Inputs) -> Any:
         for name, value in inputs.examples.items()
     }
     if inputs.keyword:
-        return {"tensors": specs, "constants": dict(inputs.constants)}
+        return {"tensors": specs, "constants": dict(inputs.fixed)}
     return [specs[name] for name in inputs.positional] if specs else None
 
 

@@ -26,6 +26,7 @@ from fxlrp.relevance import (
     sums,
 )
 from fxlrp.relevance.step import Implementation, RuleTable
+from fxlrp.relevance.tokens import MAPPED, MapTokens
 from fxlrp.rules.specs import Epsilon, Rule
 
 RULES: Mapping[Family, RuleTable] = {
@@ -57,6 +58,8 @@ _WITH_BIAS = (Family.LINEAR, Family.NORMALIZATION)
 
 def implementation(operation: Operation, rule: Rule) -> Implementation | None:
     """The implementation of ``rule`` for ``operation``; None if the rule does not fit."""
+    if isinstance(rule, MapTokens):
+        return MAPPED if operation.maps_tokens is not None else None
     if isinstance(rule, Epsilon) and not rule.bias and operation.family not in _WITH_BIAS:
         return None
     return _found(operation, type(rule))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxlrp.bags import bag_of_rows
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.proportional import LinearMap, by_function, options_of, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
@@ -76,6 +77,11 @@ def mean_transposed(r: Tensor, x: Tensor, *, dim: Any = None, keepdim: bool = Fa
 def cumsum_transposed(r: Tensor, x: Tensor, *, dim: int) -> Tensor:
     """``A^T(r)`` of a cumulative sum: the cumulative sum from the end."""
     return r.flip(dim).cumsum(dim).flip(dim)
+
+
+def sum_bags_transposed(r: Tensor, x: Tensor, *, offsets: Tensor, include_last_offset: bool = False) -> Tensor:
+    """``A^T(r)`` of the sums of bags: each row takes that of its bag."""
+    return r.index_select(0, bag_of_rows(x, offsets))
 
 
 def fold_transposed(
@@ -201,6 +207,7 @@ RULES: RuleTable = {
         "mean": _linear(mean_transposed, *_OVER),
         "sum": _linear(sum_transposed, *_OVER),
         "cumsum": _linear(cumsum_transposed, "dim"),
+        "sum_bags": _linear(sum_bags_transposed, "offsets", "include_last_offset"),
         "fold": _linear(fold_transposed, "kernel_size", "dilation", "padding", "stride"),
         "interpolate": _linear(interpolate_transposed, *_INTERPOLATED),
         "vector_norm": _statistic(_norm_contributions),

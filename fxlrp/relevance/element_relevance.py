@@ -193,8 +193,8 @@ def extremum_relevance(operand: Tensor, other: Any, r: Tensor, *, largest: bool)
 
 
 def to_relevance(x: Tensor, r: Tensor) -> Tensor:
-    """Back to the dtype and device before a conversion."""
-    return r.to(x)
+    """Back to the dtype and device before a conversion; the relevance of tokens keeps its type."""
+    return r.to(x) if x.is_floating_point() else r.to(x.device)
 
 
 def masked_fill_relevance(x: Tensor, r: Tensor, mask: Tensor) -> Tensor:

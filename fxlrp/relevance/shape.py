@@ -130,7 +130,10 @@ _EMITTERS: Mapping[str, Emitter] = {
     "maximum": _extremum(largest=True),
     "minimum": _extremum(largest=False),
     "channel_shuffle": _moved(elements.channel_shuffle_relevance, "groups"),
-    **dict.fromkeys(("to", "float", "double", "half", "bfloat16"), _to_input(elements.to_relevance)),
+    **dict.fromkeys(
+        ("to", "cpu", "float", "double", "half", "bfloat16", "long", "int", "short", "char", "byte", "bool"),
+        _to_input(elements.to_relevance),
+    ),
     "masked_fill": _to_input(elements.masked_fill_relevance, "mask"),
     "masked_select": _to_input(elements.masked_select_relevance, "mask"),
     "where": _emit_where,

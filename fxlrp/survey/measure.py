@@ -78,7 +78,7 @@ def measure(name: str) -> Result:
 
 
 def _result(name: str, explain: Explainer, seconds: float, relevance: Any, balance: Balance) -> Result:
-    parts = relevance if isinstance(relevance, tuple) else (relevance,)
+    parts = tuple(relevance.values()) if isinstance(relevance, dict) else (relevance,)
     total = sum(float(part.double().sum()) for part in parts)
     by_design = _not_conserving(explain)
     scale = abs(balance.explained)

@@ -165,6 +165,8 @@ _PARTICULAR: Mapping[str, Mapping[str, Any]] = {
 _IMAGES = ("clip_vision_model", "convnext", "deit", "dinov2", "segformer", "siglip_vision_model", "swin", "vit")
 # Models with only one implementation of attention.
 _EAGER = ("deberta-v2", "longformer", "xlnet")
+# Models that count positions in the mask and look them up in a table, so that the mask has to be declared.
+_POSITIONS_OF_MASKS = ("opt",)
 
 
 def _transformers(name: str) -> Case:
@@ -176,7 +178,8 @@ def _transformers(name: str) -> Case:
     config = library.AutoConfig.for_model(name, **given)
     options = {"attn_implementation": "eager"} if name in _EAGER else {}
     model = library.AutoModel.from_config(config, **options).eval()
-    return Case(model, _inputs(name, model), {"output": "last_hidden_state"})
+    constants = ["attention_mask"] if name in _POSITIONS_OF_MASKS else []
+    return Case(model, _inputs(name, model), {"output": "last_hidden_state", "constants": constants})
 
 
 def _inputs(name: str, model: Any) -> dict[str, Any]:

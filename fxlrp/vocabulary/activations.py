@@ -154,7 +154,8 @@ def activations() -> Iterator[Operation]:
         "clamp_max": (torch.clamp_max, {"max": REQUIRED}),
     }
     for name, (function, parameters) in parametrized.items():
-        yield _activation(name, function, parameters, aliases=("clip",) if name == "clamp" else ())
+        known: dict[str, Any] = {"maps_tokens": facts.one_varies} if name.startswith("clamp") else {}
+        yield _activation(name, function, parameters, aliases=("clip",) if name == "clamp" else (), **known)
     rrelu = dict(lower=1 / 8, upper=1 / 3, training=False, inplace=False)
     yield _activation("rrelu", F.rrelu, rrelu, required_values={"training": False})
     for name in "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal square abs sin cos tan atan erf".split():

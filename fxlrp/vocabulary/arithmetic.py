@@ -22,6 +22,12 @@ def _product_is_non_negative(call: Call) -> bool:
     return facts.of_operands(call) or (isinstance(a, fx.Node) and a is b)
 
 
+def _is_multiple(call: Call) -> bool:
+    """One factor is a number other than zero."""
+    numbers = [operand for operand in call.operands if isinstance(operand, int)]
+    return facts.one_varies(call) and all(number != 0 for number in numbers) and len(numbers) == 1
+
+
 def _quotient_is_finite(call: Call) -> bool:
     other = call.arguments["other"]
     return facts.finite_operands(call) and isinstance(other, int | float) and other != 0
@@ -45,6 +51,7 @@ def arithmetic() -> Iterator[Operation]:
         non_negative=facts.of_operands,
         finite=facts.finite_operands,
         neutral=True,
+        maps_tokens=facts.one_varies,
     )
     yield Operation(
         "sub",
@@ -56,6 +63,7 @@ def arithmetic() -> Iterator[Operation]:
         allocates=True,
         finite=facts.finite_operands,
         neutral=True,
+        maps_tokens=facts.one_varies,
     )
     yield Operation(
         "mul",
@@ -69,6 +77,7 @@ def arithmetic() -> Iterator[Operation]:
         non_negative=_product_is_non_negative,
         finite=facts.finite_operands,
         neutral=True,
+        maps_tokens=_is_multiple,
     )
     yield Operation(
         "div",

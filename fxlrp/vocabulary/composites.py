@@ -60,6 +60,18 @@ _SCHEMAS = """
 _CROSS_ENTROPY = "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean', label_smoothing=0.0"
 
 
+def _embedding_bag() -> Operation:
+    how = dict(max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode="mean", sparse=False)
+    rest = dict(per_sample_weights=None, include_last_offset=False, padding_idx=None)
+    return _composite(
+        "embedding_bag",
+        F.embedding_bag,
+        {"input": REQUIRED, "weight": REQUIRED, "offsets": None, **how, **rest},
+        operands=("weight",),
+        required_values={"max_norm": None},
+    )
+
+
 def composites() -> Iterator[Operation]:
     """The composite operations."""
     scaled = {"input": REQUIRED, "other": REQUIRED, "alpha": 1}
@@ -67,6 +79,8 @@ def composites() -> Iterator[Operation]:
     yield _composite("add_scaled", torch.add, scaled, "add")
     yield _composite("sub_scaled", torch.sub, scaled, "sub", "subtract")
     yield _composite("glu", F.glu, {"input": REQUIRED, "dim": -1})
+    converted = {"input": REQUIRED, "dtype": REQUIRED, "non_blocking": False}
+    yield Operation("type", Family.COMPOSITE, torch.Tensor.type, converted)
     # The method and the function take their arguments in different order.
     yield _composite("where_method", torch.Tensor.where, {"input": REQUIRED, "condition": REQUIRED, "other": REQUIRED})
     scales = {"beta": 1, "alpha": 1}
@@ -95,6 +109,7 @@ def composites() -> Iterator[Operation]:
         operands=("x1", "x2"),
     )
     yield _multi_head_attention()
+    yield _embedding_bag()
     yield _composite(
         "scaled_dot_product_attention",
         F.scaled_dot_product_attention,

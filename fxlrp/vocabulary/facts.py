@@ -1,12 +1,14 @@
-"""Facts that several rows of the vocabulary state: when a result is non-negative, and when it is finite."""
+"""Facts that several rows of the vocabulary state: the sign and finiteness of results, and what becomes of tokens."""
 
 from __future__ import annotations
+
+from torch import fx
 
 from fxlrp.operation import Call, Fact
 
 
 def always(call: Call) -> bool:
-    """The result is never negative, for any operands."""
+    """The fact holds for every call."""
     return True
 
 
@@ -33,6 +35,11 @@ def of_operands_filled_with(*names: str) -> Fact:
         return of_operands(call) and fills(call)
 
     return fact
+
+
+def one_varies(call: Call) -> bool:
+    """Only one operand is not constant: a sum with constants maps its values one to one."""
+    return sum(isinstance(operand, fx.Node) and operand not in call.known for operand in call.operands) == 1
 
 
 def finite_operands(call: Call) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.bags import bag_of_rows, largest_in_bags
 from fxlrp.functions import (
     attention_mask,
     attention_scale,
@@ -27,10 +28,17 @@ SHAPE_ATTRIBUTES = frozenset(
 
 _INPUT = {"input": REQUIRED}
 _SIZES = ("size", "dim", "numel", "element_size")
+_OF_SIZES_AND_TYPES = frozenset(
+    (
+        *_SIZES,
+        *"getattr is_floating_point is_complex zeros_like ones_like empty_like full_like".split(),
+        *"new_zeros new_ones new_empty initial_state attention_scale causal_mask".split(),
+    )
+)
 
 
 def _made(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
-    options = {"allocates": True, **options}
+    options = {"allocates": True, "ignores_values": name in _OF_SIZES_AND_TYPES, **options}
     return Operation(name, Family.NO_RELEVANCE, function, parameters, is_size=name in _SIZES, **options)
 
 
@@ -58,6 +66,8 @@ def no_relevance() -> Iterator[Operation]:
     for name in ("new_zeros", "new_ones", "new_empty"):
         parameters = {**_INPUT, "size": REQUIRED, "dtype": None, "device": None}
         yield _made(name, getattr(Tensor, name), parameters, variadic="size")
+    parameters = {**_INPUT, "size": REQUIRED, "fill_value": REQUIRED, "dtype": None, "device": None}
+    yield _made("new_full", Tensor.new_full, parameters)
     yield _made("argsort", torch.argsort, {**_INPUT, "dim": -1, "descending": False})
     states = {**_INPUT, "count": REQUIRED, "features": REQUIRED, "batch_dim": REQUIRED}
     yield _made("initial_state", initial_state, states)
@@ -65,4 +75,7 @@ def no_relevance() -> Iterator[Operation]:
     yield _made("padding_mask", padding_mask, _INPUT, allocates=False)
     yield _made("both_masks", both_masks, {**_INPUT, "second": REQUIRED})
     yield _made("attention_scale", attention_scale, _INPUT)
+    bags = {**_INPUT, "offsets": REQUIRED, "include_last_offset": False}
+    yield _made("largest_in_bags", largest_in_bags, bags)
+    yield _made("bag_of_rows", bag_of_rows, {**_INPUT, "offsets": REQUIRED})
     yield _made("causal_mask", causal_mask, {**_INPUT, "key": REQUIRED})

@@ -105,6 +105,8 @@ _TRIPLET = "margin=1.0, p=2, eps=1e-6, swap=False, size_average=None, reduce=Non
 def nonlinear() -> Iterator[Operation]:
     """Functions of several operands, and reductions that are not linear."""
     yield from rows(Family.FUNCTION, _ELEMENTWISE, elementwise=True)
+    quotient = "rounded_quotient(input*, other*, rounding_mode)"
+    yield row(Family.FUNCTION, quotient, functions.rounded_quotient, elementwise=True)
     yield row(Family.FUNCTION, "power(input*, exponent*)", torch.pow, elementwise=True)
     yield row(Family.FUNCTION, f"binary_cross_entropy_with_logits(input*, target*, {_LOGITS})", elementwise=True)
     yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", elementwise=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fxlrp.bags import sum_bags
 from fxlrp.operation import REQUIRED, Call, Family, Gate, Operation
 from fxlrp.vocabulary import facts
 
@@ -75,6 +76,8 @@ def averages() -> Iterator[Operation]:
     yield Operation("sum", Family.AVERAGE, torch.sum, reduction, **sums)
     running = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
     yield Operation("cumsum", Family.AVERAGE, torch.cumsum, running, **sums)
+    bags = {"input": REQUIRED, "offsets": REQUIRED, "include_last_offset": False}
+    yield Operation("sum_bags", Family.AVERAGE, sum_bags, bags, without_relevance=("offsets",), **sums)
     windows = dict(input=REQUIRED, output_size=REQUIRED, kernel_size=REQUIRED, dilation=1, padding=0, stride=1)
     yield Operation("fold", Family.AVERAGE, F.fold, windows, **sums)
     yield Operation(

@@ -16,7 +16,7 @@ from fxlrp.vocabulary import facts
 
 _KEEP_ELEMENTS = (
     "reshape reshape_as view_as flatten t unflatten squeeze unsqueeze permute transpose movedim expand expand_as "
-    "to float double half bfloat16 flip roll pixel_shuffle pixel_unshuffle channel_shuffle repeat_heads "
+    "to cpu float double half bfloat16 flip roll pixel_shuffle pixel_unshuffle channel_shuffle repeat_heads "
     "cat stack hstack vstack dstack"
 ).split()
 
@@ -64,17 +64,36 @@ def views() -> Iterator[Operation]:
     yield _of_input("unbind", torch.unbind, {"dim": 0}, multiple_results=True)
 
 
+def _types(call: Call) -> list[torch.dtype]:
+    """The types to which a call of ``to`` converts, as far as they are not those of another tensor."""
+    given = (*call.arguments["args"], *call.arguments["kwargs"].values())
+    return [value for value in given if isinstance(value, torch.dtype)]
+
+
 def _to_integers(call: Call) -> bool:
-    types = [
-        value
-        for value in (*call.arguments["args"], *call.arguments["kwargs"].values())
-        if isinstance(value, torch.dtype)
-    ]
-    return any(not (each.is_floating_point or each.is_complex) for each in types)
+    return any(not (each.is_floating_point or each.is_complex) for each in _types(call))
+
+
+def _to_other_than_truth_values(call: Call) -> bool:
+    return torch.bool not in _types(call)
+
+
+def _cast(name: str, function: Callable[..., Any], parameters: dict[str, Any], **options: Any) -> Operation:
+    """An operation that may round: its result does not consist of elements of the operand."""
+    known: dict[str, Any] = {"non_negative": facts.of_operands, "finite": facts.finite_operands}
+    return Operation(name, Family.SHAPE, function, {"input": REQUIRED, **parameters}, **known, **options)
 
 
 def casts() -> Iterator[Operation]:
     """Operations that change the type or the device of every element."""
+    for name in ("long", "int", "short", "char", "byte", "bool"):
+        yield _cast(
+            name,
+            getattr(Tensor, name),
+            {"memory_format": torch.preserve_format},
+            makes_integers=facts.always,
+            maps_tokens=None if name == "bool" else facts.always,
+        )
     yield _of_input(
         "to",
         Tensor.to,
@@ -83,7 +102,9 @@ def casts() -> Iterator[Operation]:
         without_relevance=("args", "kwargs"),
         keeps_arguments=True,
         makes_integers=_to_integers,
+        maps_tokens=_to_other_than_truth_values,
     )
+    yield _of_input("cpu", Tensor.cpu, {"memory_format": torch.preserve_format})
     for name in ("float", "double", "half", "bfloat16"):
         yield _of_input(name, getattr(Tensor, name), {"memory_format": torch.preserve_format})
 
@@ -123,7 +144,8 @@ def fills() -> Iterator[Operation]:
     padded = {"pad": REQUIRED, "mode": "constant", "value": None}
     yield _of_input("pad", F.pad, padded, **filled)
     masked = {"mask": REQUIRED, "value": REQUIRED}
-    yield _of_input("masked_fill", torch.masked_fill, masked, without_relevance=("mask",), **filled)
+    replaced: dict[str, Any] = dict(without_relevance=("mask",), maps_tokens=facts.one_varies)
+    yield _of_input("masked_fill", torch.masked_fill, masked, **replaced, **filled)
     yield _of_input(
         "nan_to_num",
         torch.nan_to_num,
@@ -153,6 +175,7 @@ def joins() -> Iterator[Operation]:
         {"condition": REQUIRED, "input": REQUIRED, "other": REQUIRED},
         operands=("input", "other"),
         without_relevance=("condition",),
+        maps_tokens=facts.one_varies,
         **known,
     )
     for name in ("maximum", "minimum"):

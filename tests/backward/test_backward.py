@@ -96,7 +96,7 @@ def test_no_relevance_where_none_is_asked_for(way: str) -> None:
     explained, first = WAYS[way](model, "epsilon"), inputs[0].clone().requires_grad_()
     zoo.largest(explained(first, inputs[1])).backward()
     assert first.grad is not None and inputs[1].grad is None
-    assert_relevance(first.grad, fxlrp.compile(model, "epsilon")(*inputs)[0], 1e-10)
+    assert_relevance(first.grad, fxlrp.compile(model, "epsilon")(*inputs)["x"], 1e-10)
 
 
 class Answer(NamedTuple):

@@ -290,7 +290,7 @@ def test_errors_are_of_the_packages_own_types() -> None:
 def test_relevance_does_not_pass_a_cast_to_integers(rounded: Any, capture: Any) -> None:
     model = net(lambda s, x: s.b(rounded(s.a(x))))
     for examples in (None, torch.randn(2, 4).double()) if capture != "export" else (torch.randn(2, 4).double(),):
-        with pytest.raises(UnsupportedOpError, match=r"operation (.*_to_integer|long)"):
+        with pytest.raises(UnsupportedOpError, match=r"operation (to|long)\b"):
             fxlrp.compile(model, capture=capture, example_inputs=examples)
 
 

@@ -46,7 +46,8 @@ def test_example_inputs_say_how_many_arguments_are_given() -> None:
     )
     assert inputs_of(explain) == ["x", "scale", "shift"]
     relevance = explain(random(2, 4), torch.ones(2, 1, dtype=torch.float64), random(2, 3, seed=5))
-    assert [tuple(r.shape) for r in relevance] == [(2, 4), (2, 1), (2, 3)]
+    assert list(relevance) == ["x", "scale", "shift"]
+    assert [tuple(r.shape) for r in relevance.values()] == [(2, 4), (2, 1), (2, 3)]
 
 
 class Sum(nn.Module):

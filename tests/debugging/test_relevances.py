@@ -182,7 +182,7 @@ def test_several_inputs() -> None:
     explain = fxlrp.compile(Pair().eval(), presets.epsilon(0.0))
     found = explain.debug(a, b=b, unused=a, target=1, keep=True)
     assert [row.node for row in found.nodes] == ["add", "mul", "a", "b"]
-    for row, relevance in zip(found.nodes[2:], explain(a, b, a, target=1), strict=False):
+    for row, relevance in zip(found.nodes[2:], explain(a, b, a, target=1).values(), strict=False):
         assert_relevance(row.relevance, relevance, 1e-12)
     assert found["a"].location.operation == "input" and found["a"].location.rule == ""
 

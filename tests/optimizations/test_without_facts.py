@@ -18,6 +18,7 @@ from fxlrp.errors import CaptureError
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance.step import Implementation
 from fxlrp.vocabulary import CANONICAL, Vocabulary
+from helpers import as_tuple
 from optimization_nets import PRESETS
 from oracles import assert_relevance, random
 
@@ -49,7 +50,7 @@ def no_facts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def relevances(model: nn.Module, inputs: tuple[Tensor, ...], preset: Any) -> tuple[Tensor, ...]:
     found = fxlrp.compile(model, preset, example_inputs=inputs)(*inputs)
-    return found if isinstance(found, tuple) else (found,)
+    return as_tuple(found)
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_emit_relevance_for_models_whose_inputs_have_these_names() -> None:
 
     explain = fxlrp.compile(Named().eval(), presets.epsilon(0.0))
     target, seed = torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 20.0]])
-    first, second = explain(target, seed, target=1)
+    first, second = explain(target, seed, target=1).values()
     assert first.tolist() == [[0.0, 4.0]] and second.tolist() == [[0.0, 20.0]]
 
 

@@ -45,6 +45,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
     assert declared().keys() == {
         "annotate",
         "carry_quotients",
+        "check_inputs",
         "checkpoint",
         "decompose",
         "emit_backward",

@@ -72,8 +72,9 @@ def test_inputs_outputs_and_open_sizes_are_kept(by_name: bool, tmp_path: Path) -
     explain.save(tmp_path / "recipe.json")
     again = fxlrp.load(tmp_path / "recipe.json", sizes())
     given = {name: value[:, :3] for name, value in TOKENS.items()}
-    for ours, theirs in zip(again(**given, target=1), explain(**given, target=1), strict=True):
-        assert torch.equal(ours, theirs)
+    ours, theirs = again(**given, target=1), explain(**given, target=1)
+    assert ours.keys() == theirs.keys() == {"tokens", "mask"}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_what_the_first_call_captured_is_kept(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_what_the_first_call_captured_is_kept(tmp_path: Path) -> None:
     relevance = explain(**TOKENS)
     explain.save(tmp_path / "recipe.json")
     again = fxlrp.load(tmp_path / "recipe.json", sizes())(**TOKENS)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, relevance, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again.values(), relevance.values(), strict=True))
 
 
 def saved(path: Path, rules: Any = "epsilon_plus", **options: Any) -> Path:

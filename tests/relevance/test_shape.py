@@ -159,16 +159,16 @@ def test_relevance_follows_the_elements_of_both(name: str) -> None:
     seed = seed_of(function(a, b))
     explain = fxlrp.compile(Two(function).eval(), rules="epsilon")
     found = explain(a, b, seed=seed)
-    assert_relevance(found[0], move_back(lambda t: function(t, b), a, seed), 1e-12)
-    assert_relevance(found[1], move_back(lambda t: function(a, t), b, seed), 1e-12)
+    assert_relevance(found["a"], move_back(lambda t: function(t, b), a, seed), 1e-12)
+    assert_relevance(found["b"], move_back(lambda t: function(a, t), b, seed), 1e-12)
 
 
 def test_where_broadcasts_its_branches() -> None:
     a, b = random(3, 4, 3), random(3, 1, 1, seed=1)
     seed = random(3, 4, 3, seed=2)
     found = fxlrp.compile(Two(lambda a, b: torch.where(MASK, a, b)).eval(), rules="epsilon")(a, b, seed=seed)
-    assert_relevance(found[0], seed * MASK)
-    assert_relevance(found[1], (seed * ~MASK).sum((1, 2), keepdim=True))
+    assert_relevance(found["a"], seed * MASK)
+    assert_relevance(found["b"], (seed * ~MASK).sum((1, 2), keepdim=True))
 
 
 def test_split_with_a_part_left_out() -> None:

@@ -300,7 +300,7 @@ class Blend(nn.Module):
 
 
 def test_several_operands() -> None:
-    first, second = compiled(Blend(), blend_relevance)(X, X + 1, seed=R)
+    first, second = compiled(Blend(), blend_relevance)(X, X + 1, seed=R).values()
     assert torch.equal(first, 0.75 * R) and torch.equal(second, 0.25 * R)
 
 
@@ -414,7 +414,7 @@ def test_a_function_of_torch_with_several_operands() -> None:
         )
     )
     one, other = torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 3.0]])
-    first, second = compiled(Two(torch.maximum), extension)(one, other, seed=torch.tensor([[7.0, 8.0]]))
+    first, second = compiled(Two(torch.maximum), extension)(one, other, seed=torch.tensor([[7.0, 8.0]])).values()
     assert first.tolist() == [[0.0, 8.0]] and second.tolist() == [[7.0, 0.0]]
 
 
@@ -614,7 +614,7 @@ def test_custom_for_a_sum() -> None:
     """A tuple, one for each operand; a constant's part goes nowhere."""
     split = rules.Custom(lambda input, other, *, out, relevance: (0.9 * relevance, 0.1 * relevance))
     explain = fxlrp.compile(Two(lambda a, b: a + b).eval(), [("add", split)])
-    first, second = explain(X, X, seed=R)
+    first, second = explain(X, X, seed=R).values()
     assert torch.equal(first, 0.9 * R) and torch.equal(second, 0.1 * R)
     explain = fxlrp.compile(Net(lambda x: 1.5 + x).eval(), [("add", split)])
     assert torch.equal(explain(X, seed=R), 0.1 * R)
@@ -623,7 +623,7 @@ def test_custom_for_a_sum() -> None:
 def test_custom_for_a_list_of_tensors() -> None:
     halves = rules.Custom(lambda tensors, dim=0, *, out, relevance: relevance.chunk(2, dim))
     explain = fxlrp.compile(Two(lambda a, b: torch.cat([a, b], 1)).eval(), [("cat", halves)])
-    first, second = explain(X, X, seed=torch.cat([R, 2 * R], 1))
+    first, second = explain(X, X, seed=torch.cat([R, 2 * R], 1)).values()
     assert torch.equal(first, R) and torch.equal(second, 2 * R)
 
 

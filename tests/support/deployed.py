@@ -22,8 +22,11 @@ def file_name(format: str) -> str:
     return "explain.onnx" if format == "onnx" else "explain.pt2"
 
 
-def as_list(relevance: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    return [relevance] if isinstance(relevance, Tensor) else list(relevance)
+def as_list(relevance: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> list[Tensor]:
+    """What an explainer or a file returns, in the order of the inputs."""
+    if isinstance(relevance, Tensor):
+        return [relevance]
+    return list(relevance.values() if isinstance(relevance, dict) else relevance)
 
 
 def error(got: Tensor, expected: Tensor) -> float:

@@ -46,9 +46,10 @@ def epsilon_with(*pairs: Any) -> presets.Preset:
 def explained(
     model: nn.Module, inputs: tuple[Tensor, ...], seed: Tensor, rules: Any = "epsilon", **options: Any
 ) -> Any:
-    """The relevance of the inputs, of which the explainer gets copies."""
+    """The relevance of the input, or of several in their order; the explainer gets copies of them."""
     explain = fxlrp.compile(model.eval(), rules=rules, **options)
-    return explain(*(t.clone() for t in inputs), seed=seed)
+    relevance = explain(*(t.clone() for t in inputs), seed=seed)
+    return tuple(relevance.values()) if isinstance(relevance, dict) else relevance
 
 
 def of_one(function: Function, x: Tensor, seed: Tensor, rules: Any = "epsilon", **options: Any) -> Tensor:
@@ -78,7 +79,9 @@ def seed_of(y: Tensor) -> Tensor:
 
 
 def as_tuple(relevance: Any) -> tuple[Any, ...]:
-    """The relevance of every input, also where there is one."""
+    """The relevance of every input, also where there is one; files of explanations return tuples."""
+    if isinstance(relevance, dict):
+        return tuple(relevance.values())
     return relevance if isinstance(relevance, tuple) else (relevance,)
 
 
@@ -92,7 +95,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 def assert_is_gradient(relevance: Any, model: nn.Module, *inputs: Tensor) -> None:
     """Relevance of LRP-0 against an oracle that knows nothing of fxlrp."""
-    assert isinstance(relevance, tuple) == (len(inputs) > 1)
+    assert isinstance(relevance, dict) == (len(inputs) > 1)
     expected = zoo.gradient_times_input(model, *inputs)
     for actual, wanted in zip(as_tuple(relevance), expected, strict=True):
         assert wanted.abs().max() > 1e-4

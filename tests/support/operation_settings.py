@@ -157,6 +157,7 @@ def _composites() -> Iterator[tuple[str, list[Arguments]]]:
         scaled = [two(M, M, alpha=alpha) for alpha in (1, -0.5, 0, 2)]
         yield name, [*scaled, two(M, 1, alpha=-0.5), two(M, fixed(6), alpha=2)]
     yield "glu", only(M, *each("dim", -1, 0, 1))
+    yield "type", only(M, *each("dtype", torch.float64, torch.float32, "torch.DoubleTensor"))
     yield "where_method", [dict(input=M, condition=BOOLS, other=other) for other in (M, -1.0, 0, fixed(4, 6))]
     factors = [dict(beta=beta, alpha=alpha) for beta, alpha in ((1, 1), (-1, 1), (1, -0.5), (0, 2))]
     yield "addmm", [dict(input=V(2, 4), mat1=V(2, 3), mat2=V(3, 4), **one) for one in factors]
@@ -221,6 +222,8 @@ def _softmax_and_embedding() -> Iterator[tuple[str, list[Arguments]]]:
     for name in ("softmax", "log_softmax", "safe_softmax"):
         yield name, [*only(M, *each("dim", -1, 0), dict(dim=1, dtype=torch.float64)), *only(CUBE, dict(dim=1))]
     weights = [{}, dict(padding_idx=2), dict(scale_grad_by_freq=True)]
+    bag: list[Any] = [dict(mode=mode, padding_idx=padding) for mode in ("sum", "mean", "max") for padding in (None, 2)]
+    yield "embedding_bag", [dict(input=TOKENS, weight=V(7, 4), **one) for one in bag]
     yield "embedding", [dict(input=TOKENS, weight=V(7, 4), **one) for one in weights]
 
 
@@ -293,6 +296,11 @@ def _pooling() -> Iterator[tuple[str, list[Arguments]]]:
     yield "vector_norm", [*of(M, *orders, *whole, dict(dim=(0, 1)), dict(dim=1, keepdim=True)), *_single_norms()]
     for name in ("var", "std"):
         yield name, SPREADS
+    bags = [dict(offsets=torch.tensor(starts)) for starts in ([0, 1, 3], [0], [0, 2, 2])]
+    bags.append(dict(offsets=torch.tensor([0, 1, 4]), include_last_offset=True))
+    yield "sum_bags", [*only(M, *bags), *only(V(4), *bags)]
+    yield "largest_in_bags", only(M, *bags)
+    yield "bag_of_rows", only(M, *bags[:3])
     yield "cumsum", [*only(M, *each("dim", 1, 0, -1)), *only(V(4, 1), dict(dim=1))]
     yield (
         "fold",
@@ -434,7 +442,7 @@ def _copies() -> Iterator[tuple[str, list[Arguments]]]:
     ]
     options = [dict(dtype=torch.float64), dict(dtype=torch.float64, copy=True), dict(memory_format=torch.channels_last)]
     yield "to", [*only(M, *casts), *only(IMAGE, *(dict(kwargs=one) for one in options))]
-    for name in ("float", "double", "half", "bfloat16"):
+    for name in "float double half bfloat16 cpu long int short char byte bool".split():
         yield name, [*of(M), *only(IMAGE, {}, dict(memory_format=torch.channels_last))]
     holes: list[Any] = [-1, 1, 0.0, -INF, torch.tensor(-2.0, dtype=torch.float64)]
     yield (

@@ -133,6 +133,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "float": (lambda x: x.float().double(), S),
     "double": (lambda x: x.double(), S),
     "half": (lambda x: x.half().double(), S),
+    "cpu": (lambda x: x.cpu(), S),
     "bfloat16": (lambda x: x.bfloat16().double(), S),
     "masked_fill": (lambda x: x.masked_fill(MASK, 2.0), S),
     "chunk": (lambda x: x.chunk(4, 2)[1], S),
@@ -175,9 +176,12 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
 
 # Reached by other tests: it has no call that a model could write, or capture cannot see it in a function of tensors.
 UNCALLED = {
+    # Only tokens have relevance that passes a cast to integers.
+    *("long", "int", "short", "char", "byte", "bool"),
     "expect_dims",
     "setitem",
     "repeat_heads",
+    "sum_bags",
     "mask_scores",
     "lstm",
     "gru",

@@ -104,7 +104,7 @@ MUL: dict[str, Callable[..., Tensor]] = {
 
 def both(function: Callable[..., Tensor], a: Tensor, b: Tensor, r: Tensor) -> tuple[list[float], list[float]]:
     explain = fxlrp.compile(Two(function).eval(), presets.epsilon(0.0))
-    first, second = explain(a.clone(), b.clone(), seed=r)
+    first, second = explain(a.clone(), b.clone(), seed=r).values()
     return first.flatten().tolist(), second.flatten().tolist()
 
 
