@@ -13,6 +13,7 @@ from fxlrp.capture.shape_guards import ShapeGuards
 from fxlrp.errors import InputError
 from fxlrp.inputs import Examples, Inputs
 from fxlrp.program import Program, inputs_among, receivers
+from fxlrp.relevance.numerics import as_type_of
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,15 @@ class Signature:
     def explained(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the results of an explanation: the relevance of real inputs and tokens, but not of masks.
 
+        The relevance of a real input has the type of the input, also where autocast computed in another one.
+
         Args:
             values: The values of the call.
             results: The relevance of every input, by name.
         """
         given = dict(zip(self.inputs.names, values, strict=True))
         return tuple(
-            relevance
+            as_type_of(relevance, given[name]) if name in given else relevance
             for name, relevance in results.items()
             if name not in given or name in self.tokens or given[name].is_floating_point()
         )

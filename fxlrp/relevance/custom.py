@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from fxlrp.errors import RuleError
+from fxlrp.relevance.numerics import as_type_of
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Custom
 
 
 def checked_relevance(relevance: Any, *operands: Any, rule: str) -> tuple[Tensor, ...]:
-    """Check the result of a user-defined rule, and return one relevance for each operand.
+    """Check the result of a user-defined rule, and return one relevance for each operand, in the type of the operand.
 
     Raises:
         RuleError: The number of tensors or their shapes do not match the operands.
@@ -32,7 +33,10 @@ def checked_relevance(relevance: Any, *operands: Any, rule: str) -> tuple[Tensor
         if isinstance(operand, Tensor) and (not isinstance(part, Tensor) or part.shape != operand.shape):
             got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             raise RuleError(f"the rule {rule} returned {got} for an operand of shape {tuple(operand.shape)}")
-    return parts
+    return tuple(
+        as_type_of(part, operand) if isinstance(operand, Tensor) else part
+        for part, operand in zip(parts, operands, strict=True)
+    )
 
 
 def _emit_custom(step: Step) -> Contributions:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxlrp.relevance.linear import bound
 from fxlrp.relevance.linear_maps import Convolution, Geometry, forward, transposed
-from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.numerics import as_type_of, stabilize
 
 
 def flat_of_one_channel(
@@ -19,14 +19,15 @@ def flat_of_one_channel(
     """``R_x = 1^T(R / s(f(1, 0; 1)))``: the same for all channels, the sum over each window; see Flat."""
     if geometry is None:
         summed = r.sum(-1, keepdim=True) if weight.dim() == 2 else r.unsqueeze(-1)
-        return (summed / stabilize(r.new_full((), x.shape[-1]), stabilizer)).repeat_interleave(x.shape[-1], -1)
+        r = summed / stabilize(r.new_full((), x.shape[-1]), stabilizer)
+        return as_type_of(r.repeat_interleave(x.shape[-1], -1), x)
     groups, channel = geometry.groups, weight.dim() - 1
     one, image = weight.new_ones((groups, 1, *weight.shape[2:])), x.narrow(-channel, 0, groups)
     summed = r.unflatten(-channel, (groups, -1)).sum(-channel)
     windows = forward(torch.ones_like(image if x.dim() < weight.dim() else image[:1]), one, None, geometry)
     r = summed / stabilize(windows * (x.shape[-channel] // groups), stabilizer)
     r = transposed(r, one, image, geometry)
-    return r.repeat_interleave(x.shape[-channel] // groups, -channel)
+    return as_type_of(r.repeat_interleave(x.shape[-channel] // groups, -channel), x)
 
 
 def wsquare_of_one_sample(
@@ -36,7 +37,7 @@ def wsquare_of_one_sample(
     square = weight**2
     ones = torch.ones_like(_one_sample(x, weight))
     z = forward(ones, square, None if bias is None else bias**2, geometry)
-    return transposed(r / stabilize(z, stabilizer), square, x, geometry)
+    return as_type_of(transposed(r / stabilize(z, stabilizer), square, x, geometry), x)
 
 
 def zbox_of_one_sample(

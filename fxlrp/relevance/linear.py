@@ -17,7 +17,7 @@ from fxlrp.errors import RuleError
 from fxlrp.relevance import linear_specialized
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, forward, geometry_of, transposed
-from fxlrp.relevance.numerics import stabilize, stabilize_one_sign
+from fxlrp.relevance.numerics import as_type_of, stabilize, stabilize_one_sign
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
@@ -140,14 +140,14 @@ def linear_wsquare(
     """``R_x = (W^2)^T(R / s(f(W^2, b^2; 1)))``; see :class:`fxlrp.rules.WSquare`."""
     square = weight**2
     z = forward(torch.ones_like(x), square, None if bias is None else bias**2, geometry)
-    return transposed(r / stabilize(z, stabilizer), square, x, geometry)
+    return as_type_of(transposed(r / stabilize(z, stabilizer), square, x, geometry), x)
 
 
 def linear_flat(x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None, *, stabilizer: float) -> Tensor:
     """``R_x = 1^T(R / s(f(1, 0; 1)))``; see :class:`fxlrp.rules.Flat`."""
     ones = torch.ones_like(weight)
     z = forward(torch.ones_like(x), ones, None, geometry)
-    return transposed(r / stabilize(z, stabilizer), ones, x, geometry)
+    return as_type_of(transposed(r / stabilize(z, stabilizer), ones, x, geometry), x)
 
 
 def _step(
