@@ -43,8 +43,9 @@ def compile(
         model: A module in eval mode whose output is a tensor of shape ``(batch, ...)``, or contains one. It is not
             changed.
         rules: The name of a preset, a preset, or a list of ``(selector, rule)`` pairs. Pairs take precedence over the
-            default preset, and the first pair that matches wins. A selector is a module class, a glob on the module
-            path, the name of a canonical operation, or a predicate on the node. None selects the default preset.
+            default preset, and the first pair that matches wins. A selector is a module class, a module of the model,
+            a glob on the module path, the name of a canonical operation, or a predicate on the node. None selects the
+            default preset.
         example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
             and to constants such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
         output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
@@ -91,7 +92,7 @@ def compile(
         output=output,
         dynamic_shapes=dynamic_shapes,
         at=at,
-    )
+    ).on(model)
     ordered = pipeline.explanation(optimizations, checkpoints=request.segments is not None, user_defined=passes)
 
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -63,6 +63,10 @@ class Request:
         front_ends = _front_ends(capture)
         vocabulary, preset = extend(CANONICAL, preset, extensions)
         return Request(preset, vocabulary, front_ends, segments=_segments(checkpoint), **options)
+
+    def on(self, model: nn.Module | None) -> Request:
+        """Return the request for ``model``, in which the modules that select nodes are."""
+        return replace(self, preset=self.preset.located(model))
 
 
 def _front_ends(capture: str) -> tuple[FrontEnd, ...]:

@@ -114,7 +114,7 @@ def autograd(
     check_model(model)
     request = Request.of(
         rules, capture=capture, extensions=extensions, output=EVERY_OUTPUT, dynamic_shapes=dynamic_shapes
-    )
+    ).on(model)
     passes = pipeline.backward(Optimizations.resolve(optimize))
 
     def halves(model: nn.Module, inputs: Inputs) -> _Halves:
