@@ -9,6 +9,7 @@ from torch import nn
 
 import fxlrp.rules
 from fxlrp.errors import RecipeError
+from fxlrp.rules.bounds import TensorBound
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Inside, Selector
 from fxlrp.rules.specs import Custom, Rule
@@ -86,8 +87,14 @@ def _dump_rule(rule: Rule) -> dict[str, Any]:
     return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
 
 
+def _load_parameter(value: Any) -> Any:
+    if isinstance(value, dict):
+        return TensorBound(tuple(value["shape"]), tuple(value["values"]))
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _load_rule(saved: dict[str, Any]) -> Rule:
-    parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+    parameters = {key: _load_parameter(value) for key, value in saved.items()}
     name = str(parameters.pop("rule"))
     cls = getattr(fxlrp.rules, _RENAMED.get(name, name), None)
     if not (isinstance(cls, type) and issubclass(cls, Rule)):

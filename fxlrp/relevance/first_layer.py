@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.relevance.linear import bound
+from fxlrp.relevance.linear import Bound, bound, fit
 from fxlrp.relevance.linear_maps import Convolution, Geometry, forward, transposed
 from fxlrp.relevance.numerics import as_type_of, stabilize
 
@@ -46,13 +46,16 @@ def zbox_of_one_sample(
     r: Tensor,
     geometry: Geometry = None,
     *,
-    low: float | tuple[float, ...],
-    high: float | tuple[float, ...],
+    low: Bound,
+    high: Bound,
     stabilizer: float,
 ) -> Tensor:
     """``R_x = (x - high) * W^T r + (high - low) * W+^T r``, as ``W = W+ + W-``; see ZBox."""
     w_pos, w_neg = weight.clamp(min=0), weight.clamp(max=0)
     sample = _one_sample(x, weight)
+    if any(isinstance(each, Tensor) and fit(each, sample) is None for each in (low, high)):
+        # The bounds differ between the samples, or between the vectors that a dense layer reads.
+        sample = x
     lowest, highest = bound(low, sample, weight), bound(high, sample, weight)
     bounds = forward(lowest, w_pos, None, geometry) + forward(highest, w_neg, None, geometry)
     r = r / stabilize(forward(x, weight, None, geometry) - bounds, stabilizer)

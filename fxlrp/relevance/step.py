@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import fx
+from torch import Tensor, fx
 
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
@@ -97,6 +97,18 @@ class Step:
         """Like :meth:`call`, but name the node after the forward node and ``name``."""
         made = self.call(function, *args, **kwargs)
         made._rename(f"{self.node.name}_{name}")
+        return made
+
+    def constant(self, name: str, value: Tensor) -> fx.Node:
+        """Add a tensor that is not a parameter of the model to the program, on the root of its graph."""
+        root = self.graph.owning_module
+        assert root is not None
+        path = f"{self.node.name}_{name}"
+        while hasattr(root, path):
+            path += "_"
+        root.register_buffer(path, value, persistent=False)
+        made = self.graph.get_attr(path)
+        made.meta = provenance(self.node)
         return made
 
     def times(self, operand: fx.Node, factor: fx.Node) -> Relevance:

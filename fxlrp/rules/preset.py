@@ -57,6 +57,10 @@ class Preset:
     pairs: tuple[Pair, ...] = ()
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        """Check the stabilizer."""
+        object.__setattr__(self, "epsilon", Epsilon(self.epsilon).epsilon)
+
     def override(self, pairs: Iterable[tuple[Selector, Rule]]) -> Preset:
         """Return this preset with ``pairs`` in front of its own. The first match wins.
 

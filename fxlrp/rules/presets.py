@@ -16,13 +16,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeAlias
 
+from torch import Tensor
+
 from fxlrp.errors import RuleError
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Selector
 from fxlrp.rules.specs import (
     AlphaBeta,
     Constant,
-    Epsilon,
     Flat,
     Gamma,
     Rule,
@@ -36,7 +37,6 @@ _CONVOLUTIONS = tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in 
 
 
 def _preset(name: str, *, epsilon: float, convolution: Rule | None = None, first: Rule | None = None) -> Preset:
-    Epsilon(epsilon)
     origin = f"preset {name}"
     pairs = []
     if first is not None:
@@ -80,7 +80,7 @@ def epsilon(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -108,7 +108,7 @@ def epsilon_plus(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -138,7 +138,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -152,7 +152,10 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
 
 @_declared
 def epsilon_gamma_box(
-    low: float | Sequence[float], high: float | Sequence[float], gamma: float = 0.25, epsilon: float = 1e-6
+    low: float | Sequence[float] | Tensor,
+    high: float | Sequence[float] | Tensor,
+    gamma: float = 0.25,
+    epsilon: float = 1e-6,
 ) -> Preset:
     """Gamma for convolutions, LRP-epsilon for dense layers, z^B in the first layer (Montavon et al., 2019).
 
@@ -164,8 +167,9 @@ def epsilon_gamma_box(
     - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
 
     Args:
-        low: The smallest value that an input can take: a number, or one number for each channel.
-        high: The largest value that an input can take, in the same form.
+        low: The smallest value that an input can take: a number, one number for each channel, or a tensor that
+            broadcasts to the input; see :class:`~fxlrp.rules.ZBox`.
+        high: The largest value that an input can take, in the same form or as a number.
         gamma: The weight of the contributions that have the sign of the output, at least 0.
         epsilon: The stabilizer of LRP-epsilon, at least 0.
 
@@ -174,7 +178,7 @@ def epsilon_gamma_box(
 
     Raises:
         RuleError: ``low`` or ``high`` is missing or is not a valid bound, ``low`` exceeds ``high``, or ``gamma`` or
-            ``epsilon`` is negative or not a number.
+            ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -202,7 +206,7 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -232,7 +236,7 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -261,7 +265,7 @@ def attnlrp(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: There is no such parameter. :func:`fxlrp.compile` refuses a negative ``epsilon``.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -293,7 +297,7 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp

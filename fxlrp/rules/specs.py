@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fxlrp.errors import RuleError
-from fxlrp.rules.rule import Rule, require_number
+from fxlrp.rules.bounds import TensorBound, bound, check_bounds
+from fxlrp.rules.rule import Rule, require_flag, require_number
 
 __all__ = [
     "AlphaBeta",
@@ -50,7 +53,7 @@ class Epsilon(Rule):
             relevance, except for what the stabilizer absorbs.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -64,6 +67,7 @@ class Epsilon(Rule):
     def __post_init__(self) -> None:
         """Check the parameters."""
         require_number(self, "epsilon")
+        require_flag(self, "bias")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,17 @@ class _Stabilized(Rule):
 
 
 @dataclass(frozen=True)
-class ZPlus(_Stabilized):
+class _StabilizedWithBias(_Stabilized):
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        require_flag(self, "bias")
+
+
+@dataclass(frozen=True)
+class ZPlus(_StabilizedWithBias):
     """LRP-z+: only contributions that increase the output receive relevance (Montavon et al., 2017).
 
     ``R_x = x+ * W+^T r + x- * W-^T r`` with ``r = R / s(f(W+, b+; x+) + f(W-, 0; x-))``; inputs of both signs are
@@ -87,15 +101,13 @@ class ZPlus(_Stabilized):
         bias: Whether the denominator includes the bias.
 
     Raises:
-        RuleError: ``stabilizer`` is negative or not a number.
+        RuleError: ``stabilizer`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
         >>> print(fxlrp.rules.ZPlus())
         ZPlus()
     """
-
-    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ class AlphaBeta(Rule):
         bias: Whether the denominators include the bias.
 
     Raises:
-        RuleError: ``alpha - beta`` is not 1, or a parameter is negative or not a number.
+        RuleError: ``alpha - beta`` is not 1, or a parameter is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -127,8 +139,8 @@ class AlphaBeta(Rule):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        for name in ("alpha", "beta", "stabilizer"):
-            require_number(self, name)
+        require_number(self, "alpha", "beta", "stabilizer")
+        require_flag(self, "bias")
         if abs(self.alpha - self.beta - 1.0) > 1e-9:
             raise RuleError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha:g}, beta={self.beta:g}")
 
@@ -147,9 +159,12 @@ class Gamma(Rule):
             For large values the rule approaches z+ on positive outputs.
         stabilizer: Keeps the denominators away from zero.
         bias: Whether the denominators include the bias.
+        bias_in_sign: With ``bias=False``, whether ``z``, whose sign selects the half of the rule, includes the bias all
+            the same: the sign is then that of the output, as with ``zero_params="bias"`` in zennit. Otherwise it is
+            that of the sum of the contributions.
 
     Raises:
-        RuleError: ``gamma`` or ``stabilizer`` is negative or not a number.
+        RuleError: ``gamma`` or ``stabilizer`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -160,11 +175,12 @@ class Gamma(Rule):
     gamma: float = 0.25
     stabilizer: float = 1e-6
     bias: bool = True
+    bias_in_sign: bool = True
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        for name in ("gamma", "stabilizer"):
-            require_number(self, name)
+        require_number(self, "gamma", "stabilizer")
+        require_flag(self, "bias", "bias_in_sign")
 
 
 @dataclass(frozen=True)
@@ -174,13 +190,18 @@ class ZBox(Rule):
     ``R_x = x * W^T r - low * W+^T r - high * W-^T r`` with ``r = R / s(f(W; x) - f(W+; low) - f(W-; high))``. For the
     first linear map.
 
+    A sequence, or an array or tensor of one dimension, has one number for each channel: dimension 1 of the input
+    ``(batch, channels, ...)`` of a convolution, and the last dimension of the input of a dense layer. An array or a
+    tensor of several dimensions broadcasts to the input of the layer: ``(1, 3, 1, 1)`` has one number for each channel
+    of an image, ``(3, 224, 224)`` one for each channel of each pixel.
+
     Args:
-        low: The smallest value that an input can take: a number, or one number for each channel (dimension 1).
-        high: The largest value that an input can take, in the same form.
+        low: The smallest value that an input can take: a number, one number for each channel, or a tensor.
+        high: The largest value that an input can take, in the same form or as a number.
         stabilizer: Keeps the denominator away from zero.
 
     Raises:
-        RuleError: A bound is not a number or a flat sequence of numbers, or ``low`` exceeds ``high``.
+        RuleError: A bound is not of these forms or not finite, or ``low`` exceeds ``high``.
 
     Example:
         >>> import fxlrp
@@ -188,39 +209,21 @@ class ZBox(Rule):
         ZBox(low=(-2.1, -2, -1.8), high=(2.2, 2.4, 2.6))
     """
 
-    low: float | Sequence[float]
-    high: float | Sequence[float]
+    low: float | Sequence[float] | Tensor | TensorBound
+    high: float | Sequence[float] | Tensor | TensorBound
     stabilizer: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Check the bounds and turn arrays and tensors into tuples of numbers."""
+        """Check the bounds, and make them numbers of Python."""
         require_number(self, "stabilizer")
-        bounds = {name: self._bound(name) for name in ("low", "high")}
-        for name, bound in bounds.items():
-            object.__setattr__(self, name, bound)
-        lows, highs = (bound if isinstance(bound, tuple) else (bound,) for bound in bounds.values())
-        channels = max(len(lows), len(highs))
-        if {len(lows), len(highs)} - {1, channels}:
-            raise RuleError(f"ZBox: low has {len(lows)} channels and high has {len(highs)}")
-        lows, highs = (each * (channels // len(each)) for each in (lows, highs))
-        if any(low > high for low, high in zip(lows, highs, strict=True)):
-            raise RuleError(f"ZBox: low={bounds['low']} exceeds high={bounds['high']}")
-
-    def _bound(self, name: str) -> float | tuple[float, ...]:
-        value: Any = getattr(self, name)
-        if hasattr(value, "tolist"):
-            value = value.flatten().tolist()
-        if isinstance(value, list | tuple):
-            if not value or not all(isinstance(item, int | float) for item in value):
-                raise RuleError(f"ZBox: {name} must be a number or one number for each channel, not {value!r}")
-            return tuple(float(item) for item in value) if len(value) > 1 else float(value[0])
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RuleError(f"ZBox: {name} must be a number or one number for each channel, not {value!r}")
-        return float(value)
+        low, high = bound("low", self.low), bound("high", self.high)
+        check_bounds(low, high)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
 
 
 @dataclass(frozen=True)
-class WSquare(_Stabilized):
+class WSquare(_StabilizedWithBias):
     """LRP-w^2: relevance in proportion to the squared weights, for any input (Montavon et al., 2017).
 
     ``R_x = (W^2)^T (R / s(f(W^2, b^2; 1)))``. For the first linear map.
@@ -229,8 +232,6 @@ class WSquare(_Stabilized):
         stabilizer: Keeps the denominator away from zero.
         bias: Whether the denominator includes the bias.
     """
-
-    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ class Only(Rule):
 
     def __post_init__(self) -> None:
         """Check the parameter."""
-        if self.operand not in (0, 1):
+        if isinstance(self.operand, bool) or not isinstance(self.operand, int) or self.operand not in (0, 1):
             raise RuleError(f"Only: operand must be 0 or 1, not {self.operand!r}")
 
 
@@ -374,3 +375,8 @@ class Custom(Rule):
     """
 
     function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        """Check the parameter."""
+        if not callable(self.function):
+            raise RuleError(f"Custom: function must be a function, not {self.function!r}")
