@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +12,7 @@ from torch import fx
 from fxlrp.errors import CaptureError
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
+from fxlrp.passes.infer_dependence import sources_of
 from fxlrp.program import Program
 from fxlrp.provenance import describe, provenance
 
@@ -21,8 +22,12 @@ Made: TypeAlias = "fx.Node | tuple[fx.Node, ...]"
 class _Builder:
     """Creates canonical calls in place of a composite one."""
 
-    def __init__(self, program: Program, node: fx.Node) -> None:
-        self._program, self._node = program, node
+    def __init__(self, program: Program, node: fx.Node, dependent: Collection[Any] = ()) -> None:
+        self._program, self._node, self._dependent = program, node, dependent
+
+    def depends(self, value: Any) -> bool:
+        """Whether a value depends on an input through tensors."""
+        return value in self._dependent
 
     def __call__(self, operation: str, *args: Any, **kwargs: Any) -> fx.Node:
         made = self._program.graph.call_function(self._program.vocabulary.operations[operation].function, args, kwargs)
@@ -189,17 +194,18 @@ def _where_method(build: _Builder, input: Any, condition: Any, other: Any) -> fx
     return build("where", condition, input, other)
 
 
-def _divide_number(build: _Builder, input: Any, other: Any, rounding_mode: None) -> fx.Node | None:
-    """Rewrite ``2 / x`` as ``2 * x ** -1``, because the numerator cannot receive relevance.
+def _divide_constant(build: _Builder, input: Any, other: Any, rounding_mode: None) -> fx.Node | None:
+    """Rewrite ``2 / x`` as ``2 * x ** -1``, because a constant numerator cannot receive relevance.
 
     If ``x`` is a size, it is a number, and the power is valid too.
     """
-    return None if isinstance(input, fx.Node) else build("mul", build("pow", other, -1.0), input)
+    is_constant = build.depends(other) and not build.depends(input)
+    return build("mul", build("pow", other, -1.0), input) if is_constant or not isinstance(input, fx.Node) else None
 
 
 # The decompositions. They return None for a call that remains unchanged.
 DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
-    "div": _divide_number,
+    "div": _divide_constant,
     "addmm": _addmm,
     "baddbmm": _baddbmm,
     "addcmul": _addcmul,
@@ -223,6 +229,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
 def decompose(program: Program) -> int:
     """Replace every composite operation, and every dtype argument of a reduction; return how many there were."""
     count = 0
+    dependent = _dependent(program)
     for node in list(program.graph.nodes):
         operation = program.vocabulary.operation(node)
         if operation is None:
@@ -232,11 +239,21 @@ def decompose(program: Program) -> int:
             count += _convert_first(program, node, operation)
             continue
         with program.graph.inserting_before(node):
-            made = decomposition(_Builder(program, node), **operation.arguments(node))
+            made = decomposition(_Builder(program, node, dependent), **operation.arguments(node))
         if made is not None:
             _replace(program, node, made)
             count += 1
     return count
+
+
+def _dependent(program: Program) -> set[fx.Node]:
+    """The values that depend on an input through tensors, and not only through sizes or comparisons."""
+    dependent: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        sources = sources_of(node, program.vocabulary.operation(node))
+        if node.op == "placeholder" or not dependent.isdisjoint(sources):
+            dependent.add(node)
+    return dependent
 
 
 def _replace(program: Program, node: fx.Node, made: Made) -> None:

@@ -32,7 +32,7 @@ def infer_dependence(program: Program) -> int:
         if operation is not None and operation.token_operand is not None:
             depends = operation.arguments(node)[operation.token_operand] in tokens
         else:
-            sources = _sources(node, operation)
+            sources = sources_of(node, operation)
             if not floating and operation is not None:
                 sources = [source for source in sources if not _may_be_floating(program, source)]
             depends = node.op == "placeholder" or any(each in dependent and each not in tokens for each in sources)
@@ -99,7 +99,7 @@ def _moved_to(program: Program, parameter: Callable[[Operation], str | None]) ->
     return reads
 
 
-def _sources(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
+def sources_of(node: fx.Node, operation: Operation | None) -> Sequence[fx.Node]:
     """The nodes whose dependence ``node`` inherits: all arguments except parameters without relevance."""
     if operation is None:
         return node.all_input_nodes
