@@ -21,7 +21,7 @@ from fxlrp.relevance.numerics import as_type_of, stabilize, stabilize_one_sign
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.bounds import TensorBound
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, PassThrough, WSquare, ZBox, ZPlus
 
 # A number, one number for each channel, or a tensor that broadcasts to the input.
 Bound: TypeAlias = "float | tuple[float, ...] | Tensor"
@@ -172,6 +172,16 @@ def linear_flat(x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None,
     return as_type_of(transposed(r / stabilize(z, stabilizer), ones, x, geometry), x)
 
 
+def unchanged(x: Tensor, r: Tensor) -> Tensor:
+    """``R_x = R``, for an input of the size of the output; see :class:`fxlrp.rules.PassThrough`."""
+    if r.shape != x.shape:
+        raise RuleError(
+            f"PassThrough needs an input and an output of equal size, but the layer has an input of shape "
+            f"{tuple(x.shape)} and an output of shape {tuple(r.shape)}"
+        )
+    return as_type_of(r, x)
+
+
 def _step(
     function: Callable[..., Tensor], *values: str, specialize: Callable[[Step], Contributions | None] | None = None
 ) -> Implementation:
@@ -204,4 +214,5 @@ RULES: RuleTable = {
     ZBox: _step(linear_zbox, "input", "weight", "r"),
     WSquare: _step(linear_wsquare, "input", "weight", "bias", "r"),
     Flat: _step(linear_flat, "input", "weight", "r"),
+    PassThrough: Implementation(lambda step: [step.call(unchanged, step.operands[0], step.relevance)]),
 }

@@ -19,7 +19,7 @@ from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.quotients import over, over_value
 from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
-from fxlrp.rules.specs import Epsilon, SignalTakeAll
+from fxlrp.rules.specs import Epsilon, Magnitude, SignalTakeAll
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     """Emit ``R / s(z)``; for ``n`` factors ``R / s(n z)``."""
     rule = step.rule
-    assert isinstance(rule, Epsilon | SignalTakeAll)
+    assert isinstance(rule, Epsilon | SignalTakeAll | Magnitude)
     epsilon = rule.epsilon if isinstance(rule, Epsilon) else rule.stabilizer
     total = linear.total(step) if linear.total is not None else None
     if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:

@@ -249,7 +249,8 @@ class Flat(_Stabilized):
 class PassThrough(Rule):
     """Relevance passes through unchanged (Bach et al., 2015).
 
-    ``R_x = R``. For activations and shape operations; for shape operations the relevance moves with the elements.
+    ``R_x = R``. For activations and shape operations; for shape operations the relevance moves with the elements. Also
+    for linear maps whose input has the shape of their output; any other is an error when it is explained.
     """
 
 
@@ -257,7 +258,8 @@ class PassThrough(Rule):
 class Magnitude(_Stabilized):
     """The operands of a sum share its relevance in proportion to their absolute values.
 
-    ``R_a = R * |a| / s(|a| + |b|)``. For sums and differences. This rule is not from a publication.
+    ``R_a = R * |a| / s(|a| + |b|)``. For sums and differences, and for the operations ``sum`` and ``mean``, whose
+    elements share the relevance in the same way. This rule is not from a publication.
 
     Args:
         stabilizer: Keeps the denominator away from zero.
@@ -360,9 +362,13 @@ class Custom(Rule):
     ``R_x`` is what ``function`` returns. The rule comes from its author, not from the literature.
 
     Args:
-        function: A pure function of torch operations. It is called with the arguments of the operation and the
-            keywords ``out`` (the value of the operation) and ``relevance`` (the relevance of that value). It returns
-            the relevance of the operand, or a tuple if there are several operands.
+        function: A pure function of torch operations. It is called with those of these values that its signature
+            names: the arguments of the operation, ``out`` (the value of the operation) and ``relevance`` (the relevance
+            of that value). A parameter with another name and without a default takes the next argument. The function
+            returns the relevance of the operand, or a tuple if there are several operands.
+
+    Raises:
+        RuleError: ``function`` is not a function. :func:`fxlrp.compile` refuses a parameter without an argument.
 
     Example:
         >>> import torch, fxlrp
@@ -378,5 +384,5 @@ class Custom(Rule):
 
     def __post_init__(self) -> None:
         """Check the parameter."""
-        if not callable(self.function):
-            raise RuleError(f"Custom: function must be a function, not {self.function!r}")
+        if not callable(self.function) or not hasattr(self.function, "__name__"):
+            raise RuleError(f"Custom: function must be a function with a name, not {self.function!r}")
