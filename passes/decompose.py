@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -22,12 +22,21 @@ Made: TypeAlias = "fx.Node | tuple[fx.Node, ...]"
 class _Builder:
     """Creates canonical calls in place of a composite one."""
 
-    def __init__(self, program: Program, node: fx.Node, dependent: Collection[Any] = ()) -> None:
-        self._program, self._node, self._dependent = program, node, dependent
+    def __init__(self, program: Program, node: fx.Node) -> None:
+        self._program, self._node = program, node
 
     def depends(self, value: Any) -> bool:
-        """Whether a value depends on an input through tensors."""
-        return value in self._dependent
+        """Whether a value depends on an input through tensors, and not only through sizes or comparisons."""
+        seen: set[fx.Node] = set()
+        waiting = [value] if isinstance(value, fx.Node) else []
+        while waiting:
+            node = waiting.pop()
+            if node.op == "placeholder":
+                return True
+            if node not in seen:
+                seen.add(node)
+                waiting.extend(sources_of(node, self._program.vocabulary.operation(node)))
+        return False
 
     def __call__(self, operation: str, *args: Any, **kwargs: Any) -> fx.Node:
         made = self._program.graph.call_function(self._program.vocabulary.operations[operation].function, args, kwargs)
@@ -229,7 +238,6 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
 def decompose(program: Program) -> int:
     """Replace every composite operation, and every dtype argument of a reduction; return how many there were."""
     count = 0
-    dependent = _dependent(program)
     for node in list(program.graph.nodes):
         operation = program.vocabulary.operation(node)
         if operation is None:
@@ -239,21 +247,11 @@ def decompose(program: Program) -> int:
             count += _convert_first(program, node, operation)
             continue
         with program.graph.inserting_before(node):
-            made = decomposition(_Builder(program, node, dependent), **operation.arguments(node))
+            made = decomposition(_Builder(program, node), **operation.arguments(node))
         if made is not None:
             _replace(program, node, made)
             count += 1
     return count
-
-
-def _dependent(program: Program) -> set[fx.Node]:
-    """The values that depend on an input through tensors, and not only through sizes or comparisons."""
-    dependent: set[fx.Node] = set()
-    for node in program.graph.nodes:
-        sources = sources_of(node, program.vocabulary.operation(node))
-        if node.op == "placeholder" or not dependent.isdisjoint(sources):
-            dependent.add(node)
-    return dependent
 
 
 def _replace(program: Program, node: fx.Node, made: Made) -> None:
