@@ -14,7 +14,8 @@ from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
 from fxlrp.rules.preset import Preset
-from fxlrp.rules.presets import Rules, resolve
+from fxlrp.rules.presets import Rules
+from fxlrp.rules.resolve import resolve
 from fxlrp.vocabulary import CANONICAL
 from fxlrp.vocabulary.lookup import Vocabulary
 

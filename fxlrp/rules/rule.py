@@ -81,3 +81,26 @@ def require_flag(rule: Rule, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(rule, name), bool):
             raise RuleError(f"{type(rule).__name__}: {name} must be True or False, not {getattr(rule, name)!r}")
+
+
+@dataclass(frozen=True)
+class Stabilized(Rule):
+    """Base class of the rules with a stabilizer."""
+
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        require_number(self, "stabilizer")
+
+
+@dataclass(frozen=True)
+class StabilizedWithBias(Stabilized):
+    """Base class of the rules with a stabilizer and a bias that may be left out."""
+
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        require_flag(self, "bias")

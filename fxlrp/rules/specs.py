@@ -7,15 +7,13 @@ from zero by the stabilizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from fxlrp.errors import RuleError
-from fxlrp.rules.bounds import TensorBound, bound, check_bounds
-from fxlrp.rules.rule import Rule, require_flag, require_number
+from fxlrp.rules.first_layer import Flat, WSquare, ZBox
+from fxlrp.rules.rule import Rule, Stabilized, StabilizedWithBias, require_flag, require_number
 
 __all__ = [
     "AlphaBeta",
@@ -71,26 +69,7 @@ class Epsilon(Rule):
 
 
 @dataclass(frozen=True)
-class _Stabilized(Rule):
-    stabilizer: float = 1e-6
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        require_number(self, "stabilizer")
-
-
-@dataclass(frozen=True)
-class _StabilizedWithBias(_Stabilized):
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        require_flag(self, "bias")
-
-
-@dataclass(frozen=True)
-class ZPlus(_StabilizedWithBias):
+class ZPlus(StabilizedWithBias):
     """LRP-z+: only contributions that increase the output receive relevance (Montavon et al., 2017).
 
     ``R_x = x+ * W+^T r + x- * W-^T r`` with ``r = R / s(f(W+, b+; x+) + f(W-, 0; x-))``; inputs of both signs are
@@ -184,68 +163,6 @@ class Gamma(Rule):
 
 
 @dataclass(frozen=True)
-class ZBox(Rule):
-    """LRP-z^B for inputs with known bounds, such as pixels (Montavon et al., 2017).
-
-    ``R_x = x * W^T r - low * W+^T r - high * W-^T r`` with ``r = R / s(f(W; x) - f(W+; low) - f(W-; high))``. For the
-    first linear map.
-
-    A sequence, or an array or tensor of one dimension, has one number for each channel: dimension 1 of the input
-    ``(batch, channels, ...)`` of a convolution, and the last dimension of the input of a dense layer. An array or a
-    tensor of several dimensions broadcasts to the input of the layer: ``(1, 3, 1, 1)`` has one number for each channel
-    of an image, ``(3, 224, 224)`` one for each channel of each pixel.
-
-    Args:
-        low: The smallest value that an input can take: a number, one number for each channel, or a tensor.
-        high: The largest value that an input can take, in the same form or as a number.
-        stabilizer: Keeps the denominator away from zero.
-
-    Raises:
-        RuleError: A bound is not of these forms or not finite, or ``low`` exceeds ``high``.
-
-    Example:
-        >>> import fxlrp
-        >>> print(fxlrp.rules.ZBox(low=(-2.1, -2.0, -1.8), high=(2.2, 2.4, 2.6)))
-        ZBox(low=(-2.1, -2, -1.8), high=(2.2, 2.4, 2.6))
-    """
-
-    low: float | Sequence[float] | Tensor | TensorBound
-    high: float | Sequence[float] | Tensor | TensorBound
-    stabilizer: float = 1e-6
-
-    def __post_init__(self) -> None:
-        """Check the bounds, and make them numbers of Python."""
-        require_number(self, "stabilizer")
-        low, high = bound("low", self.low), bound("high", self.high)
-        check_bounds(low, high)
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
-
-
-@dataclass(frozen=True)
-class WSquare(_StabilizedWithBias):
-    """LRP-w^2: relevance in proportion to the squared weights, for any input (Montavon et al., 2017).
-
-    ``R_x = (W^2)^T (R / s(f(W^2, b^2; 1)))``. For the first linear map.
-
-    Args:
-        stabilizer: Keeps the denominator away from zero.
-        bias: Whether the denominator includes the bias.
-    """
-
-
-@dataclass(frozen=True)
-class Flat(_Stabilized):
-    """LRP-flat: relevance spread evenly over the receptive field (Lapuschkin et al., 2019).
-
-    ``R_x = 1^T (R / s(f(1, 0; 1)))``. For the first linear map.
-
-    Args:
-        stabilizer: Keeps the denominator away from zero.
-    """
-
-
-@dataclass(frozen=True)
 class PassThrough(Rule):
     """Relevance passes through unchanged (Bach et al., 2015).
 
@@ -255,7 +172,7 @@ class PassThrough(Rule):
 
 
 @dataclass(frozen=True)
-class Magnitude(_Stabilized):
+class Magnitude(Stabilized):
     """The operands of a sum share its relevance in proportion to their absolute values.
 
     ``R_a = R * |a| / s(|a| + |b|)``. For sums and differences, and for the operations ``sum`` and ``mean``, whose
@@ -298,7 +215,7 @@ class Only(Rule):
 
 
 @dataclass(frozen=True)
-class SignalTakeAll(_Stabilized):
+class SignalTakeAll(Stabilized):
     """The signal of a product receives all relevance, and the gate counts as a constant (Arras et al., 2019).
 
     ``R_signal = R`` and ``R_gate = 0``. For products, matrix products and recurrent layers.
@@ -335,7 +252,7 @@ class WinnerTakesAll(Rule):
 
 
 @dataclass(frozen=True)
-class Taylor(_Stabilized):
+class Taylor(Stabilized):
     """A softmax by its first-order Taylor expansion (Achtibat et al., 2024).
 
     ``R_x = x * (R - y * sum(R))``, where ``y`` is the result. The rule does not conserve relevance: the constant term

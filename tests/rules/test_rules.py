@@ -16,7 +16,8 @@ from fxlrp import presets, rules
 from fxlrp.errors import RuleError
 from fxlrp.provenance import module_path
 from fxlrp.rules.preset import Preset
-from fxlrp.rules.presets import PRESETS, resolve
+from fxlrp.rules.presets import PRESETS
+from fxlrp.rules.resolve import resolve
 from fxlrp.rules.rule import Rule
 from oracles import One, Two, assert_relevance, dense_map, flat_rule, random, randomize, through, zplus_rule
 
