@@ -44,8 +44,9 @@ def compile(
         model: A module in eval mode whose output is a tensor of shape ``(batch, ...)``, or contains one. It is not
             changed.
         rules: The name of a preset, a preset, or a list of ``(selector, rule)`` pairs. Pairs take precedence over the
-            default preset, and the first pair that matches wins. A selector is a module class, a glob on the module
-            path, the name of a canonical operation, or a predicate on the node. None selects the default preset.
+            default preset, and the first pair that matches wins. A selector is a module class, a module of the model,
+            a glob on the module path, the name of a canonical operation, or a predicate on the node. None selects the
+            default preset.
         example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
             and to fixed values such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
         constants: The names of the inputs that are not to be explained, such as masks, boxes or edges. They receive no
@@ -98,7 +99,7 @@ def compile(
         output=output,
         dynamic_shapes=dynamic_shapes,
         at=at,
-    )
+    ).on(model)
     ordered = pipeline.explanation(optimizations, checkpoints=request.segments is not None, user_defined=passes)
 
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:

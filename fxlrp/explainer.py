@@ -86,8 +86,12 @@ class Explainer(nn.Module):
         Args:
             inputs: The inputs of the model, each of shape ``(batch, ...)``.
             named: Inputs by the names of the model's arguments.
-            target: The output to explain: an int, a LongTensor with one index for each sample, or a tuple of indices
-                for an output with several dimensions. None explains the largest output of each sample.
+            target: The output to explain: an integer, one integer for each sample (a list, an array or an integer
+                tensor), or for an output with several dimensions a tuple with one of these for each dimension after the
+                batch. In a tuple, a slice selects a region and ``...`` a whole dimension; a tensor of shape
+                ``(batch, dimensions)`` is the same as a tuple of its columns. Negative integers count from the end.
+                None explains the largest output of each sample; if the output has a class for each token of an input,
+                as that of a language model, the largest output of the last position.
             seed: The initial relevance, as a tensor shaped like the output or as a function of the output. By default
                 it is the value of the explained output, so that the relevance of the inputs sums to that value, except
                 for what biases, stabilizers and rules that do not conserve relevance absorb.
@@ -269,8 +273,9 @@ class Explainer(nn.Module):
                 batch.
             format: "export" for ``torch.export.load``; "aoti" for a package that AOTInductor compiles for this kind of
                 machine; "onnx" for ONNX runtimes.
-            target: "input" adds an input after those of the model: a LongTensor with one index for each sample. An int,
-                a tuple of indices or "largest" (the same as None: the largest output of each sample) is built in.
+            target: "input" adds an input after those of the model: a LongTensor with one index for each sample. An
+                integer, a tuple of integers, slices and ``...``, or "largest" is built in. "largest" is the same as
+                None in :meth:`forward`.
             dynamic_shapes: The sizes that are open, by the name of the input, in the format of ``torch.export``. A dict
                 of dimensions adds to the open batch, unless it has an entry for dimension 0.
 

@@ -62,9 +62,9 @@ def rule_for(
         operands: The names of the arguments that receive relevance. Default: the first argument.
 
     Returns:
-        A decorator for a pure function over torch operations. It is called with all arguments of the call, defaults
-        included, and the keywords ``out`` (the call's value) and ``relevance`` (the value's relevance), and returns
-        the relevance of the operand, or a tuple with one for each of several operands.
+        A decorator for a pure function over torch operations. It is called with those of these values that its
+        signature names: the arguments of the call, defaults included, ``out`` (the call's value) and ``relevance`` (the
+        value's relevance). It returns the relevance of the operand, or a tuple with one for each of several operands.
 
     Raises:
         RuleError: The arguments of ``function`` are unknown, or an operand is not one of them.

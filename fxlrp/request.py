@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,8 @@ from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
 from fxlrp.relevance.numerics import is_finite
 from fxlrp.rules.preset import Preset
-from fxlrp.rules.presets import Rules, resolve
+from fxlrp.rules.presets import Rules
+from fxlrp.rules.resolve import resolve
 from fxlrp.vocabulary import CANONICAL
 from fxlrp.vocabulary.lookup import Vocabulary
 
@@ -68,6 +69,10 @@ class Request:
         vocabulary, preset = extend(CANONICAL, preset, extensions)
         names = _names(constants)
         return Request(preset, vocabulary, front_ends, segments=_segments(checkpoint), constants=names, **options)
+
+    def on(self, model: nn.Module | None) -> Request:
+        """Return the request for ``model``, in which the modules that select nodes are."""
+        return replace(self, preset=self.preset.located(model))
 
 
 def _front_ends(capture: str) -> tuple[FrontEnd, ...]:

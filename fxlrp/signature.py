@@ -13,6 +13,7 @@ from fxlrp.capture.shape_guards import ShapeGuards
 from fxlrp.errors import InputError
 from fxlrp.inputs import Examples, Inputs
 from fxlrp.program import Program, inputs_among, receivers
+from fxlrp.relevance.numerics import as_type_of
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,15 @@ class Signature:
     def by_name(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
         """Return the relevance of the explained inputs by name, or that of the only one.
 
+        The relevance of a real input has the type of the input, also where autocast computed in another one.
+
         Args:
             values: The values of the call.
             results: The results of the program, by name.
         """
-        names = self.explained(dict(zip(self.inputs.names, values, strict=True)), results)
-        return results[names[0]] if len(names) == 1 else {name: results[name] for name in names}
+        given = dict(zip(self.inputs.names, values, strict=True))
+        found = {
+            name: as_type_of(results[name], given[name]) if name in given else results[name]
+            for name in self.explained(given, results)
+        }
+        return next(iter(found.values())) if len(found) == 1 else found

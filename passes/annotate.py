@@ -32,7 +32,8 @@ def annotate(program: Program) -> int:
 
     Raises:
         UnsupportedOpError: Operations have no rule; the message lists all of them.
-        RuleError: A user-defined pair selects nothing, or only operations that its rule does not fit.
+        RuleError: A user-defined pair selects nothing, only operations that its rule does not fit, or only nodes that
+            earlier pairs take. Or no call of an extension is left.
     """
     program.vocabulary = program.vocabulary.extend(_unknown(program))
     for pair in program.options.preset.pairs:
@@ -117,7 +118,8 @@ class _Walk:
     unsupported: list[str] = field(default_factory=list)
     opaque: bool = False
     selected: dict[int, list[Operation]] = field(default_factory=dict)
-    fitted: set[int] = field(default_factory=set)
+    # The pairs that give a node its rule, by the index of each pair that matches the node and fits it.
+    takers: dict[int, set[int]] = field(default_factory=dict)
 
     def annotation(self, node: fx.Node) -> Annotation | None:
         operation = self.program.vocabulary.operation(node)
@@ -171,13 +173,15 @@ class _Walk:
             return MapTokens(), MAPPED, "tokens", "mapped one to one"
         candidate = Candidate(node, operation, node in self.program.facts.first_layer)
         chosen: tuple[Rule, Implementation, str, str] | None = None
+        taker: int | None = None
         for index, pair in enumerate(self.program.options.preset.pairs):
             if not matches(pair.selector, candidate, self.program.vocabulary.operations):
                 continue
             self.selected.setdefault(index, []).append(operation)
             how = implementation(operation, pair.rule)
             if how is not None:
-                self.fitted.add(index)
+                taker = index if taker is None else taker
+                self.takers.setdefault(index, set()).add(taker)
                 chosen = chosen or (pair.rule, how, pair.origin, describe_selector(pair.selector))
         if chosen is not None:
             return chosen
@@ -196,12 +200,36 @@ class _Walk:
             error = UnsupportedOpError(_unsupported_message(self.unsupported))
             error.opaque = self.opaque
             raise error
-        for index, pair in enumerate(self.program.options.preset.pairs):
-            if pair.by_user and index not in self.fitted:
+        pairs = self.program.options.preset.pairs
+        for index, pair in enumerate(pairs):
+            if pair.by_user and index not in self.takers:
                 raise RuleError(self._unmatched(pair, self.selected.get(index, [])))
+            if pair.by_user and self._is_hidden(index):
+                earlier = " ".join(_described(pairs[each]) for each in sorted(self.takers[index]))
+                raise RuleError(
+                    f"{_described(pair)} has no effect: every node that it matches belongs to {earlier} which comes "
+                    "first. Put the pair for fewer nodes first, or remove it"
+                )
+        self._check_extensions()
+
+    def _is_hidden(self, index: int) -> bool:
+        """Whether earlier pairs of the same list take every node; a later ``override`` may take all on purpose."""
+        pairs = self.program.options.preset.pairs
+        own, others = pairs[index].number, [pairs[each].number for each in self.takers[index]]
+        return own is not None and all(other is not None and other < own for other in others)
+
+    def _check_extensions(self) -> None:
+        found = map(self.program.vocabulary.operation, self.program.graph.nodes)
+        names = {operation.name for operation in found if operation is not None}
+        for pair in self.program.options.preset.pairs:
+            if pair.by_extension and pair.selector not in names:
+                raise RuleError(
+                    f"the extension for {describe_selector(pair.selector)!r} has no effect: no call of it computes the "
+                    "explained output. Remove it from extensions=[...]"
+                )
 
     def _unmatched(self, pair: Pair, selected: list[Operation]) -> str:
-        what = f"{pair.origin}, ({describe_selector(pair.selector)!r}, {pair.rule}),"
+        what = _described(pair)
         if not selected:
             return f"{what} matches nothing that relevance flows through"
         operation = selected[0]
@@ -209,6 +237,10 @@ class _Walk:
             f"{what} selects {len(selected)} nodes, but its rule fits none of them; "
             f"rules for {operation.name}: {', '.join(fitting_rules(operation))}"
         )
+
+
+def _described(pair: Pair) -> str:
+    return f"{pair.origin}, ({describe_selector(pair.selector)!r}, {pair.rule}),"
 
 
 def _is_opaque(node: fx.Node) -> bool:

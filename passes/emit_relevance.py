@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Emitted, Program, inputs_among
+from fxlrp.program import Emitted, Program, inputs_among, receivers
 from fxlrp.propagate import Ledger, propagate
 from fxlrp.provenance import describe, is_inside
 from fxlrp.relevance.initial_relevance import initial_relevance
@@ -26,7 +27,7 @@ def emit_relevance(program: Program) -> int:
     controls = _controls(graph, inputs)
     (explained,) = program.outputs
     with graph.inserting_before(output):
-        start = graph.call_function(initial_relevance, (explained, *controls.values()))
+        start = graph.call_function(initial_relevance, (explained, *controls.values()), _tokens(program, forward))
         ledger = propagate(program, forward, {explained: start})
         asked = _asked_for(program, forward, ledger)
         results = [_result(graph, ledger, name, node, explained) for name, node in asked.items()]
@@ -51,6 +52,18 @@ def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
             last = graph.placeholder("explanation_" * (name in taken) + name, default_value=None)
         controls[name] = last
     return controls
+
+
+def _tokens(program: Program, forward: Sequence[fx.Node]) -> dict[str, Any]:
+    """The inputs that are tokens with relevance, as an argument of the initial relevance; none without tokens."""
+    tokens: set[fx.Node] = set()
+    for node in reversed(forward):
+        operation = program.vocabulary.operation(node)
+        reads_tokens = operation is not None and operation.token_operand is not None
+        if reads_tokens or node in tokens:
+            tokens.update(receivers(node, program.vocabulary))
+    found = tuple(node for node in inputs_among(forward) if node in tokens)
+    return {"tokens": found} if found else {}
 
 
 def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> dict[str, fx.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -80,16 +81,22 @@ def backend(
         frame = CompiledFrame.current()
         frame.check_whole(graph_module)
         captured = dynamo.capture(graph_module, arguments, frame.root)
-        asked = replace(request, constants=_constants(request.constants, arguments))
+        asked = replace(request.on(frame.root), constants=_constants(request.constants, arguments))
         program = run(captured, Inputs(tuple(data), examples=data), asked, passes, log_only())
         parts = split(program)
         parts = parts if compiler is None else parts.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}
         inputs = [index for index, argument in enumerate(arguments) if argument.is_data]
-        parameters = [positions[path] for path in parts.parameters]
+        # The tensors of rules, such as bounds, are not arguments of the compiled function.
+        of_rules = {
+            path: operator.attrgetter(path)(program.graph_module) for path in parts.parameters if path not in positions
+        }
 
         def explained(*values: Any) -> tuple[Any, ...]:
-            constants = [arguments[index].unwrapped(values[index]) for index in parameters]
+            constants = [
+                of_rules[path] if path in of_rules else arguments[positions[path]].unwrapped(values[positions[path]])
+                for path in parts.parameters
+            ]
             return explained_forward(parts, [values[index] for index in inputs], constants)
 
         return explained

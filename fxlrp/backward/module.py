@@ -121,7 +121,7 @@ def autograd(
         constants=constants,
         output=EVERY_OUTPUT,
         dynamic_shapes=dynamic_shapes,
-    )
+    ).on(model)
     passes = pipeline.backward(Optimizations.resolve(optimize))
 
     def halves(model: nn.Module, inputs: Inputs) -> _Halves:

@@ -134,7 +134,8 @@ class _Converter:
         self._constants = nn.Module()
         self._values: dict[fx.Node, Any] = {}
         self._device: fx.Node | None = None
-        self._classes = {path: type(module) for path, module in model.named_modules()}
+        # A module with two names is recorded under both.
+        self._classes = {path: type(module) for path, module in model.named_modules(remove_duplicate=False)}
 
     def convert(self) -> tuple[fx.Graph, nn.Module]:
         """Return the graph, and the tensors in it that are not parameters."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fxlrp.capture import FrontEnd
-from fxlrp.errors import CaptureError, FxlrpError, GraphError, InputError, SymbolicTraceError, UnsupportedOpError
+from fxlrp.errors import (
+    CaptureError,
+    FxlrpError,
+    GraphError,
+    InputError,
+    RuleError,
+    SymbolicTraceError,
+    UnsupportedOpError,
+)
 from fxlrp.inputs import ExamplesNeeded, Inputs
 
 T = TypeVar("T")
@@ -31,7 +39,7 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
     _need_examples(inputs, str(first))
     try:
         return attempt("export")
-    except (UnsupportedOpError, InputError):
+    except (UnsupportedOpError, InputError, RuleError):
         raise
     except FxlrpError as error:
         if isinstance(first, GraphError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,6 +163,18 @@ class Relevances:
             hint = f"; similar names: {', '.join(close)}" if close else ""
             raise KeyError(f"no relevance reaches a node named {name!r}{hint}")
         return found
+
+    def __iter__(self) -> Iterator[NodeRelevance]:
+        """Iterate over :attr:`nodes`."""
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+        return len(self.nodes)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a node with this name."""
+        return any(name in (each.node, each) for each in self.nodes)
 
     def table(self) -> str:
         """Return the nodes and the sums as text.

@@ -55,18 +55,14 @@ def _where_method(build: Builder, input: Any, condition: Any, other: Any) -> fx.
 
 
 def _divide(build: Builder, input: Any, other: Any, rounding_mode: str | None) -> fx.Node | None:
-    """A quotient that is rounded, and a quotient of a number."""
+    """A quotient that is rounded, or whose numerator is constant: ``2 / x`` becomes ``2 * x ** -1``.
+
+    A constant numerator cannot receive relevance. If ``x`` is a size, it is a number, and the power is valid too.
+    """
     if rounding_mode is not None:
         return build("rounded_quotient", input, other, rounding_mode)
-    return _divide_number(build, input, other)
-
-
-def _divide_number(build: Builder, input: Any, other: Any) -> fx.Node | None:
-    """Rewrite ``2 / x`` as ``2 * x ** -1``, because the numerator cannot receive relevance.
-
-    If ``x`` is a size, it is a number, and the power is valid too.
-    """
-    return None if isinstance(input, fx.Node) else build("mul", build("pow", other, -1.0), input)
+    is_constant = not isinstance(input, fx.Node) or (build.depends(other) and not build.depends(input))
+    return build("mul", build("pow", other, -1.0), input) if is_constant else None
 
 
 def _addmv(build: Builder, input: Any, mat: Any, vec: Any, beta: Any, alpha: Any) -> fx.Node:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import fx
 
+from fxlrp.lost_inputs import sources_of
 from fxlrp.program import Program
 from fxlrp.provenance import provenance
 
@@ -18,6 +19,19 @@ class Builder:
     def __init__(self, program: Program, node: fx.Node) -> None:
         """Create the calls for a composite ``node``, at the insertion point of the graph."""
         self._program, self._node = program, node
+
+    def depends(self, value: Any) -> bool:
+        """Whether a value depends on an input through tensors, and not only through sizes or comparisons."""
+        seen: set[fx.Node] = set()
+        waiting = [value] if isinstance(value, fx.Node) else []
+        while waiting:
+            node = waiting.pop()
+            if node.op == "placeholder":
+                return True
+            if node not in seen:
+                seen.add(node)
+                waiting.extend(sources_of(node, self._program.vocabulary.operation(node)))
+        return False
 
     def __call__(self, operation: str, *args: Any, **kwargs: Any) -> fx.Node:
         """Create a call of a canonical operation, with the provenance of the composite one."""

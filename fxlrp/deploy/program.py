@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal, TypeAlias
+from types import EllipsisType
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,9 +20,11 @@ from fxlrp.errors import ExportError, FxlrpError
 from fxlrp.inputs import Inputs
 from fxlrp.interface import Interface, Result
 from fxlrp.program import nodes_by_name
+from fxlrp.relevance.targets import as_constant
 from fxlrp.signature import Signature
 
-ExportTarget: TypeAlias = "Literal['input', 'largest'] | int | tuple[int, ...] | None"
+Constant: TypeAlias = "SupportsIndex | slice | EllipsisType"
+ExportTarget: TypeAlias = "Literal['input', 'largest'] | Constant | tuple[Constant, ...] | None"
 
 aten = torch.ops.aten
 
@@ -68,14 +71,15 @@ class ExportedExplanation:
         inputs: The names of its inputs, in order.
         shapes: Their sizes, with names for dynamic ones.
         outputs: The names of its outputs, in order.
-        target: The name of the input that is the target, the fixed indices of the target, or "largest".
+        target: The name of the input that is the target, the fixed indices of the target (a slice in words), or
+            "largest".
     """
 
     exported: ExportedProgram
     inputs: tuple[str, ...]
     shapes: tuple[tuple[int | str, ...], ...]
     outputs: tuple[str, ...]
-    target: str | tuple[int, ...]
+    target: str | tuple[int | str, ...]
 
 
 def export(
@@ -127,10 +131,16 @@ def export(
     )
 
 
-def _described(target: ExportTarget) -> str | tuple[int, ...]:
-    if isinstance(target, int):
-        return (target,)
-    return "largest" if target is None else target
+def _described(target: ExportTarget) -> str | tuple[int | str, ...]:
+    parts = as_constant(target)
+    return "largest" if parts is None else tuple(map(_in_words, parts))
+
+
+def _in_words(part: int | slice | EllipsisType) -> int | str:
+    if isinstance(part, slice):
+        ends = (part.start, part.stop, *(() if part.step is None else (part.step,)))
+        return ":".join("" if end is None else str(end) for end in ends)
+    return part if isinstance(part, int) else "..."
 
 
 def _named_shapes(exported: ExportedProgram, names: Sequence[str]) -> tuple[tuple[int | str, ...], ...]:
@@ -198,10 +208,13 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
         start.args = (output, index, None)
     elif target is None or target == "largest":
         start.args = (output, None, None)
-    elif isinstance(target, int | tuple) and not isinstance(target, bool):
-        start.args = (output, target, None)
+    elif (constant := as_constant(target)) is not None:
+        fixed: Any = constant
+        start.args = (output, fixed, None)
     else:
-        raise ExportError(f"target must be 'input', 'largest', an index or a tuple of indices, not {target!r}")
+        raise ExportError(
+            f"target must be 'input', 'largest', an index or a tuple of indices, slices and ..., not {target!r}"
+        )
     graph.erase_node(seed)
     if target != "input":
         graph.erase_node(given)
@@ -217,6 +230,8 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
 
 def _index(target: Tensor, output: Tensor) -> Tensor:
     """The index of each sample's target; a wrong target is passed on such that every runtime rejects it."""
+    if output.dim() < 2:
+        raise ExportError("the output is one number for each sample and takes no target: export with target='largest'")
     if output.dim() != 2:
         raise ExportError(
             f"an output with {output.dim()} dimensions does not take one target for each sample: export with "

@@ -9,8 +9,9 @@ from torch import nn
 
 import fxlrp.rules
 from fxlrp.errors import RecipeError
+from fxlrp.rules.bounds import TensorBound
 from fxlrp.rules.preset import Pair, Preset
-from fxlrp.rules.selectors import FirstLayer, Selector
+from fxlrp.rules.selectors import FirstLayer, Inside, Selector
 from fxlrp.rules.specs import Custom, Rule
 
 
@@ -42,11 +43,13 @@ def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
     return Preset(saved["name"], pairs, saved["epsilon"])
 
 
-def _dump_selector(selector: Selector) -> dict[str, str]:
+def _dump_selector(selector: Selector) -> dict[str, Any]:
     if isinstance(selector, FirstLayer):
         return {"first layer": ""}
     if isinstance(selector, str):
         return {"name": selector}
+    if isinstance(selector, Inside):
+        return {"inside": list(selector.paths)}
     if isinstance(selector, type):
         return {"class": _name(selector)}
     raise RecipeError(
@@ -55,10 +58,12 @@ def _dump_selector(selector: Selector) -> dict[str, str]:
     )
 
 
-def _load_selector(saved: dict[str, str], model: nn.Module) -> Selector:
+def _load_selector(saved: dict[str, Any], model: nn.Module) -> Selector:
     ((kind, value),) = saved.items()
+    if kind == "inside":
+        return Inside(tuple(value))
     if kind == "name":
-        return value
+        return str(value)
     if kind == "first layer":
         return FirstLayer()
     for module in model.modules():
@@ -82,8 +87,14 @@ def _dump_rule(rule: Rule) -> dict[str, Any]:
     return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
 
 
+def _load_parameter(value: Any) -> Any:
+    if isinstance(value, dict):
+        return TensorBound(tuple(value["shape"]), tuple(value["values"]))
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _load_rule(saved: dict[str, Any]) -> Rule:
-    parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+    parameters = {key: _load_parameter(value) for key, value in saved.items()}
     name = str(parameters.pop("rule"))
     cls = getattr(fxlrp.rules, _RENAMED.get(name, name), None)
     if not (isinstance(cls, type) and issubclass(cls, Rule)):

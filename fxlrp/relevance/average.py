@@ -17,7 +17,7 @@ from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.proportional import LinearMap, by_function, options_of, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, ntuple, window
-from fxlrp.rules.specs import Epsilon
+from fxlrp.rules.specs import Epsilon, Magnitude
 
 aten = torch.ops.aten
 
@@ -183,8 +183,12 @@ def _squared_deviations(step: Step) -> fx.Node:
     return step.named("contributions", squared_deviations, step.operands[0], **options)
 
 
+def _magnitudes(step: Step) -> fx.Node:
+    return step.named("contributions", torch.abs, step.operands[0])
+
+
 def _statistic(contributions: Callable[[Step], fx.Node]) -> Implementation:
-    """A statistic divides relevance in proportion to the contributions of its elements."""
+    """Divide relevance in proportion to contributions that are not the elements themselves."""
 
     def emit(step: Step) -> Contributions:
         summed = contributions(step)
@@ -212,5 +216,6 @@ RULES: RuleTable = {
         "interpolate": _linear(interpolate_transposed, *_INTERPOLATED),
         "vector_norm": _statistic(_norm_contributions),
         **dict.fromkeys(("var", "std"), _statistic(_squared_deviations)),
-    }
+    },
+    Magnitude: dict.fromkeys(("sum", "mean"), _statistic(_magnitudes)),
 }

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Operation
@@ -63,7 +64,7 @@ def transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     """Emit ``J^T u`` for the operand at a position."""
     written = _WRITTEN.get(step.operation.name)
     if written is not None:
-        return written(step, u)
+        return written(step, u, position)
     (pulled,) = _traced(step, pull_back, (position,), {0: u})
     return pulled
 
@@ -112,16 +113,45 @@ def _gradient(step: Step) -> Contributions:
     return _emit_several(lambda _: 0.0)(step) if step.operation.multiple_results else _ONE.emit(step)
 
 
-def _grouped_transposed(step: Step, u: fx.Node) -> fx.Node:
+def _index_add_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    """The rows that the source was added to, scaled like the source."""
+    arguments = step.arguments
+    if position == 0:
+        return u
+    rows = step.call(torch.index_select, u, arguments["dim"], arguments["index"])
+    return rows if arguments["alpha"] == 1 else step.call(operator.mul, rows, arguments["alpha"])
+
+
+def _scatter_add_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    """The elements that the source was added to."""
+    arguments = step.arguments
+    return u if position == 0 else step.call(gathered, u, arguments["dim"], arguments["index"], arguments["src"])
+
+
+def gathered(u: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """The elements at ``index``, in the shape of a source that may be larger."""
+    return F.pad(
+        u.gather(dim, index),
+        [each for size, full in zip(index.shape[::-1], source.shape[::-1], strict=True) for each in (0, full - size)],
+    )
+
+
+def _fourier_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    return fourier.emit_transposed(step, u)
+
+
+def _grouped_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     """Each group of rows by the transposed matrix of its expert."""
     arguments = step.arguments
     weight = step.call(torch.transpose, arguments["weight"], -2, -1)
     return step.call(step.operation.function, u, weight, offs=arguments["offs"])
 
 
-# The transposed maps that tracing would not derive for every size, or not at all.
-_WRITTEN: Mapping[str, Callable[[Step, fx.Node], fx.Node]] = {
-    **dict.fromkeys(fourier.TRANSFORMS, fourier.emit_transposed),
+# The transposed maps that tracing would not derive for every size, for unknown sizes, or not at all.
+_WRITTEN: Mapping[str, Callable[[Step, fx.Node, int], fx.Node]] = {
+    "index_add": _index_add_transposed,
+    "scatter_add": _scatter_add_transposed,
+    **dict.fromkeys(fourier.TRANSFORMS, _fourier_transposed),
     **dict.fromkeys(("grouped_mm", "grouped_mm_fallback"), _grouped_transposed),
 }
 

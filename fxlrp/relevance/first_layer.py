@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.relevance.linear import bound
+from fxlrp.relevance.linear import Bound, bound, fit
 from fxlrp.relevance.linear_maps import Convolution, Geometry, forward, transposed
-from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.numerics import as_type_of, stabilize
 
 
 def flat_of_one_channel(
@@ -19,14 +19,15 @@ def flat_of_one_channel(
     """``R_x = 1^T(R / s(f(1, 0; 1)))``: the same for all channels, the sum over each window; see Flat."""
     if geometry is None:
         summed = r.sum(-1, keepdim=True) if weight.dim() == 2 else r.unsqueeze(-1)
-        return (summed / stabilize(r.new_full((), x.shape[-1]), stabilizer)).repeat_interleave(x.shape[-1], -1)
+        r = summed / stabilize(r.new_full((), x.shape[-1]), stabilizer)
+        return as_type_of(r.repeat_interleave(x.shape[-1], -1), x)
     groups, channel = geometry.groups, weight.dim() - 1
     one, image = weight.new_ones((groups, 1, *weight.shape[2:])), x.narrow(-channel, 0, groups)
     summed = r.unflatten(-channel, (groups, -1)).sum(-channel)
     windows = forward(torch.ones_like(image if x.dim() < weight.dim() else image[:1]), one, None, geometry)
     r = summed / stabilize(windows * (x.shape[-channel] // groups), stabilizer)
     r = transposed(r, one, image, geometry)
-    return r.repeat_interleave(x.shape[-channel] // groups, -channel)
+    return as_type_of(r.repeat_interleave(x.shape[-channel] // groups, -channel), x)
 
 
 def wsquare_of_one_sample(
@@ -36,7 +37,7 @@ def wsquare_of_one_sample(
     square = weight**2
     ones = torch.ones_like(_one_sample(x, weight))
     z = forward(ones, square, None if bias is None else bias**2, geometry)
-    return transposed(r / stabilize(z, stabilizer), square, x, geometry)
+    return as_type_of(transposed(r / stabilize(z, stabilizer), square, x, geometry), x)
 
 
 def zbox_of_one_sample(
@@ -45,13 +46,16 @@ def zbox_of_one_sample(
     r: Tensor,
     geometry: Geometry = None,
     *,
-    low: float | tuple[float, ...],
-    high: float | tuple[float, ...],
+    low: Bound,
+    high: Bound,
     stabilizer: float,
 ) -> Tensor:
     """``R_x = (x - high) * W^T r + (high - low) * W+^T r``, as ``W = W+ + W-``; see ZBox."""
     w_pos, w_neg = weight.clamp(min=0), weight.clamp(max=0)
     sample = _one_sample(x, weight)
+    if any(isinstance(each, Tensor) and fit(each, sample) is None for each in (low, high)):
+        # The bounds differ between the samples, or between the vectors that a dense layer reads.
+        sample = x
     lowest, highest = bound(low, sample, weight), bound(high, sample, weight)
     bounds = forward(lowest, w_pos, None, geometry) + forward(highest, w_neg, None, geometry)
     r = r / stabilize(forward(x, weight, None, geometry) - bounds, stabilizer)

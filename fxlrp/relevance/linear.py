@@ -8,7 +8,7 @@ Notation as in the papers: ``z = f(W, b; x)``, ``W+``/``x+`` positive and ``W-``
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,10 +17,14 @@ from fxlrp.errors import RuleError
 from fxlrp.relevance import linear_specialized
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, forward, geometry_of, transposed
-from fxlrp.relevance.numerics import stabilize, stabilize_one_sign
+from fxlrp.relevance.numerics import as_type_of, stabilize, stabilize_one_sign
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from fxlrp.rules.bounds import TensorBound
+from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, PassThrough, WSquare, ZBox, ZPlus
+
+# A number, one number for each channel, or a tensor that broadcasts to the input.
+Bound: TypeAlias = "float | tuple[float, ...] | Tensor"
 
 
 def _positive(x: Tensor | None) -> Tensor | None:
@@ -81,7 +85,7 @@ def linear_gamma(
     gamma: float,
     stabilizer: float,
 ) -> Tensor:
-    """The generalized gamma rule, one half for outputs of each sign; see :class:`fxlrp.rules.Gamma`."""
+    """The generalized gamma rule, one half for each sign of ``out``; see :class:`fxlrp.rules.Gamma`."""
     z = forward(x, weight, None, geometry) if out is None else out
     x_pos, x_neg = x.clamp(min=0), x.clamp(max=0)
     w_pos, w_neg = weight + gamma * weight.clamp(min=0), weight + gamma * weight.clamp(max=0)
@@ -102,8 +106,8 @@ def linear_zbox(
     r: Tensor,
     geometry: Geometry = None,
     *,
-    low: float | tuple[float, ...],
-    high: float | tuple[float, ...],
+    low: Bound,
+    high: Bound,
     stabilizer: float,
 ) -> Tensor:
     """``R_x = x * W^T r - low * W+^T r - high * W-^T r``; see :class:`fxlrp.rules.ZBox`."""
@@ -122,10 +126,18 @@ def linear_zbox(
     )
 
 
-def bound(value: float | tuple[float, ...], x: Tensor, weight: Tensor) -> Tensor:
+def bound(value: Bound, x: Tensor, weight: Tensor) -> Tensor:
     """The bound of every input, broadcast."""
     if isinstance(value, int | float):
         return torch.full_like(x, value)
+    if isinstance(value, Tensor):
+        fitting = fit(value, x)
+        if fitting is None:
+            raise RuleError(
+                f"ZBox has bounds of shape {tuple(value.shape)}, which do not broadcast to the input of the first "
+                f"layer, of shape {tuple(x.shape)}"
+            )
+        return fitting.to(dtype=x.dtype, device=x.device).expand_as(x)
     # Channels are the last dimension for a dense layer, else the dimension before the spatial ones.
     trailing = (1,) * (weight.dim() - 2)
     channels = x.shape[-1 - len(trailing)]
@@ -134,20 +146,40 @@ def bound(value: float | tuple[float, ...], x: Tensor, weight: Tensor) -> Tensor
     return torch.tensor(value, dtype=x.dtype, device=x.device).reshape(-1, *trailing).expand_as(x)
 
 
+def fit(value: Tensor, x: Tensor) -> Tensor | None:
+    """A bound without more dimensions than ``x`` has; None if it does not broadcast to ``x``."""
+    while value.dim() > x.dim() and value.shape[0] == 1:
+        value = value[0]
+    if value.dim() > x.dim():
+        return None
+    sizes = zip(value.shape, x.shape[x.dim() - value.dim() :], strict=True)
+    return value if all(own in (1, size) for own, size in sizes) else None
+
+
 def linear_wsquare(
     x: Tensor, weight: Tensor, bias: Tensor | None, r: Tensor, geometry: Geometry = None, *, stabilizer: float
 ) -> Tensor:
     """``R_x = (W^2)^T(R / s(f(W^2, b^2; 1)))``; see :class:`fxlrp.rules.WSquare`."""
     square = weight**2
     z = forward(torch.ones_like(x), square, None if bias is None else bias**2, geometry)
-    return transposed(r / stabilize(z, stabilizer), square, x, geometry)
+    return as_type_of(transposed(r / stabilize(z, stabilizer), square, x, geometry), x)
 
 
 def linear_flat(x: Tensor, weight: Tensor, r: Tensor, geometry: Geometry = None, *, stabilizer: float) -> Tensor:
     """``R_x = 1^T(R / s(f(1, 0; 1)))``; see :class:`fxlrp.rules.Flat`."""
     ones = torch.ones_like(weight)
     z = forward(torch.ones_like(x), ones, None, geometry)
-    return transposed(r / stabilize(z, stabilizer), ones, x, geometry)
+    return as_type_of(transposed(r / stabilize(z, stabilizer), ones, x, geometry), x)
+
+
+def unchanged(x: Tensor, r: Tensor) -> Tensor:
+    """``R_x = R``, for an input of the size of the output; see :class:`fxlrp.rules.PassThrough`."""
+    if r.shape != x.shape:
+        raise RuleError(
+            f"PassThrough needs an input and an output of equal size, but the layer has an input of shape "
+            f"{tuple(x.shape)} and an output of shape {tuple(r.shape)}"
+        )
+    return as_type_of(r, x)
 
 
 def _step(
@@ -157,10 +189,14 @@ def _step(
 
     def emit(step: Step) -> Contributions:
         known: dict[str, Any] = {**step.arguments, "out": step.node, "r": step.relevance}
-        parameters = dict(vars(step.rule))
+        parameters = {
+            name: step.constant(name, value.tensor()) if isinstance(value, TensorBound) else value
+            for name, value in vars(step.rule).items()
+        }
         geometry = geometry_of(step.operation, step.arguments)
+        in_sign = parameters.pop("bias_in_sign", False)
         if not parameters.pop("bias", True) and known["bias"] is not None:
-            known.update(bias=None, out=None)
+            known.update(bias=None, out=step.node if in_sign else None)
         return [step.call(function, *(known[value] for value in values), *geometry, **parameters)]
 
     if specialize is None:
@@ -178,4 +214,5 @@ RULES: RuleTable = {
     ZBox: _step(linear_zbox, "input", "weight", "r"),
     WSquare: _step(linear_wsquare, "input", "weight", "bias", "r"),
     Flat: _step(linear_flat, "input", "weight", "r"),
+    PassThrough: Implementation(lambda step: [step.call(unchanged, step.operands[0], step.relevance)]),
 }

@@ -20,7 +20,7 @@ from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.quotients import over, over_value
 from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.specs import Epsilon, SignalTakeAll
+from fxlrp.rules.specs import Epsilon, Magnitude, SignalTakeAll
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _over_total(step: Step, linear: LinearMap) -> fx.Node:
 
 def _stabilizer(rule: Rule) -> float:
     """The stabilizer of LRP-epsilon under a rule; LRP-0 under a rule without one, such as a gradient."""
-    if isinstance(rule, SignalTakeAll):
+    if isinstance(rule, SignalTakeAll | Magnitude):
         return rule.stabilizer
     return rule.epsilon if isinstance(rule, Epsilon) else 0.0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from torch import fx
+from torch import Tensor, fx
 
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
@@ -112,6 +112,18 @@ class Step:
     def reads_complex(self) -> bool:
         """Whether the value of the node, or an operand that receives relevance, is complex."""
         return self.is_complex(self.node) or any(self.is_complex(self.operands[each]) for each in self.receivers)
+
+    def constant(self, name: str, value: Tensor) -> fx.Node:
+        """Add a tensor that is not a parameter of the model to the program, on the root of its graph."""
+        root = self.graph.owning_module
+        assert root is not None
+        path = f"{self.node.name}_{name}"
+        while hasattr(root, path):
+            path += "_"
+        root.register_buffer(path, value, persistent=False)
+        made = self.graph.get_attr(path)
+        made.meta = provenance(self.node)
+        return made
 
     def times(self, operand: fx.Node, factor: fx.Node) -> Relevance:
         """The contribution ``operand * factor``, multiplied out unless it may remain a quotient."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from torch import nn
+
 from fxlrp.errors import RuleError
 from fxlrp.operation import Family
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.selectors import Selector
+from fxlrp.rules.selectors import Selector, located
 from fxlrp.rules.specs import Epsilon, PassThrough, SignalTakeAll, Taylor, WinnerTakesAll
 
 _EXTENSION = "rule_for"
+_USER = re.compile(r"user pair (\d+)")
 
 
 class Pair(NamedTuple):
@@ -23,9 +27,15 @@ class Pair(NamedTuple):
     origin: str
 
     @property
+    def number(self) -> int | None:
+        """The number of a pair that the user placed in front of a preset, in the order in which these were given."""
+        found = _USER.fullmatch(self.origin)
+        return None if found is None else int(found[1])
+
+    @property
     def by_user(self) -> bool:
         """Whether the user placed the pair in front of a preset."""
-        return self.origin.startswith("user pair")
+        return self.number is not None
 
     @property
     def by_extension(self) -> bool:
@@ -47,6 +57,10 @@ class Preset:
     pairs: tuple[Pair, ...] = ()
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        """Check the stabilizer."""
+        object.__setattr__(self, "epsilon", Epsilon(self.epsilon).epsilon)
+
     def override(self, pairs: Iterable[tuple[Selector, Rule]]) -> Preset:
         """Return this preset with ``pairs`` in front of its own. The first match wins.
 
@@ -66,6 +80,10 @@ class Preset:
         known = sum(pair.by_user for pair in self.pairs)
         return replace(self, pairs=(*_user_pairs(pairs, known), *self.pairs))
 
+    def located(self, model: nn.Module | None) -> Preset:
+        """Return this preset with the paths of modules in ``model`` in place of the modules themselves."""
+        return replace(self, pairs=tuple(pair._replace(selector=located(pair.selector, model)) for pair in self.pairs))
+
     def extend(self, rules: Iterable[tuple[str, Rule]]) -> Preset:
         """Return this preset with rules for user-defined operations, placed after the user's pairs."""
         own = [Pair(name, rule, _EXTENSION) for name, rule in rules]
@@ -80,6 +98,14 @@ class Preset:
 def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair]:
     checked = []
     for index, item in enumerate(pairs):
+        if (
+            isinstance(item, list | tuple)
+            and len(item) == 2
+            and isinstance(item[1], type)
+            and issubclass(item[1], Rule)
+        ):
+            name = item[1].__name__
+            raise RuleError(f"rules[{index}] has the class {name} as its rule: call it, as in fxlrp.rules.{name}(...)")
         if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Rule)):
             raise RuleError(
                 f"rules[{index}] is {item!r}, not a (selector, rule) pair such as ('add', fxlrp.rules.Equal())"

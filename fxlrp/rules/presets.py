@@ -14,7 +14,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeAlias
+from typing import ParamSpec, TypeAlias
+
+from torch import Tensor
 
 from fxlrp.errors import RuleError
 from fxlrp.rules.preset import Pair, Preset
@@ -22,7 +24,6 @@ from fxlrp.rules.selectors import FirstLayer, Selector
 from fxlrp.rules.specs import (
     AlphaBeta,
     Constant,
-    Epsilon,
     Flat,
     Gamma,
     Gradient,
@@ -37,7 +38,6 @@ _CONVOLUTIONS = tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in 
 
 
 def _preset(name: str, *, epsilon: float, convolution: Rule | None = None, first: Rule | None = None) -> Preset:
-    Epsilon(epsilon)
     origin = f"preset {name}"
     pairs = []
     if first is not None:
@@ -81,7 +81,7 @@ def epsilon(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -109,7 +109,7 @@ def epsilon_plus(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -139,7 +139,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -153,7 +153,10 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
 
 @_declared
 def epsilon_gamma_box(
-    low: float | Sequence[float], high: float | Sequence[float], gamma: float = 0.25, epsilon: float = 1e-6
+    low: float | Sequence[float] | Tensor,
+    high: float | Sequence[float] | Tensor,
+    gamma: float = 0.25,
+    epsilon: float = 1e-6,
 ) -> Preset:
     """Gamma for convolutions, LRP-epsilon for dense layers, z^B in the first layer (Montavon et al., 2019).
 
@@ -165,8 +168,9 @@ def epsilon_gamma_box(
     - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
 
     Args:
-        low: The smallest value that an input can take: a number, or one number for each channel.
-        high: The largest value that an input can take, in the same form.
+        low: The smallest value that an input can take: a number, one number for each channel, or a tensor that
+            broadcasts to the input; see :class:`~fxlrp.rules.ZBox`.
+        high: The largest value that an input can take, in the same form or as a number.
         gamma: The weight of the contributions that have the sign of the output, at least 0.
         epsilon: The stabilizer of LRP-epsilon, at least 0.
 
@@ -175,7 +179,7 @@ def epsilon_gamma_box(
 
     Raises:
         RuleError: ``low`` or ``high`` is missing or is not a valid bound, ``low`` exceeds ``high``, or ``gamma`` or
-            ``epsilon`` is negative or not a number.
+            ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -203,7 +207,7 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -233,7 +237,7 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -262,7 +266,7 @@ def attnlrp(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: There is no such parameter. :func:`fxlrp.compile` refuses a negative ``epsilon``.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -294,7 +298,7 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
         The preset.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import torch, fxlrp
@@ -371,30 +375,3 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
 }
 
 Rules: TypeAlias = "str | Preset | Sequence[tuple[Selector, Rule]] | None"
-
-
-def resolve(rules: Rules) -> Preset:
-    """Turn the argument ``rules=`` of :func:`fxlrp.compile` into a preset.
-
-    Raises:
-        RuleError: The name is unknown, the preset needs parameters, or an item of the list is not a pair.
-    """
-    if rules is None:
-        return default()
-    if isinstance(rules, Preset):
-        return rules
-    if isinstance(rules, str):
-        if rules not in PRESETS:
-            raise RuleError(f"there is no preset {rules!r}; choose one of: {', '.join(PRESETS)}")
-        parameters = inspect.signature(PRESETS[rules]).parameters.values()
-        needed = [p.name for p in parameters if p.default is p.empty]
-        if needed:
-            example = ", ".join(f"{name}=..." for name in needed)
-            raise RuleError(f"the preset {rules!r} needs {' and '.join(needed)}: fxlrp.presets.{rules}({example})")
-        return PRESETS[rules]()
-    if isinstance(rules, Rule):
-        raise RuleError(f"rules={rules} is a single rule; add a selector for its nodes: rules=[(selector, {rules})]")
-    pairs: Any = rules
-    if not isinstance(pairs, Sequence):
-        raise RuleError(f"rules must be a preset's name, a preset or a list of (selector, rule) pairs, not {rules!r}")
-    return default().override(pairs)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from fxlrp.errors import RuleError
+
+# The parameters that only a value other than the default is worth showing for.
+_DETAILS = ("stabilizer", "bias", "bias_in_sign")
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,11 @@ class Rule:
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def __str__(self) -> str:
-        """The name and the parameters, as in ``Gamma(gamma=0.25)``, without a default ``stabilizer`` or ``bias``."""
+        """The name and the parameters, as in ``Gamma(gamma=0.25)``, without details that have their default."""
         shown = [
             f"{field.name}={_short(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
-            if not (field.name in ("stabilizer", "bias") and getattr(self, field.name) == field.default)
+            if not (field.name in _DETAILS and getattr(self, field.name) == field.default)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -52,13 +57,50 @@ def _short(value: Any) -> str:
     return str(getattr(value, "__name__", value))
 
 
-def require_number(rule: Rule, name: str, *, positive: bool = False) -> None:
-    """Check that a parameter of a rule is a number of at least 0, or greater than 0 if ``positive``."""
-    value = getattr(rule, name)
-    if isinstance(value, float) and type(value) is not float:
-        # NumPy's floats are instances of float too, but their repr is not valid in generated code.
-        object.__setattr__(rule, name, float(value))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value == value or value < 0:
-        raise RuleError(f"{type(rule).__name__}: {name} must be a number of at least 0, not {value!r}")
-    if positive and value == 0:
-        raise RuleError(f"{type(rule).__name__}: {name} must be greater than 0")
+def number(value: Any) -> int | float | None:
+    """A finite number as one of Python's own types; None for anything else, such as a truth value or a tensor."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    # NumPy's numbers are numbers too, but their repr is not valid in generated code.
+    found = int(value) if isinstance(value, numbers.Integral) else float(value)
+    return found if abs(found) <= sys.float_info.max else None
+
+
+def require_number(rule: Rule, *names: str) -> None:
+    """Check that parameters of a rule are finite numbers of at least 0, and make them Python's own."""
+    for name in names:
+        value = getattr(rule, name)
+        found = number(value)
+        if found is None or found < 0:
+            raise RuleError(f"{type(rule).__name__}: {name} must be a finite number of at least 0, not {value!r}")
+        object.__setattr__(rule, name, found)
+
+
+def require_flag(rule: Rule, *names: str) -> None:
+    """Check that parameters of a rule are True or False."""
+    for name in names:
+        if not isinstance(getattr(rule, name), bool):
+            raise RuleError(f"{type(rule).__name__}: {name} must be True or False, not {getattr(rule, name)!r}")
+
+
+@dataclass(frozen=True)
+class Stabilized(Rule):
+    """Base class of the rules with a stabilizer."""
+
+    stabilizer: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        require_number(self, "stabilizer")
+
+
+@dataclass(frozen=True)
+class StabilizedWithBias(Stabilized):
+    """Base class of the rules with a stabilizer and a bias that may be left out."""
+
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        require_flag(self, "bias")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from torch import fx, nn
 
@@ -26,7 +26,26 @@ class FirstLayer:
         return "first layer"
 
 
-Selector: TypeAlias = "str | type[nn.Module] | Callable[[fx.Node], bool] | FirstLayer"
+@dataclass(frozen=True)
+class Inside:
+    """Selects every operation of a module and of the modules inside it. A module as selector becomes this.
+
+    Args:
+        paths: The paths of the module; several if the model contains it more than once.
+    """
+
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The name that tables show."""
+        return ", ".join(self.paths) or "the model"
+
+    def includes(self, path: str) -> bool:
+        """Whether the module at ``path`` is the module or inside it."""
+        return any(not own or path == own or path.startswith(f"{own}.") for own in self.paths)
+
+
+Selector: TypeAlias = "str | type[nn.Module] | nn.Module | Callable[[fx.Node], bool] | FirstLayer | Inside"
 
 
 @dataclass(frozen=True)
@@ -38,27 +57,45 @@ class Candidate:
     first_layer: bool
 
 
+def located(selector: Selector, model: nn.Module | None) -> Selector:
+    """Replace a module by its paths in the model; return any other selector unchanged.
+
+    Raises:
+        RuleError: The model does not contain the module, or is unknown.
+    """
+    if not isinstance(selector, nn.Module):
+        return selector
+    modules = () if model is None else model.named_modules(remove_duplicate=False)
+    paths = tuple(path for path, module in modules if module is selector)
+    if not paths:
+        raise RuleError(
+            f"the selector {type(selector).__name__}(...) is a module, but not one of the model: use a module of the "
+            "model that is explained, or select by its path or its class"
+        )
+    return Inside(paths)
+
+
 def check_selector(selector: Selector, operations: Mapping[str, Operation]) -> None:
     """Check that ``selector`` can be a selector.
 
     Raises:
-        RuleError: It is not a module class, a name, a glob or a predicate.
+        RuleError: It is not a module, a module class, a name, a glob or a predicate.
     """
     if isinstance(selector, type) and not issubclass(selector, nn.Module):
         hint = ": use an instance, FirstLayer()" if selector is FirstLayer else ""
         raise RuleError(f"the selector {selector.__name__} is a class, but not a module class{hint}")
-    if not (isinstance(selector, str | FirstLayer) or callable(selector)):
+    if not (isinstance(selector, str | FirstLayer | Inside) or callable(selector)):
         raise RuleError(
-            f"{selector!r} is not a selector: use a module class (nn.Conv2d), a glob on the module path "
-            f"('layer4.*'), an operation ('add') or a predicate on the node"
+            f"{selector!r} is not a selector: use a module class (nn.Conv2d), a module of the model, a glob on the "
+            f"module path ('layer4.*'), an operation ('add') or a predicate on the node"
         )
 
 
 def matches(selector: Selector, candidate: Candidate, operations: Mapping[str, Operation]) -> bool:
     """Whether ``selector`` selects the node. Only this function defines what selectors mean.
 
-    A module class and a glob select every operation inside the module, submodules included. A string that is the name
-    of a canonical operation selects that operation. Any other string is a glob on the module path.
+    A module, a module class and a glob select every operation inside the module, submodules included. A string that is
+    the name of a canonical operation selects that operation. Any other string is a glob on the module path.
     """
     if isinstance(selector, FirstLayer):
         return candidate.first_layer
@@ -66,13 +103,15 @@ def matches(selector: Selector, candidate: Candidate, operations: Mapping[str, O
         if selector in operations:
             return candidate.operation.name == selector
         return any(fnmatch.fnmatchcase(path, selector) for path, _ in module_stack(candidate.node))
+    if isinstance(selector, Inside):
+        return any(selector.includes(path) for path, _ in module_stack(candidate.node))
     if isinstance(selector, type):
         return any(issubclass(cls, selector) for _, cls in module_stack(candidate.node))
-    return bool(selector(candidate.node))
+    return bool(cast("Callable[[fx.Node], bool]", selector)(candidate.node))
 
 
 def describe(selector: Selector) -> str:
     """A short description of the selector, for tables and errors."""
-    if isinstance(selector, str | FirstLayer):
+    if isinstance(selector, str | FirstLayer | Inside):
         return str(selector)
     return str(getattr(selector, "__name__", selector))

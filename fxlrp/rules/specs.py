@@ -7,12 +7,13 @@ from zero by the stabilizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fxlrp.errors import RuleError
-from fxlrp.rules.rule import Rule, require_number
+from fxlrp.rules.first_layer import Flat, WSquare, ZBox
+from fxlrp.rules.rule import Rule, Stabilized, StabilizedWithBias, require_flag, require_number
 
 __all__ = [
     "AlphaBeta",
@@ -51,7 +52,7 @@ class Epsilon(Rule):
             relevance, except for what the stabilizer absorbs.
 
     Raises:
-        RuleError: ``epsilon`` is negative or not a number.
+        RuleError: ``epsilon`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -65,19 +66,11 @@ class Epsilon(Rule):
     def __post_init__(self) -> None:
         """Check the parameters."""
         require_number(self, "epsilon")
+        require_flag(self, "bias")
 
 
 @dataclass(frozen=True)
-class _Stabilized(Rule):
-    stabilizer: float = 1e-6
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        require_number(self, "stabilizer")
-
-
-@dataclass(frozen=True)
-class ZPlus(_Stabilized):
+class ZPlus(StabilizedWithBias):
     """LRP-z+: only contributions that increase the output receive relevance (Montavon et al., 2017).
 
     ``R_x = x+ * W+^T r + x- * W-^T r`` with ``r = R / s(f(W+, b+; x+) + f(W-, 0; x-))``; inputs of both signs are
@@ -88,15 +81,13 @@ class ZPlus(_Stabilized):
         bias: Whether the denominator includes the bias.
 
     Raises:
-        RuleError: ``stabilizer`` is negative or not a number.
+        RuleError: ``stabilizer`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
         >>> print(fxlrp.rules.ZPlus())
         ZPlus()
     """
-
-    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,7 +104,7 @@ class AlphaBeta(Rule):
         bias: Whether the denominators include the bias.
 
     Raises:
-        RuleError: ``alpha - beta`` is not 1, or a parameter is negative or not a number.
+        RuleError: ``alpha - beta`` is not 1, or a parameter is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -128,8 +119,8 @@ class AlphaBeta(Rule):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        for name in ("alpha", "beta", "stabilizer"):
-            require_number(self, name)
+        require_number(self, "alpha", "beta", "stabilizer")
+        require_flag(self, "bias")
         if abs(self.alpha - self.beta - 1.0) > 1e-9:
             raise RuleError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha:g}, beta={self.beta:g}")
 
@@ -148,9 +139,12 @@ class Gamma(Rule):
             For large values the rule approaches z+ on positive outputs.
         stabilizer: Keeps the denominators away from zero.
         bias: Whether the denominators include the bias.
+        bias_in_sign: With ``bias=False``, whether ``z``, whose sign selects the half of the rule, includes the bias all
+            the same: the sign is then that of the output, as with ``zero_params="bias"`` in zennit. Otherwise it is
+            that of the sum of the contributions.
 
     Raises:
-        RuleError: ``gamma`` or ``stabilizer`` is negative or not a number.
+        RuleError: ``gamma`` or ``stabilizer`` is negative or not a finite number.
 
     Example:
         >>> import fxlrp
@@ -161,103 +155,29 @@ class Gamma(Rule):
     gamma: float = 0.25
     stabilizer: float = 1e-6
     bias: bool = True
+    bias_in_sign: bool = True
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        for name in ("gamma", "stabilizer"):
-            require_number(self, name)
-
-
-@dataclass(frozen=True)
-class ZBox(Rule):
-    """LRP-z^B for inputs with known bounds, such as pixels (Montavon et al., 2017).
-
-    ``R_x = x * W^T r - low * W+^T r - high * W-^T r`` with ``r = R / s(f(W; x) - f(W+; low) - f(W-; high))``. For the
-    first linear map.
-
-    Args:
-        low: The smallest value that an input can take: a number, or one number for each channel (dimension 1).
-        high: The largest value that an input can take, in the same form.
-        stabilizer: Keeps the denominator away from zero.
-
-    Raises:
-        RuleError: A bound is not a number or a flat sequence of numbers, or ``low`` exceeds ``high``.
-
-    Example:
-        >>> import fxlrp
-        >>> print(fxlrp.rules.ZBox(low=(-2.1, -2.0, -1.8), high=(2.2, 2.4, 2.6)))
-        ZBox(low=(-2.1, -2, -1.8), high=(2.2, 2.4, 2.6))
-    """
-
-    low: float | Sequence[float]
-    high: float | Sequence[float]
-    stabilizer: float = 1e-6
-
-    def __post_init__(self) -> None:
-        """Check the bounds and turn arrays and tensors into tuples of numbers."""
-        require_number(self, "stabilizer")
-        bounds = {name: self._bound(name) for name in ("low", "high")}
-        for name, bound in bounds.items():
-            object.__setattr__(self, name, bound)
-        lows, highs = (bound if isinstance(bound, tuple) else (bound,) for bound in bounds.values())
-        channels = max(len(lows), len(highs))
-        if {len(lows), len(highs)} - {1, channels}:
-            raise RuleError(f"ZBox: low has {len(lows)} channels and high has {len(highs)}")
-        lows, highs = (each * (channels // len(each)) for each in (lows, highs))
-        if any(low > high for low, high in zip(lows, highs, strict=True)):
-            raise RuleError(f"ZBox: low={bounds['low']} exceeds high={bounds['high']}")
-
-    def _bound(self, name: str) -> float | tuple[float, ...]:
-        value: Any = getattr(self, name)
-        if hasattr(value, "tolist"):
-            value = value.flatten().tolist()
-        if isinstance(value, list | tuple):
-            if not value or not all(isinstance(item, int | float) for item in value):
-                raise RuleError(f"ZBox: {name} must be a number or one number for each channel, not {value!r}")
-            return tuple(float(item) for item in value) if len(value) > 1 else float(value[0])
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RuleError(f"ZBox: {name} must be a number or one number for each channel, not {value!r}")
-        return float(value)
-
-
-@dataclass(frozen=True)
-class WSquare(_Stabilized):
-    """LRP-w^2: relevance in proportion to the squared weights, for any input (Montavon et al., 2017).
-
-    ``R_x = (W^2)^T (R / s(f(W^2, b^2; 1)))``. For the first linear map.
-
-    Args:
-        stabilizer: Keeps the denominator away from zero.
-        bias: Whether the denominator includes the bias.
-    """
-
-    bias: bool = True
-
-
-@dataclass(frozen=True)
-class Flat(_Stabilized):
-    """LRP-flat: relevance spread evenly over the receptive field (Lapuschkin et al., 2019).
-
-    ``R_x = 1^T (R / s(f(1, 0; 1)))``. For the first linear map.
-
-    Args:
-        stabilizer: Keeps the denominator away from zero.
-    """
+        require_number(self, "gamma", "stabilizer")
+        require_flag(self, "bias", "bias_in_sign")
 
 
 @dataclass(frozen=True)
 class PassThrough(Rule):
     """Relevance passes through unchanged (Bach et al., 2015).
 
-    ``R_x = R``. For activations and shape operations; for shape operations the relevance moves with the elements.
+    ``R_x = R``. For activations and shape operations; for shape operations the relevance moves with the elements. Also
+    for linear maps whose input has the shape of their output; any other is an error when it is explained.
     """
 
 
 @dataclass(frozen=True)
-class Magnitude(_Stabilized):
+class Magnitude(Stabilized):
     """The operands of a sum share its relevance in proportion to their absolute values.
 
-    ``R_a = R * |a| / s(|a| + |b|)``. For sums and differences. This rule is not from a publication.
+    ``R_a = R * |a| / s(|a| + |b|)``. For sums and differences, and for the operations ``sum`` and ``mean``, whose
+    elements share the relevance in the same way. This rule is not from a publication.
 
     Args:
         stabilizer: Keeps the denominator away from zero.
@@ -291,12 +211,12 @@ class Only(Rule):
 
     def __post_init__(self) -> None:
         """Check the parameter."""
-        if self.operand not in (0, 1):
+        if isinstance(self.operand, bool) or not isinstance(self.operand, int) or self.operand not in (0, 1):
             raise RuleError(f"Only: operand must be 0 or 1, not {self.operand!r}")
 
 
 @dataclass(frozen=True)
-class SignalTakeAll(_Stabilized):
+class SignalTakeAll(Stabilized):
     """The signal of a product receives all relevance, and the gate counts as a constant (Arras et al., 2019).
 
     ``R_signal = R`` and ``R_gate = 0``. For products, matrix products and recurrent layers.
@@ -333,7 +253,7 @@ class WinnerTakesAll(Rule):
 
 
 @dataclass(frozen=True)
-class Taylor(_Stabilized):
+class Taylor(Stabilized):
     """A softmax by its first-order Taylor expansion (Achtibat et al., 2024).
 
     ``R_x = x * (R - y * sum(R))``, where ``y`` is the result. The rule does not conserve relevance: the constant term
@@ -380,9 +300,13 @@ class Custom(Rule):
     ``R_x`` is what ``function`` returns. The rule comes from its author, not from the literature.
 
     Args:
-        function: A pure function of torch operations. It is called with the arguments of the operation and the
-            keywords ``out`` (the value of the operation) and ``relevance`` (the relevance of that value). It returns
-            the relevance of the operand, or a tuple if there are several operands.
+        function: A pure function of torch operations. It is called with those of these values that its signature
+            names: the arguments of the operation, ``out`` (the value of the operation) and ``relevance`` (the relevance
+            of that value). A parameter with another name and without a default takes the next argument. The function
+            returns the relevance of the operand, or a tuple if there are several operands.
+
+    Raises:
+        RuleError: ``function`` is not a function. :func:`fxlrp.compile` refuses a parameter without an argument.
 
     Example:
         >>> import torch, fxlrp
@@ -395,3 +319,8 @@ class Custom(Rule):
     """
 
     function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        """Check the parameter."""
+        if not callable(self.function) or not hasattr(self.function, "__name__"):
+            raise RuleError(f"Custom: function must be a function with a name, not {self.function!r}")

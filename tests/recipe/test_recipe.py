@@ -43,7 +43,7 @@ def sizes() -> nn.Module:
 IMAGES: list[dict[str, Any]] = [
     dict(rules="epsilon_plus_flat"),
     dict(rules=presets.epsilon_gamma_box(low=(-3.0, -2.0, -1.5), high=3.0)),
-    dict(rules=[(nn.Conv2d, rules.Gamma(0.5)), ("conv1", rules.Flat()), ("add", rules.Equal())]),
+    dict(rules=[("conv1", rules.Flat()), (nn.Conv2d, rules.Gamma(0.5)), ("add", rules.Equal())]),
     dict(rules="epsilon", at="conv2", optimize=False),
     dict(rules="epsilon", checkpoint=3, optimize=fxlrp.Optimizations(carry_quotients=False)),
     dict(rules="epsilon", capture="export", example_inputs=torch.rand(2, 3, 8, 8, dtype=torch.float64)),

@@ -181,6 +181,7 @@ RULES = [
     rule_case("gamma", rules.Gamma, oracles.gamma_rule),
     rule_case("gamma-large", rules.Gamma, oracles.gamma_rule, gamma=10.0, stabilizer=1e-3),
     rule_case("gamma-no-bias", rules.Gamma, oracles.gamma_rule, gamma=0.5, bias=False),
+    rule_case("gamma-no-bias-in-sign", rules.Gamma, oracles.gamma_rule, gamma=0.5, bias=False, bias_in_sign=False),
     rule_case("zbox", rules.ZBox, oracles.zbox_rule, low=LOW, high=HIGH),
     RuleCase("zbox-by-channel", box_rule, oracles.zbox_rule, box_options),
     rule_case("wsquare", rules.WSquare, oracles.wsquare_rule),

@@ -21,7 +21,7 @@ from fxlrp.operation import Family
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import run_passes
 from fxlrp.program import Options, Program
-from fxlrp.rules.presets import resolve
+from fxlrp.rules.resolve import resolve
 from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary import CANONICAL
 from helpers import as_tuple

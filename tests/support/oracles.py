@@ -192,13 +192,14 @@ def gamma_rule(
     gamma: float = 0.25,
     epsilon: float = EPSILON,
     bias: bool = True,
+    bias_in_sign: bool = True,
 ) -> Tensor:
     """c = W x + gamma (W x)^sgn(z), absorbed b + gamma b^sgn(z); where z = 0 nothing flows.
 
-    `bias=False` leaves the bias out of z as well: judged by another sign the denominator could vanish.
+    `bias=False` leaves the bias out of what is absorbed, and `bias_in_sign=False` then out of z as well.
     """
     c, b = products(m, x), bias_of(m, bias)
-    z = c.sum(-1) + b
+    z = c.sum(-1) + bias_of(m, bias or bias_in_sign)
     up = share(c + gamma * positive(c), b + gamma * positive(b), relevance * (z > 0), epsilon)
     down = share(c + gamma * negative(c), b + gamma * negative(b), relevance * (z < 0), epsilon)
     return up + down

@@ -10,7 +10,7 @@ from fxlrp.capture.symbolic import capture
 from fxlrp.passes import pipeline
 from fxlrp.passes.base import Pass, run_passes
 from fxlrp.program import Options, Program
-from fxlrp.rules.presets import resolve
+from fxlrp.rules.resolve import resolve
 from fxlrp.vocabulary import CANONICAL
 from oracles import One
 
