@@ -48,11 +48,12 @@ def folded_bias(
     variance: Tensor,
     *,
     eps: float,
+    like: Tensor | None = None,
 ) -> Tensor:
-    """``b' = (b - mu) * gamma / sigma + beta``."""
+    """``b' = (b - mu) * gamma / sigma + beta``, in the type of ``like``: under autocast that of the linear map."""
     folded = (-_wide(mean) if bias is None else bias - _wide(mean)) * torch.rsqrt(_wide(variance) + eps)
     folded = folded if scale is None else folded * scale
-    return (folded if shift is None else folded + shift).to(mean.dtype)
+    return (folded if shift is None else folded + shift).to((mean if like is None else like).dtype)
 
 
 def _wide(parameter: Tensor) -> Tensor:
@@ -153,6 +154,7 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
             variance,
             name="folded_bias",
             eps=eps,
+            like=arguments["weight"],
         )
         if linear.dims == 0 and not _flattened(before, program):
             arguments["input"] = constant(expect_dims, arguments["input"], 2, _VECTORS, name="input")
