@@ -26,7 +26,7 @@ def compile(
     model: nn.Module,
     rules: Rules = None,
     *,
-    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     output: Output = None,
     at: str | None = None,
     capture: Capture = "auto",
@@ -46,7 +46,8 @@ def compile(
             default preset, and the first pair that matches wins. A selector is a module class, a glob on the module
             path, the name of a canonical operation, or a predicate on the node. None selects the default preset.
         example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
-            and to constants such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
+            and to constants such as ``use_cache=False``. An input is a tensor, or a container of tensors such as a
+            dictionary. Models that symbolic tracing can follow do not need it.
         output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
             sequence of these.
         at: The name of a node of the annotated graph, or the path of a module. The explainer then returns the relevance

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.debugging.stages import Stages
@@ -48,10 +48,6 @@ class Explanation:
     def nodes(self) -> tuple[fx.Node, ...]:
         """The annotated forward nodes, in order of execution."""
         return tuple(node for node in self.annotated.nodes if node.op != "output")
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Check the values of a call, and return them in the order of the program's inputs."""
-        return self.signature.bind(args, kwargs, next(self.graph_module.parameters(), None))
 
     def program(self) -> Callable[..., Any]:
         """The program with kept constants, or without them where a change of a parameter could not be detected."""

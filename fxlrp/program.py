@@ -15,6 +15,7 @@ from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary.lookup import Vocabulary
 
 ANNOTATION = "fxlrp"
+INPUT_NAME = "fxlrp_input"
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,11 @@ Observer: TypeAlias = Callable[[str, int, Program], None]
 def nodes_by_name(graph: fx.Graph) -> dict[str, fx.Node]:
     """The nodes of a graph by name."""
     return {node.name: node for node in graph.nodes}
+
+
+def input_name(placeholder: fx.Node) -> str:
+    """The name of an input, such as ``batch.image``; its placeholder has a Python name."""
+    return str(placeholder.meta.get(INPUT_NAME, placeholder.target))
 
 
 def inputs_among(nodes: Sequence[fx.Node]) -> list[fx.Node]:

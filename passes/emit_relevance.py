@@ -11,7 +11,7 @@ from torch import fx
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Emitted, Program, inputs_among
+from fxlrp.program import Emitted, Program, input_name, inputs_among
 from fxlrp.propagate import Ledger, propagate
 from fxlrp.provenance import describe, is_inside
 from fxlrp.relevance.initial_relevance import initial_relevance
@@ -56,7 +56,7 @@ def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> 
     """The values whose relevance is requested, by the name of the result."""
     at = program.options.at
     if at is None:
-        return {str(node.target): node for node in inputs_among(forward)}
+        return {input_name(node): node for node in inputs_among(forward)}
     return {at: _value_at(program, at, forward, ledger)}
 
 

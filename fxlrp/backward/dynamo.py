@@ -72,7 +72,7 @@ def backend(
         frame = CompiledFrame.current()
         frame.check_whole(graph_module)
         captured = dynamo.capture(graph_module, arguments, frame.root)
-        program = run(captured, Inputs(tuple(data), examples=data), request, passes, log_only())
+        program = run(captured, Inputs.named(data), request, passes, log_only())
         parts = split(program)
         parts = parts if compiler is None else parts.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from fxlrp.backward.function import explained_forward
 from fxlrp.backward.split import Split, split
-from fxlrp.capture import EVERY_OUTPUT, structure_of_outputs
+from fxlrp.capture import EVERY_OUTPUT, restored
 from fxlrp.driver import compiled
 from fxlrp.errors import InputError
 from fxlrp.extensions import Extension
@@ -33,7 +32,7 @@ class _Halves:
     root: fx.GraphModule
     split: Split
     signature: Signature
-    structure: pytree.TreeSpec
+    captured: fx.Graph
 
 
 class ExplainedModel(nn.Module):
@@ -51,12 +50,11 @@ class ExplainedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the model; the gradients of its inputs will be their relevance."""
-        halves = self._halves.on_call(self.model, args, kwargs)
+        halves, values = self._halves.on_call(self.model, args, kwargs)
         self._check_constants(halves.signature.inputs.constants, kwargs)
-        values = halves.signature.bind(args, kwargs, next(self.model.parameters(), None))
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
         outputs = explained_forward(halves.split, values, parameters)
-        return pytree.tree_unflatten(outputs, halves.structure)
+        return restored(halves.captured, outputs)
 
     def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Check that a call passes every argument that was captured with a value other than its default."""
@@ -74,7 +72,7 @@ def autograd(
     model: nn.Module,
     rules: Rules = None,
     *,
-    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     capture: Capture = "auto",
     dynamic_shapes: Mapping[str, Any] | None = None,
     extensions: Sequence[Extension] = (),
@@ -121,7 +119,6 @@ def autograd(
         done = compiled(model, inputs, request, passes)
         parts = split(done.program)
         parts = parts if compiler is None else parts.compiled(compiler)
-        structure = structure_of_outputs(done.program.graph)
-        return _Halves(done.program.graph_module, parts, done.signature, structure)
+        return _Halves(done.program.graph_module, parts, done.signature, done.program.graph)
 
     return ExplainedModel(model, halves, example_inputs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fxlrp.capture import FrontEnd
-from fxlrp.errors import CaptureError, FxlrpError, GraphError, InputError, SymbolicTraceError, UnsupportedOpError
+from fxlrp.errors import CaptureError, FxlrpError, GraphError, SymbolicTraceError, UnsupportedOpError
 from fxlrp.inputs import ExamplesNeeded, Inputs
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
 
     Raises:
         ExamplesNeeded: The front end is ``torch.export``, and there are no example inputs.
-        FxlrpError: No front end can; the error of the first, with the reason of the second.
+        FxlrpError: No front end can; the message has the reasons of both.
     """
     if front_ends == ("export",):
         _need_examples(inputs, "capture='export' was chosen")
@@ -31,9 +31,11 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
     _need_examples(inputs, str(first))
     try:
         return attempt("export")
-    except (UnsupportedOpError, InputError):
-        raise
-    except FxlrpError as error:
+    except UnsupportedOpError as error:
+        both = UnsupportedOpError(f"{error}\nThe model was captured with torch.export, because {first}")
+        both.opaque = error.opaque
+        raise both from error
+    except CaptureError as error:
         if isinstance(first, GraphError):
             raise first from error
         raise CaptureError(f"{first}\nThe other front end fails too: {error}") from error

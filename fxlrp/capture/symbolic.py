@@ -16,26 +16,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.lock import ONE_CAPTURE
-from fxlrp.capture.outputs import Selected, place_output
+from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.recorded_functions import stand_ins
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.capture.traceable_forwards import open_modules
-from fxlrp.errors import CaptureError, SymbolicTraceError
+from fxlrp.errors import CaptureError, InputError, SymbolicTraceError
 from fxlrp.inputs import Inputs
 from fxlrp.provenance import is_users_file
-
-
-class _Holder(nn.Module):
-    """Contains the model under a name, so that its own call, including hooks, is traced like any module."""
-
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        super().__init__()
-        self.model = model
-        self._inputs = inputs
-
-    def forward(self, *args: Any) -> Any:
-        return self._inputs.call(self.model, args)
 
 
 class _Proxy(fx.Proxy):
@@ -45,6 +34,16 @@ class _Proxy(fx.Proxy):
         if name not in ("tracer", "node", "_value"):
             raise CaptureError(f"tracing cannot follow an assignment to the attribute {name!r} of a tensor")
         super().__setattr__(name, value)
+
+    def __getitem__(self, index: Any) -> fx.Proxy:
+        if isinstance(index, str):
+            raise SymbolicTraceError(f"{self.node.name!r} has the key {index!r}, so it is not a tensor")
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+
+    def __getattr__(self, name: str) -> Any:
+        if self.node.op == "placeholder" and not name.startswith("__") and not hasattr(Tensor, name):
+            raise SymbolicTraceError(f"{self.node.name!r} has the attribute {name!r}, so it is not a tensor")
+        return super().__getattr__(name)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -89,7 +88,7 @@ class _AttributeProxy(_Proxy):
 class _Tracer(fx.Tracer):
     """Records functional calls with module paths and the user's source lines."""
 
-    def __init__(self, holder: _Holder, inputs: Sequence[str], functions: Sequence[Callable[..., Any]]) -> None:
+    def __init__(self, holder: Holder, inputs: Sequence[str], functions: Sequence[Callable[..., Any]]) -> None:
         super().__init__()
         self._whole = {getattr(function, "__code__", None): function.__name__ for function in functions}
         self._inputs = inputs
@@ -183,7 +182,7 @@ def _user_line(frame: FrameType | None) -> str | None:
     """The innermost line outside torch and fxlrp, formatted as Python formats tracebacks."""
     while frame is not None:
         code = frame.f_code
-        if code is _Holder.forward.__code__:
+        if code is Holder.forward.__code__:
             return None
         if is_users_file(code.co_filename):
             line = linecache.getline(code.co_filename, frame.f_lineno).strip()
@@ -208,27 +207,30 @@ def capture(
 
     Raises:
         CaptureError: Tracing cannot follow the model; the message names the line.
+        InputError: The output does not exist.
     """
-    inputs = inputs or Inputs.of(model)
+    inputs, selection = inputs or Inputs.of(model), Selection(output)
     # A model may store values on itself. Trace a copy that shares the tensors, to keep proxies out of the model.
     shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
     try:
-        holder = _Holder(copy.deepcopy(model, shared), inputs).eval()
+        holder = Holder(copy.deepcopy(model, shared), inputs, selection).eval()
         open_modules(holder)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
-    tracer = _Tracer(holder, inputs.names, functions)
+    tracer = _Tracer(holder, inputs.identifiers, functions)
     try:
         with ONE_CAPTURE, stand_ins(functions, holder):
             graph = tracer.trace(holder)
+    except InputError:
+        raise
     except Exception as error:
         if isinstance(error, CaptureError) and not isinstance(error, SymbolicTraceError):
             raise type(error)(f"{error}{_place(error)}") from error
         raise SymbolicTraceError(_cannot_follow(model, error)) from error
-    returned = graph.output_node()
-    place_output(returned, returned.args[0], output)
-    # Remove the source line of the holder's forward, which is not user code.
-    returned.type = None
+    selection.note(graph)
+    name_inputs(graph, inputs)
+    # Remove the annotation of the holder's forward, which is not that of the model.
+    graph.output_node().type = None
     return on_live_model(model, graph, tracer.constants)
 
 
