@@ -24,6 +24,7 @@ from fxlrp import nested
 from fxlrp.capture import hidden_views
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
 from fxlrp.capture.holder import Holder, name_inputs
+from fxlrp.capture.known_constants import KnownConstants
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
@@ -75,11 +76,12 @@ class _ForwardError(Exception):
 
 
 class _QuietHolder(Holder):
-    """Hides the type of errors: at some, ``torch.export`` prints the graph that it has."""
+    """Evaluates constants, and hides the type of errors: at some, ``torch.export`` prints the graph that it has."""
 
     def forward(self, *inputs: Any) -> Any:
         try:
-            return super().forward(*inputs)
+            with KnownConstants():
+                return super().forward(*inputs)
         except (CaptureError, InputError):
             raise
         except RuntimeError as error:
