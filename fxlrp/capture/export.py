@@ -23,6 +23,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from fxlrp import nested
 from fxlrp.capture import hidden_views
 from fxlrp.capture.aten import ASSERTIONS, FIRST_OF_SEVERAL, name_of, spell
+from fxlrp.capture.escaped_paths import any_name_in_code
 from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.known_constants import KnownConstants
 from fxlrp.capture.lock import ONE_CAPTURE
@@ -187,7 +188,7 @@ def _dynamic(values: Mapping[str, Tensor], lengths: bool) -> tuple[Any, ...]:
 def _export(
     holder: Holder, values: Mapping[str, Tensor], dynamic_shapes: tuple[Any, ...], vocabulary: Vocabulary
 ) -> ExportedProgram:
-    with ONE_CAPTURE, torch.no_grad(), quiet():
+    with ONE_CAPTURE, torch.no_grad(), quiet(), any_name_in_code():
         exported = torch.export.export(
             holder, tuple(values.values()), dynamic_shapes={INPUTS: dynamic_shapes}, strict=False
         )

@@ -30,7 +30,16 @@ from fxlrp.provenance import is_users_file
 class _Proxy(fx.Proxy):
     """A traced value. Unlike the base class it records that ``x += y`` and ``x[i] = y`` change ``x``."""
 
+    def requires_grad_(self, requires_grad: bool = True) -> _Proxy:
+        """Return the value: what autograd records does not change it."""
+        return self
+
+    def retain_grad(self) -> None:
+        """Do nothing, because a program has no gradients."""
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "requires_grad":
+            return
         if name not in ("tracer", "node", "_value"):
             raise CaptureError(f"tracing cannot follow an assignment to the attribute {name!r} of a tensor")
         super().__setattr__(name, value)

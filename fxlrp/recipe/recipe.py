@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.export import Dim
 
 from fxlrp.capture import EVERY_OUTPUT, FrontEnd, Output
+from fxlrp.capture.escaped_paths import ESCAPED
 from fxlrp.errors import RecipeError
 from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
@@ -150,7 +151,8 @@ def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
         *root.named_buffers(remove_duplicate=False),
     )
     weights = {name for name, _ in tensors if name.startswith(f"{MODEL}.")}
-    paths = [str(node.target) for node in nodes if node.op == "get_attr" and node.target not in weights]
+    read = [str(node.target) for node in nodes if node.op == "get_attr" and node.target not in weights]
+    paths = [path for path in read if not path.startswith(f"{ESCAPED}.")]
     constants = [tensor_fingerprint(attrgetter(path)(root)) for path in paths]
     return hashlib.sha256("\n".join([*lines, json.dumps(constants)]).encode()).hexdigest()
 
