@@ -107,6 +107,7 @@ def compile(
             annotated=emitted.annotated,
             vocabulary=program.vocabulary,
             options=program.options,
+            removed=program.facts.removed,
             recipe=Recipe.of(request, inputs, done.front_end, optimizations, extensions, passes),
             stages=recorded(program),
         )

@@ -178,7 +178,8 @@ class Explainer(nn.Module):
             True
         """
         made, values = self._on_call(inputs, named)
-        return relevances(made.step_by_step(), values, {"target": target, "seed": seed}, keep=keep)
+        controls = {"target": target, "seed": seed}
+        return relevances(made.step_by_step(), values, controls, keep=keep, absent=made.absent())
 
     @property
     def stages(self) -> Stages:

@@ -95,6 +95,7 @@ class Facts:
     Args:
         values: The shapes and types of values, by node name, if example inputs are given.
         changed_inputs: The inputs that the model changes in place.
+        removed: The modules whose operations are no longer in the graph, by path: the reason.
         tokens: The integer values that are inputs of embeddings, and the inputs that they come from.
         masks: The inputs that are attention masks, numeric or boolean.
         dependent: The nodes whose value depends on an input through tensors.
@@ -107,6 +108,7 @@ class Facts:
 
     values: Mapping[str, InputSpec] = field(default_factory=dict)
     changed_inputs: tuple[fx.Node, ...] = ()
+    removed: dict[str, str] = field(default_factory=dict)
     tokens: frozenset[fx.Node] = frozenset()
     masks: frozenset[fx.Node] = frozenset()
     dependent: frozenset[fx.Node] = frozenset()

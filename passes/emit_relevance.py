@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from fxlrp.absence import why_absent
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
@@ -80,7 +81,7 @@ def _value_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Led
     found = [node for node in forward if node.name == at]
     found = found or [node for node in forward if ledger.received(node) is not None and is_returned(node)]
     if not found:
-        raise InputError(f"at={at!r}: no node has this name, and no module at this path returns a value with relevance")
+        raise InputError(f"at={at!r}: {why_absent(program, at)}")
     if len(found) > 1:
         names = ", ".join(repr(node.name) for node in found)
         raise InputError(f"at={at!r}: the module returns several values, or is called more than once: choose {names}")

@@ -18,7 +18,7 @@ from fxlrp.functions import expect_dims
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.provenance import provenance
+from fxlrp.provenance import module_path, provenance
 
 
 def folded_weight(
@@ -76,6 +76,9 @@ def fold_batch_norm(program: Program) -> int:
             and linear is not None
             and _foldable(program, before, linear, parameters["running_var"])
         ):
+            program.facts.removed[module_path(node)] = (
+                f"this BatchNorm is folded into {before.name!r}, which now has its output: name {before.name!r} instead"
+            )
             _fold(program, before, linear, node, parameters)
             count += 1
     return count

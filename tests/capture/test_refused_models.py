@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +68,27 @@ def test_the_reason_of_the_first_front_end_is_kept_where_the_second_finds_operat
 
     with pytest.raises(UnsupportedOpError, match=r"(?s)i0.*torch\.export, because symbolic tracing cannot follow Net"):
         fxlrp.compile(Net().eval(), example_inputs=torch.ones(2, 3))
+
+
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("kind", ["scripted", "traced", "exported", "program", "inside"])
+def test_a_module_without_python_code_is_refused_with_advice_that_works(kind: str) -> None:
+    model, x = trained(), torch.ones(2, 4)
+    frozen: Any = {
+        "scripted": lambda: torch.jit.script(model),
+        "traced": lambda: torch.jit.trace(model, x),
+        "exported": lambda: torch.export.export(model, (x,)).module(),
+        "program": lambda: torch.export.export(model, (x,)),
+        "inside": lambda: nn.Sequential(torch.export.export(model, (x,)).module(), nn.ReLU()),
+    }[kind]()
+    with pytest.raises(CaptureError, match=r"(scripted|exported).*module\.load_state_dict\(loaded\.state_dict\(\)\)"):
+        fxlrp.compile(frozen)
+    rebuilt = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    state = frozen[0].state_dict() if kind == "inside" else frozen.state_dict
+    rebuilt.load_state_dict(state() if callable(state) else state)
+    torch.testing.assert_close(fxlrp.compile(rebuilt)(x, target=1), fxlrp.compile(model)(x, target=1))
