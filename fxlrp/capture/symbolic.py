@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import linecache
 import operator
 import sys
@@ -13,11 +12,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.lock import ONE_CAPTURE
+from fxlrp.capture.model_copy import copy_with_shared_tensors
 from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.recorded_functions import stand_ins
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
@@ -220,9 +219,8 @@ def capture(
     """
     inputs, selection = inputs or Inputs.of(model), Selection(output)
     # A model may store values on itself. Trace a copy that shares the tensors, to keep proxies out of the model.
-    shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
     try:
-        holder = Holder(copy.deepcopy(model, shared), inputs, selection).eval()
+        holder = Holder(copy_with_shared_tensors(model), inputs, selection).eval()
         open_modules(holder)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
@@ -241,11 +239,6 @@ def capture(
     # Remove the annotation of the holder's forward, which is not that of the model.
     graph.output_node().type = None
     return on_live_model(model, graph, tracer.constants)
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-    return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]
 
 
 def _place(error: Exception) -> str:
