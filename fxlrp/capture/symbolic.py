@@ -7,13 +7,14 @@ import operator
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxlrp.capture import packed_sequences
 from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.model_copy import copy_with_shared_tensors
@@ -226,7 +227,7 @@ def capture(
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
     tracer = _Tracer(holder, inputs.identifiers, functions)
     try:
-        with ONE_CAPTURE, stand_ins(functions, holder):
+        with ONE_CAPTURE, stand_ins(functions, holder, _packing(holder)):
             graph = tracer.trace(holder)
     except InputError:
         raise
@@ -239,6 +240,12 @@ def capture(
     # Remove the annotation of the holder's forward, which is not that of the model.
     graph.output_node().type = None
     return on_live_model(model, graph, tracer.constants)
+
+
+def _packing(holder: Holder) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """The functions that pack and pad sequences, with their replacements, if a module may read packed sequences."""
+    reads = any(isinstance(module, nn.RNNBase) for module in holder.modules())
+    return packed_sequences.REPLACED if reads else {}
 
 
 def _place(error: Exception) -> str:

@@ -16,7 +16,11 @@ from fxlrp.functions import (
     both_masks,
     causal_mask,
     initial_state,
+    is_padding,
+    last_index,
+    longest,
     padding_mask,
+    reversed_index,
 )
 from fxlrp.operation import REQUIRED, Family, Operation
 
@@ -66,3 +70,6 @@ def no_relevance() -> Iterator[Operation]:
     yield _made("both_masks", both_masks, {**_INPUT, "second": REQUIRED})
     yield _made("attention_scale", attention_scale, _INPUT)
     yield _made("causal_mask", causal_mask, {**_INPUT, "key": REQUIRED})
+    for function in (reversed_index, last_index, is_padding):
+        yield _made(function.__name__, function, {**_INPUT, "lengths": REQUIRED})
+    yield _made("longest", longest, _INPUT)
