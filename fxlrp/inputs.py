@@ -119,7 +119,7 @@ class Inputs:
         Positional arguments are those of the model. If only inputs are given, constants between them may be left out.
         """
         arguments = self.arguments
-        given = self._by_name(args, kwargs)
+        given = self.by_name(args, kwargs)
         if isinstance(given, Misfit):
             return given
         missing = [name for name, template in arguments.items() if name not in given and _slots(template)]
@@ -148,8 +148,8 @@ class Inputs:
     def _input_arguments(self) -> list[str]:
         return [name for name, template in self.arguments.items() if _slots(template)]
 
-    def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | Misfit:
-        """The arguments of a call by name."""
+    def by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | Misfit:
+        """Return the arguments of a call by name, or why it does not fit."""
         inputs = self._input_arguments()
         only_inputs = len(args) <= len(inputs) and all(_slots(value) for value in args)
         names = inputs if only_inputs else _positional_names(self.parameters, len(args)) or list(self.arguments)

@@ -17,7 +17,7 @@ from fxlrp.driver import compiled
 from fxlrp.errors import InputError
 from fxlrp.extensions import Extension
 from fxlrp.first_call import MadeOnInputs
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import Inputs, Misfit
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.request import Capture, Request, check_model
@@ -51,13 +51,16 @@ class ExplainedModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the model; the gradients of its inputs will be their relevance."""
         halves, values = self._halves.on_call(self.model, args, kwargs)
-        self._check_constants(halves.signature.inputs.constants, kwargs)
+        self._check_constants(halves.signature.inputs, args, kwargs)
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
         outputs = explained_forward(halves.split, values, parameters)
         return restored(halves.captured, outputs)
 
-    def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def _check_constants(self, inputs: Inputs, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check that a call passes every argument that was captured with a value other than its default."""
+        constants, given = inputs.constants, inputs.by_name(args, kwargs)
+        if isinstance(given, Misfit):
+            raise InputError(given.message)
         parameters = inspect.signature(self.model.forward).parameters
         for name in constants.keys() - given.keys():
             if name in parameters and parameters[name].default != constants[name]:

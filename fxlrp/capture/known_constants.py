@@ -50,14 +50,22 @@ class KnownConstants(TorchFunctionMode):
         )
         if not is_constant or getattr(func, "__name__", "") in _WITHOUT_VALUES:
             return func(*args, **kwargs)
+        if not tensors:
+            result = func(*args, **kwargs)
+            # What makes no tensor, such as a change of a mode, must not run twice.
+            return self._noted(result, *self._with_values(func, args, kwargs)) if _tensors(result) else result
         values, is_random = self._with_values(func, args, kwargs)
-        found = _tensors(values)
-        if tensors and values is not None and not found and not is_random:
+        if values is not None and not _tensors(values) and not is_random:
             return values
         result = func(*args, **kwargs)
         if not is_random:
             self._refresh(tensors)
-            for traced, value in zip(_tensors(result), found, strict=True):
+        return self._noted(result, values, is_random)
+
+    def _noted(self, result: Any, values: Any, is_random: bool) -> Any:
+        """The result of a call, whose values are known from now on."""
+        if not is_random:
+            for traced, value in zip(_tensors(result), _tensors(values), strict=True):
                 self._constants[id(traced)] = _Constant(traced, value, traced._version)
         return result
 
@@ -69,10 +77,12 @@ class KnownConstants(TorchFunctionMode):
         """The result of a call with values, and whether it is random."""
         args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: self._constants[id(tensor)].value, (args, kwargs))
         with _disable_current_modes(), torch._C.DisableTorchFunction():
-            before = torch.random.get_rng_state()
+            before = _random_states()
             result = func(*args, **kwargs)
-            is_random = not torch.equal(before, torch.random.get_rng_state())
-            torch.random.set_rng_state(before)
+            is_random = not all(map(torch.equal, before, _random_states()))
+            torch.random.set_rng_state(before[0])
+            if len(before) > 1:
+                torch.cuda.set_rng_state(before[1])
         return result, is_random
 
     def _refresh(self, tensors: Sequence[Tensor]) -> None:
@@ -81,6 +91,11 @@ class KnownConstants(TorchFunctionMode):
         for key, constant in self._constants.items() if changed else ():
             if _memory(constant.traced) in changed:
                 self._constants[key] = constant._replace(version=constant.traced._version)
+
+
+def _random_states() -> list[Tensor]:
+    """The states of the generators of random numbers."""
+    return [torch.random.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -242,3 +242,20 @@ def test_a_container_that_json_does_not_have(tmp_path: Any) -> None:
     explain = fxlrp.compile(TwoParts(False).double().eval(), LRP0, example_inputs=(batch,))
     with pytest.raises(RecipeError, match="'batch', a Batch"):
         explain.save(tmp_path / "explain.json")
+
+
+def test_containers_and_constants_in_compiled_explainers_and_backwards() -> None:
+    model, batch = TwoParts(False).double().eval(), {"image": random(2, 4), "table": random(2, 3)}
+    explain = fxlrp.compile(model, LRP0, example_inputs=(batch,))
+    compiled = torch.compile(explain, fullgraph=True, backend="eager")
+    for ours, wanted in zip(as_tuple(compiled(batch, target=1)), as_tuple(explain(batch, target=1)), strict=True):
+        assert_relevance(ours, wanted, 1e-12)
+    explained = fxlrp.autograd(model, LRP0, example_inputs=(batch, -2.0))
+    leaves = {name: value.clone().requires_grad_() for name, value in batch.items()}
+    explained(leaves, -2.0)[:, 1].sum().backward()
+    expected = gradient_times_input(
+        lambda image: model({**batch, "image": image}, -2.0), batch["image"], select=lambda y: y[:, 1].sum()
+    )
+    assert_relevance(leaves["image"].grad, expected[0], 1e-12)
+    with pytest.raises(InputError, match=r"captured with factor=-2\.0: pass it in every call"):
+        explained(leaves)

@@ -116,7 +116,7 @@ def test_the_first_call_captures() -> None:
         ({"tokens": TOKENS}, "expected 2 inputs"),
         ({"tokens": TOKENS[0], "mask": TOKENS[0]}, "has shape"),
         ({"tokens": TOKENS, "mask": TOKENS[:, :3]}, "sizes"),
-        ({"tokens": TOKENS, "mask": TOKENS.int()}, "torch.int32"),
+        ({"tokens": TOKENS, "mask": TOKENS.to(torch.complex64)}, "torch.complex64"),
     ],
 )
 def test_inputs_that_do_not_fit(kwargs: dict[str, Tensor], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -135,3 +136,23 @@ def test_the_model_is_not_changed() -> None:
         explain(random(batch, 4))
     assert set(vars(model)) == names and list(explain.state_dict()) == [f"graph_module.model.{name}" for name in before]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_programs_of_a_limited_number_of_sizes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxlrp.first_call._KEPT", 3)
+    model, explain = explainer()
+    for batch in (3, 4, 5, 6, 3, 2):
+        x = random(batch, 4)
+        (expected,) = gradient_times_input(model, x, select=lambda y: y[:, 1].sum())
+        assert_relevance(explain(x, target=1), expected, 1e-12)
+        assert len(explain._explanation.all) <= 3
+
+
+def test_sizes_of_several_threads() -> None:
+    model, explain = explainer()
+    batches = (3, 4, 3, 5, 4, 3)
+    with ThreadPoolExecutor(len(batches)) as pool:
+        found = list(pool.map(lambda batch: explain(random(batch, 4), target=1), batches))
+    for batch, relevance in zip(batches, found, strict=True):
+        (expected,) = gradient_times_input(model, random(batch, 4), select=lambda y: y[:, 1].sum())
+        assert_relevance(relevance, expected, 1e-12)
