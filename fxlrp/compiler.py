@@ -26,7 +26,7 @@ def compile(
     model: nn.Module,
     rules: Rules = None,
     *,
-    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     constants: Sequence[str] = (),
     output: Output = None,
     at: str | None = None,
@@ -48,7 +48,8 @@ def compile(
             a glob on the module path, the name of a canonical operation, or a predicate on the node. None selects the
             default preset.
         example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
-            and to fixed values such as ``use_cache=False``. Models that symbolic tracing can follow do not need it.
+            and to fixed values such as ``use_cache=False``. An input is a tensor, or a container of tensors such as a
+            dictionary. Models that symbolic tracing can follow do not need it.
         constants: The names of the inputs that are not to be explained, such as masks, boxes or edges. They receive no
             relevance, and the operations on their way need no rule.
         output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
@@ -114,6 +115,7 @@ def compile(
             annotated=emitted.annotated,
             vocabulary=program.vocabulary,
             options=program.options,
+            removed=program.facts.removed,
             recipe=Recipe.of(request, inputs, done.front_end, optimizations, extensions, passes),
             stages=recorded(program),
         )

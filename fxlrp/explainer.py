@@ -13,6 +13,7 @@ from fxlrp import deploy
 from fxlrp.balance import Balance
 from fxlrp.capture import DynamicShapes, FrontEnd
 from fxlrp.capture.outputs import follow
+from fxlrp.capture.root_module import CONSTANTS
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
@@ -63,13 +64,21 @@ class Explainer(nn.Module):
             self._seen = made.signature.inputs.specs or None
             self._modules["graph_module"] = made.graph_module
 
-    def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Explanation:
-        """The explanation. If this is the first call, the model is captured with its inputs."""
-        if self._explanation.is_made:
-            return self._explanation.require("the explanation")
-        made = self._explanation.on_call(self._model, args, kwargs)
-        self._modules["graph_module"] = made.graph_module
-        return made
+    def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Explanation, tuple[Tensor, ...]]:
+        """The explanation that takes a call, and its inputs in order. If there is none, the model is captured."""
+        made, values = self._explanation.on_call(self._model, args, kwargs)
+        if not torch.compiler.is_compiling():
+            self._modules["graph_module"] = made.graph_module
+            self._seen = tuple(InputSpec.of(value) for value in values)
+        return made, values
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Explainer:
+        """Move or cast the model, and the constants of every program."""
+        moved: Explainer = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for made in self._explanation.all:
+            if made.graph_module is not self._modules["graph_module"]:
+                made.graph_module.get_submodule(CONSTANTS)._apply(fn)
+        return moved
 
     @property
     def _model(self) -> nn.Module:
@@ -79,12 +88,12 @@ class Explainer(nn.Module):
         return root.get_submodule(MODEL)
 
     def forward(
-        self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any
+        self, *inputs: Any, target: Target = None, seed: Seed = None, **named: Any
     ) -> Tensor | dict[str, Tensor]:
         """Compute the relevance of every floating-point input, and of every token, for the explained output.
 
         Args:
-            inputs: The inputs of the model, each of shape ``(batch, ...)``.
+            inputs: The inputs of the model, each of shape ``(batch, ...)``, or containers of them.
             named: Inputs by the names of the model's arguments.
             target: The output to explain: an integer, one integer for each sample (a list, an array or an integer
                 tensor), or for an output with several dimensions a tuple with one of these for each dimension after the
@@ -111,10 +120,7 @@ class Explainer(nn.Module):
             >>> explain(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
-        made = self._on_call(inputs, named)
-        values = made.bind(inputs, named)
-        if not torch.compiler.is_compiling():
-            self._seen = tuple(InputSpec.of(value) for value in values)
+        made, values = self._on_call(inputs, named)
         with torch.no_grad():
             returned = made.program()(*made.interface.arguments(values, {"target": target, "seed": seed}))
         return made.signature.by_name(values, made.interface.by_name(returned))
@@ -175,9 +181,9 @@ class Explainer(nn.Module):
             >>> relevances.first_bad is None
             True
         """
-        made = self._on_call(inputs, named)
-        values = made.bind(inputs, named)
-        return relevances(made.step_by_step(), values, {"target": target, "seed": seed}, keep=keep)
+        made, values = self._on_call(inputs, named)
+        controls = {"target": target, "seed": seed}
+        return relevances(made.step_by_step(), values, controls, keep=keep, absent=made.absent())
 
     @property
     def stages(self) -> Stages:
@@ -216,8 +222,8 @@ class Explainer(nn.Module):
             >>> fxlrp.compile(model, debug=True).check_stages(torch.ones(2, 4)).wrong()
             ()
         """
-        made, model = self._on_call(inputs, named), self._model
-        stages, values = self.stages, made.bind(inputs, named)
+        made, values = self._on_call(inputs, named)
+        stages, model = self.stages, self._model
         if any(module.training for module in model.modules()):
             raise InputError("the model is in training mode: call model.eval() first")
         with torch.no_grad():
@@ -292,9 +298,8 @@ class Explainer(nn.Module):
             >>> torch.export.load(path).module()(torch.ones(5, 4), torch.tensor([0, 1, 2, 1, 0])).shape
             torch.Size([5, 4])
         """
-        made = self._on_call(*as_call(example_inputs))
-        signature = made.signature.with_examples(example_inputs)
-        made.bind(tuple(signature.inputs.examples.values()), {})
+        made, values = self._on_call(*as_call(example_inputs))
+        signature = made.signature.with_examples(values)
         explanation = deploy.Exportable(
             made.graph_module, made.interface, signature, deploy.rules_of(made.nodes, made.vocabulary)
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
+from fxlrp.absence import absences
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
@@ -30,6 +31,7 @@ class Explanation:
         annotated: The annotated graph from which the program was made.
         vocabulary: The operations in the graph.
         options: The options of the request.
+        removed: The modules whose operations are no longer in the graph, by path: the reason.
         recipe: How the program was made.
         stages: The stages of the compilation, if they were kept.
     """
@@ -41,6 +43,7 @@ class Explanation:
     annotated: fx.Graph
     vocabulary: Vocabulary
     options: Options
+    removed: Mapping[str, str]
     recipe: Recipe
     stages: Stages | None
 
@@ -49,13 +52,13 @@ class Explanation:
         """The annotated forward nodes, in order of execution."""
         return tuple(node for node in self.annotated.nodes if node.op != "output")
 
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Check the values of a call, and return them in the order of the program's inputs."""
-        return self.signature.bind(args, kwargs, next(self.graph_module.parameters(), None))
-
     def program(self) -> Callable[..., Any]:
         """The program with kept constants, or without them where a change of a parameter could not be detected."""
         return self.graph_module if self.constants is None or not can_be_watched() else self.constants
+
+    def absent(self) -> dict[str, str]:
+        """The names in the model that no node has, with the reasons."""
+        return absences(self.graph_module, self.annotated.nodes, self.removed)
 
     def step_by_step(self) -> StepByStep:
         """The program without optimizations, for a run node by node."""

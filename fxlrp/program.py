@@ -19,6 +19,7 @@ ANNOTATION = "fxlrp"
 SIZE = "fxlrp_size"
 REASON = "fxlrp_reason"
 """The key under which the metadata of an input says why it receives no relevance, or not on every way."""
+INPUT_NAME = "fxlrp_input"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Facts:
         values: The shapes and types of values, by node name, if example inputs are given.
         sizes: The values of sizes and of numbers computed from them, by node name, if example inputs are given.
         changed_inputs: The inputs that the model changes in place.
+        removed: The modules whose operations are no longer in the graph, by path: the reason.
         tokens: The integer values that are inputs of embeddings, and the inputs that they come from.
         mapped_tokens: Those that an operation maps one to one, in place of moving them.
         lost: The inputs that reach the output only through operations that cannot carry relevance, each with the first
@@ -118,6 +120,7 @@ class Facts:
     values: Mapping[str, InputSpec] = field(default_factory=dict)
     sizes: Mapping[str, int | float] = field(default_factory=dict)
     changed_inputs: tuple[fx.Node, ...] = ()
+    removed: dict[str, str] = field(default_factory=dict)
     tokens: frozenset[fx.Node] = frozenset()
     mapped_tokens: frozenset[fx.Node] = frozenset()
     lost: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
@@ -215,6 +218,11 @@ Observer: TypeAlias = Callable[[str, int, Program], None]
 def nodes_by_name(graph: fx.Graph) -> dict[str, fx.Node]:
     """The nodes of a graph by name."""
     return {node.name: node for node in graph.nodes}
+
+
+def input_name(placeholder: fx.Node) -> str:
+    """The name of an input, such as ``batch.image``; its placeholder has a Python name."""
+    return str(placeholder.meta.get(INPUT_NAME, placeholder.target))
 
 
 def inputs_among(nodes: Sequence[fx.Node]) -> list[fx.Node]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
@@ -101,21 +102,38 @@ def _segments(checkpoint: Any) -> int | None:
     return checkpoint
 
 
+_FROM_PYTHON = (
+    "compile the module that was {}. If there is only a file, create the module in Python and load its parameters: "
+    "module.load_state_dict(loaded.state_dict())"
+)
+
+
+def _without_source(module: nn.Module) -> str | None:
+    """What a module is that has no forward in Python; None for any other module."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted"
+    is_exported = isinstance(module, fx.GraphModule) and any(
+        isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes
+    )
+    return "exported" if is_exported else None
+
+
 def check_model(model: nn.Module) -> None:
     """Check that a model can be explained.
 
     Raises:
-        CaptureError: The model is not a module, is scripted, or is in training mode.
+        CaptureError: The model is not a module, is scripted or exported, or is in training mode.
         InputError: A parameter or buffer is not initialized, or contains NaN or infinity.
     """
+    if isinstance(model, ExportedProgram):
+        raise CaptureError(f"an exported program cannot be traced: {_FROM_PYTHON.format('exported')}")
     if not isinstance(model, nn.Module):
         raise CaptureError(f"only modules can be compiled, not {type(model).__name__}")
     for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CaptureError(
-                f"a scripted module cannot be traced ({path or 'the model itself'!r}): compile the module from which "
-                "it was scripted"
-            )
+        kind = _without_source(module)
+        if kind is not None:
+            where = f"the module {path!r}" if path else "the model"
+            raise CaptureError(f"{where} is {kind} and has no code that can be traced: {_FROM_PYTHON.format(kind)}")
     training = [path or "the model itself" for path, module in model.named_modules() if module.training]
     if training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""

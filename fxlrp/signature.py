@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp.capture.shape_guards import ShapeGuards
+from fxlrp.capture.shape_guards import Reason, ShapeGuards
 from fxlrp.errors import InputError
-from fxlrp.inputs import Examples, Inputs
+from fxlrp.inputs import Inputs
 from fxlrp.program import Program, inputs_among, receivers
 from fxlrp.relevance.numerics import as_type_of
 
@@ -97,27 +97,26 @@ class Signature:
         """The names of the inputs that select rows of an embedding."""
         return frozenset(each.name for each in self.requirements if each.is_token)
 
-    def with_examples(self, examples: Examples) -> Signature:
-        """This signature with other example inputs."""
-        return replace(self, inputs=self.inputs.with_examples(examples))
+    def with_examples(self, values: Sequence[Tensor]) -> Signature:
+        """This signature with other example inputs, in order."""
+        return replace(self, inputs=self.inputs.with_values(values))
 
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], parameter: Tensor | None) -> tuple[Tensor, ...]:
-        """Check the values of a call, and return them in the order of the program's inputs.
+    def check(self, values: Sequence[Any], parameter: Tensor | None) -> None:
+        """Check the types and devices of the inputs of a call.
 
         Args:
-            args: The values that are passed by position.
-            kwargs: The values that are passed by name.
-            parameter: A parameter of the model, on whose device the inputs must be.
+            values: The inputs, in order.
+            parameter: A parameter of the model, on whose device they must be.
 
         Raises:
-            InputError: A value is missing, unknown, given twice, or does not fit.
+            InputError: An input does not fit.
         """
-        values = self.inputs.arrange(args, kwargs)
         for requirement, value in zip(self.requirements, values, strict=True):
             requirement.check(value, parameter)
-        if self.guards is not None:
-            self.guards.check(values)
-        return values
+
+    def misfit(self, values: Sequence[Tensor]) -> Reason | None:
+        """Return why the program is not valid for inputs, a size or a type, to be put into words; None if it is."""
+        return None if self.guards is None else self.guards.misfit(values)
 
     def explained(self, values: Mapping[str, Tensor], results: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the results that an explanation returns: without integers that are not tokens.

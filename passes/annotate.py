@@ -11,6 +11,7 @@ from types import FunctionType
 
 from torch import fx
 
+from fxlrp.absence import absences
 from fxlrp.errors import InternalError, RuleError, UnsupportedOpError
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
@@ -231,7 +232,10 @@ class _Walk:
     def _unmatched(self, pair: Pair, selected: list[Operation]) -> str:
         what = _described(pair)
         if not selected:
-            return f"{what} matches nothing that relevance flows through"
+            program = self.program
+            absent = absences(program.graph_module, program.graph.nodes, program.facts.removed)
+            reason = absent.get(pair.selector) if isinstance(pair.selector, str) else None
+            return f"{what} matches nothing that relevance flows through{f': {reason}' if reason else ''}"
         operation = selected[0]
         return (
             f"{what} selects {len(selected)} nodes, but its rule fits none of them; "

@@ -7,7 +7,7 @@ from torch import fx
 from fxlrp.errors import LostInputError
 from fxlrp.passes.base import compiler_pass
 from fxlrp.passes.infer_dependence import described, lost_message
-from fxlrp.program import REASON, Program, inputs_among
+from fxlrp.program import REASON, Program, input_name, inputs_among
 
 
 @compiler_pass(needs=["dependence"], before=["annotate"])
@@ -30,7 +30,7 @@ def check_inputs(program: Program) -> int:
 def _reason(program: Program, node: fx.Node) -> str:
     facts = program.facts
     lost = facts.lost.get(node) or facts.partly_lost.get(node)
-    if str(node.target) in program.options.constants:
+    if input_name(node) in program.options.constants:
         return "declared a constant"
     if lost is not None:
         return f"{'only' if node in facts.lost else 'in part'} through the {described(program, lost)}: carries none"

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from fxlrp.errors import CaptureError
 from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Emitted, Program, inputs_among
+from fxlrp.program import Emitted, Program, input_name, inputs_among
 from fxlrp.propagate import propagate
 
 
@@ -57,7 +57,7 @@ def emit_backward(program: Program) -> int:
         controls={explained.name: gradient.name for explained, gradient in gradients.items()},
         starts={explained.name: start.name for explained, start in starts.items()},
         results=tuple(
-            Result(str(node.target), node.name, None if found is None else found.name, found is not None)
+            Result(input_name(node), node.name, None if found is None else found.name, found is not None)
             for node, found in zip(inputs, relevances, strict=True)
         ),
     )

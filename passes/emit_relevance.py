@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxlrp.absence import why_absent
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Emitted, Program, inputs_among, receivers
+from fxlrp.program import Emitted, Program, input_name, inputs_among, receivers
 from fxlrp.propagate import Ledger, propagate
 from fxlrp.provenance import describe, is_inside
 from fxlrp.relevance.initial_relevance import initial_relevance
@@ -71,7 +72,7 @@ def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> 
     at = program.options.at
     if at is None:
         constants = program.options.constants
-        return {str(node.target): node for node in inputs_among(forward) if str(node.target) not in constants}
+        return {input_name(node): node for node in inputs_among(forward) if input_name(node) not in constants}
     return {at: _value_at(program, at, forward, ledger)}
 
 
@@ -100,7 +101,7 @@ def _value_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Led
     found = [node for node in forward if node.name == at]
     found = found or [node for node in forward if ledger.received(node) is not None and is_returned(node)]
     if not found:
-        raise InputError(f"at={at!r}: no node has this name, and no module at this path returns a value with relevance")
+        raise InputError(f"at={at!r}: {why_absent(program, at)}")
     if len(found) > 1:
         names = ", ".join(repr(node.name) for node in found)
         raise InputError(f"at={at!r}: the module returns several values, or is called more than once: choose {names}")

@@ -18,7 +18,7 @@ from fxlrp.functions import expect_dims
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.provenance import provenance
+from fxlrp.provenance import module_path, provenance
 
 
 def folded_weight(
@@ -48,11 +48,12 @@ def folded_bias(
     variance: Tensor,
     *,
     eps: float,
+    like: Tensor | None = None,
 ) -> Tensor:
-    """``b' = (b - mu) * gamma / sigma + beta``."""
+    """``b' = (b - mu) * gamma / sigma + beta``, in the type of ``like``: under autocast that of the linear map."""
     folded = (-_wide(mean) if bias is None else bias - _wide(mean)) * torch.rsqrt(_wide(variance) + eps)
     folded = folded if scale is None else folded * scale
-    return (folded if shift is None else folded + shift).to(mean.dtype)
+    return (folded if shift is None else folded + shift).to((mean if like is None else like).dtype)
 
 
 def _wide(parameter: Tensor) -> Tensor:
@@ -75,6 +76,9 @@ def fold_batch_norm(program: Program) -> int:
             and linear is not None
             and _foldable(program, before, linear, parameters["running_var"])
         ):
+            program.facts.removed[module_path(node)] = (
+                f"this BatchNorm is folded into {before.name!r}, which now has its output: name {before.name!r} instead"
+            )
             _fold(program, before, linear, node, parameters)
             count += 1
     return count
@@ -153,6 +157,7 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
             variance,
             name="folded_bias",
             eps=eps,
+            like=arguments["weight"],
         )
         if linear.dims == 0 and not _flattened(before, program):
             arguments["input"] = constant(expect_dims, arguments["input"], 2, _VECTORS, name="input")

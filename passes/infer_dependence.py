@@ -10,7 +10,7 @@ from fxlrp.errors import CaptureError, LostInputError
 from fxlrp.lost_inputs import losses, sources_of
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program, inputs_among
+from fxlrp.program import Program, input_name, inputs_among
 from fxlrp.provenance import describe
 
 
@@ -73,7 +73,7 @@ def described(program: Program, node: fx.Node) -> str:
 
 
 def _is_declared(program: Program, node: fx.Node) -> bool:
-    return node.op == "placeholder" and str(node.target) in program.options.constants
+    return node.op == "placeholder" and input_name(node) in program.options.constants
 
 
 def _may_be_floating(program: Program, node: fx.Node) -> bool:

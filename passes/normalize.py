@@ -12,7 +12,7 @@ from torch import fx
 from fxlrp.errors import CaptureError, SymbolicTraceError
 from fxlrp.operation import OneOf, Operation, satisfies
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program
+from fxlrp.program import Program, input_name
 from fxlrp.provenance import describe
 from fxlrp.vocabulary import SHAPE_ATTRIBUTES
 
@@ -24,7 +24,7 @@ def normalize(program: Program) -> int:
     # Values computed only from parameters and declared constants, such as standardized weights, need no rule.
     constants: set[fx.Node] = set()
     for node in list(program.graph.nodes):
-        is_declared = node.op == "placeholder" and str(node.target) in program.options.constants
+        is_declared = node.op == "placeholder" and input_name(node) in program.options.constants
         is_computed = bool(node.all_input_nodes) and constants.issuperset(node.all_input_nodes)
         if node.op == "get_attr" or is_declared or is_computed:
             constants.add(node)

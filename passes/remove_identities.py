@@ -8,6 +8,7 @@ from torch import fx
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
+from fxlrp.provenance import module_path
 
 _ASSERTS = (torch._assert, torch._assert_async)
 
@@ -21,6 +22,9 @@ def remove_identities(program: Program) -> int:
         if operation is not None and operation.family is Family.IDENTITY:
             source = operation.arguments(node)["input"]
             assert isinstance(source, fx.Node)
+            program.facts.removed[module_path(node)] = (
+                "the module at this path changes nothing in eval mode, and is removed: name the value that it reads"
+            )
             node.replace_all_uses_with(source)
         elif node.target not in _ASSERTS:
             continue

@@ -82,7 +82,7 @@ def backend(
         frame.check_whole(graph_module)
         captured = dynamo.capture(graph_module, arguments, frame.root)
         asked = replace(request.on(frame.root), constants=_constants(request.constants, arguments))
-        program = run(captured, Inputs(tuple(data), examples=data), asked, passes, log_only())
+        program = run(captured, Inputs.named(data), asked, passes, log_only())
         parts = split(program)
         parts = parts if compiler is None else parts.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}

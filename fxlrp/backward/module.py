@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from fxlrp.backward.function import explained_forward
 from fxlrp.backward.split import Split, split
-from fxlrp.capture import EVERY_OUTPUT, structure_of_outputs
+from fxlrp.capture import EVERY_OUTPUT, restored
 from fxlrp.driver import compiled
 from fxlrp.errors import InputError
 from fxlrp.extensions import Extension
 from fxlrp.first_call import MadeOnInputs
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import Inputs, Misfit
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
 from fxlrp.request import Capture, Request, check_model
@@ -33,7 +32,7 @@ class _Halves:
     root: fx.GraphModule
     split: Split
     signature: Signature
-    structure: pytree.TreeSpec
+    captured: fx.Graph
 
 
 class ExplainedModel(nn.Module):
@@ -51,15 +50,17 @@ class ExplainedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the model; the gradients of its inputs will be their relevance."""
-        halves = self._halves.on_call(self.model, args, kwargs)
-        self._check_fixed(halves.signature.inputs.fixed, kwargs)
-        values = halves.signature.bind(args, kwargs, next(self.model.parameters(), None))
+        halves, values = self._halves.on_call(self.model, args, kwargs)
+        self._check_fixed(halves.signature.inputs, args, kwargs)
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
         outputs = explained_forward(halves.split, values, parameters)
-        return pytree.tree_unflatten(outputs, halves.structure)
+        return restored(halves.captured, outputs)
 
-    def _check_fixed(self, fixed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def _check_fixed(self, inputs: Inputs, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check that a call passes every argument that was captured with a value other than its default."""
+        fixed, given = inputs.fixed, inputs.by_name(args, kwargs)
+        if isinstance(given, Misfit):
+            raise InputError(given.message)
         parameters = inspect.signature(self.model.forward).parameters
         for name in fixed.keys() - given.keys():
             if name in parameters and parameters[name].default != fixed[name]:
@@ -74,7 +75,7 @@ def autograd(
     model: nn.Module,
     rules: Rules = None,
     *,
-    example_inputs: Tensor | Sequence[Tensor] | Mapping[str, Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     constants: Sequence[str] = (),
     capture: Capture = "auto",
     dynamic_shapes: Mapping[str, Any] | None = None,
@@ -128,7 +129,6 @@ def autograd(
         done = compiled(model, inputs, request, passes)
         parts = split(done.program)
         parts = parts if compiler is None else parts.compiled(compiler)
-        structure = structure_of_outputs(done.program.graph)
-        return _Halves(done.program.graph_module, parts, done.signature, structure)
+        return _Halves(done.program.graph_module, parts, done.signature, done.program.graph)
 
     return ExplainedModel(model, halves, example_inputs)

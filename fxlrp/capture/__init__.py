@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxlrp.capture import export, symbolic
 from fxlrp.capture.export import DynamicShapes
-from fxlrp.capture.outputs import EVERY_OUTPUT, Output, Selected, structure_of_outputs
+from fxlrp.capture.outputs import EVERY_OUTPUT, Output, Selected, restored
 from fxlrp.capture.shape_guards import ShapeGuards
 from fxlrp.inputs import Inputs
 from fxlrp.operation import Family
@@ -25,7 +25,7 @@ __all__ = [
     "Selected",
     "ShapeGuards",
     "capture",
-    "structure_of_outputs",
+    "restored",
 ]
 
 FrontEnd: TypeAlias = Literal["symbolic", "export"]

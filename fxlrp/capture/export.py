@@ -11,6 +11,7 @@ import operator
 import re
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,15 +20,21 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
+from fxlrp import nested
 from fxlrp.capture import hidden_views
 from fxlrp.capture.aten import ASSERTIONS, name_of, only_first_is_read, spell
+from fxlrp.capture.escaped_paths import any_name_in_code
+from fxlrp.capture.holder import Holder, name_inputs
+from fxlrp.capture.known_constants import KnownConstants
 from fxlrp.capture.lock import ONE_CAPTURE
-from fxlrp.capture.outputs import Selected, place_output
+from fxlrp.capture.model_copy import copy_with_shared_tensors, hides_tensors
+from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
-from fxlrp.capture.shape_guards import ShapeGuards
-from fxlrp.errors import CaptureError
+from fxlrp.capture.shape_guards import INPUTS, ShapeGuards
+from fxlrp.errors import CaptureError, InputError
 from fxlrp.inputs import Inputs
 from fxlrp.provenance import MODEL, is_users_file
+from fxlrp.quiet import quiet
 from fxlrp.vocabulary.lookup import Vocabulary
 
 DynamicShapes = Mapping[str, Any] | None
@@ -55,24 +62,77 @@ def capture(
     Raises:
         CaptureError: ``torch.export`` cannot follow the model.
     """
-    values = with_batch(inputs)
-    if dynamic_shapes is not None:
-        tried = [dict(dynamic_shapes)]
-    else:
-        tried = [_dynamic(inputs, values, lengths) for lengths in (True, False)]
-    for shapes in tried:
-        try:
-            exported = _export(model, inputs, values, shapes, vocabulary)
-            break
-        except CaptureError:
-            raise
-        except Exception as error:
-            if shapes is tried[-1]:
-                raise CaptureError(_cannot_follow(model, error)) from error
-    converter = _Converter(model, inputs, exported, vocabulary, output)
+    attempt = _first_attempt(model, inputs, vocabulary, output, dynamic_shapes)
+    converter = _Converter(model, inputs, attempt.exported, vocabulary)
     graph, constants = converter.convert()
-    users = {name: node.meta["val"] for name, node in converter.users.items()}
-    return on_live_model(model, graph, constants), ShapeGuards.of(exported, inputs, users)
+    attempt.selection.note(graph)
+    return on_live_model(model, graph, constants), attempt.guards
+
+
+class _ForwardError(Exception):
+    """An error of the model's forward."""
+
+    def __init__(self, reason: RuntimeError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class _QuietHolder(Holder):
+    """Evaluates constants, and hides the type of errors: at some, ``torch.export`` prints the graph that it has."""
+
+    def forward(self, *inputs: Any) -> Any:
+        try:
+            with KnownConstants():
+                return super().forward(*inputs)
+        except (CaptureError, InputError):
+            raise
+        except RuntimeError as error:
+            raise _ForwardError(error) from error
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A successful export."""
+
+    exported: ExportedProgram
+    selection: Selection
+    guards: ShapeGuards
+
+
+def _first_attempt(
+    model: nn.Module, inputs: Inputs, vocabulary: Vocabulary, output: Selected, dynamic_shapes: DynamicShapes
+) -> _Attempt:
+    """The first export that is valid for the example inputs, from the most general on.
+
+    ``torch.export`` treats a size of one as constant, so a batch of one is doubled first. A model that needs the
+    number of its samples, or another size, is captured for the sizes of the examples.
+    """
+    own = {name: inputs.examples[name].detach() for name in inputs.names}
+    doubled = with_batch(inputs)
+    batches = [own] if _same_shapes(doubled, own) else [doubled, own]
+    reason: Exception | None = None
+    # torch.export replaces the parameters of a module for a while, which hidden ones do not allow.
+    called = copy_with_shared_tensors(model) if hides_tensors(model) else model
+    for values in batches:
+        for shapes in _dynamic_shapes(inputs, values, dynamic_shapes):
+            selection = Selection(output)
+            try:
+                exported = _export(_QuietHolder(called, inputs, selection), values, shapes, vocabulary)
+            except _ForwardError as error:
+                reason = error.reason
+            except (CaptureError, InputError):
+                raise
+            except Exception as error:
+                reason = error
+            else:
+                guards = ShapeGuards.of(exported, inputs)
+                if guards.misfit(tuple(own.values())) is None:
+                    return _Attempt(exported, selection, guards)
+    raise CaptureError(_cannot_follow(model, reason)) from reason
+
+
+def _same_shapes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(value.shape == second[name].shape for name, value in first.items())
 
 
 def with_batch(inputs: Inputs) -> dict[str, Tensor]:
@@ -87,34 +147,54 @@ def with_batch(inputs: Inputs) -> dict[str, Tensor]:
     }
 
 
-def _dynamic(inputs: Inputs, values: Mapping[str, Tensor], lengths: bool) -> dict[str, Any]:
+def _dynamic_shapes(inputs: Inputs, values: Mapping[str, Tensor], given: DynamicShapes) -> list[tuple[Any, ...]]:
+    """The dynamic sizes of every input, in order, for each attempt."""
+    if given is None:
+        fixed = [(None,) * len(values)] if _same_shapes(values, inputs.examples) else []
+        return [*(_dynamic(values, lengths) for lengths in (True, False)), *fixed]
+    unknown = [name for name in given if name not in inputs.arguments and name != inputs.variadic]
+    if unknown:
+        raise InputError(
+            f"dynamic_shapes names an unknown input {unknown[0]!r}; the inputs are: {', '.join(inputs.arguments)}"
+        )
+    by_argument = {**given, **dict(zip(inputs.several, given.get(inputs.variadic or "", ()), strict=False))}
+    found: list[Any] = []
+    for name, template in inputs.arguments.items():
+        _spread(template, by_argument.get(name), found)
+    return [tuple(found)]
+
+
+def _spread(template: Any, sizes: Any, found: list[Any]) -> None:
+    """Add the dynamic sizes of the inputs in an argument, which have the structure of the argument, to ``found``."""
+    if isinstance(template, nested.Slot):
+        found.append(sizes)
+        return
+    parts = nested.container(template)
+    for index, (key, element) in enumerate(zip(parts.keys, parts.elements, strict=True) if parts else ()):
+        by_key = sizes.get(key) if isinstance(sizes, Mapping) else None
+        _spread(element, sizes[index] if isinstance(sizes, list | tuple) else by_key, found)
+
+
+def _dynamic(values: Mapping[str, Tensor], lengths: bool) -> tuple[Any, ...]:
     """The dynamic sizes: the batch, and the lengths of sequences."""
     batch = next((value.shape[0] for value in values.values() if value.dim()), None)
-    by_name: dict[str, Any] = {}
-    for name, value in values.items():
+    found = []
+    for value in values.values():
         dims = {0} if value.dim() and value.shape[0] == batch else set()
         if lengths and value.dim() <= 3:
             # For tokens, masks, embeddings and waves only: images with all sizes dynamic take torch.export minutes.
             dims |= set(range(1, value.dim()))
-        by_name[name] = {dim: Dim.AUTO for dim in dims if value.shape[dim] > 1} or None
-    if inputs.variadic is None:
-        return {**by_name, **dict.fromkeys(inputs.fixed)}
-    several = [name for name in inputs.positional if name.startswith(f"{inputs.variadic}_")]
-    shapes = {name: shape for name, shape in by_name.items() if name not in several}
-    return {**shapes, inputs.variadic: tuple(by_name[name] for name in several), **dict.fromkeys(inputs.fixed)}
+        found.append({dim: Dim.AUTO for dim in dims if value.shape[dim] > 1} or None)
+    return tuple(found)
 
 
 def _export(
-    model: nn.Module,
-    inputs: Inputs,
-    values: Mapping[str, Tensor],
-    dynamic_shapes: dict[str, Any],
-    vocabulary: Vocabulary,
+    holder: Holder, values: Mapping[str, Tensor], dynamic_shapes: tuple[Any, ...], vocabulary: Vocabulary
 ) -> ExportedProgram:
-    args = tuple(values[name] for name in inputs.positional)
-    kwargs = {**{name: values[name] for name in inputs.keyword}, **inputs.fixed}
-    with ONE_CAPTURE, torch.no_grad():
-        exported = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    with ONE_CAPTURE, torch.no_grad(), quiet(), any_name_in_code():
+        exported = torch.export.export(
+            holder, tuple(values.values()), dynamic_shapes={INPUTS: dynamic_shapes}, strict=False
+        )
         hidden_views.check(exported.graph, vocabulary)
         # Decompose nothing: this only makes in-place operations functional.
         functional: ExportedProgram = exported.run_decompositions({})
@@ -124,12 +204,8 @@ def _export(
 class _Converter:
     """Converts an exported graph, which calls ATen and takes parameters as inputs, to the form of symbolic tracing."""
 
-    def __init__(
-        self, model: nn.Module, inputs: Inputs, exported: ExportedProgram, vocabulary: Vocabulary, selected: Selected
-    ) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, exported: ExportedProgram, vocabulary: Vocabulary) -> None:
         self._model, self._inputs, self._exported, self._vocabulary = model, inputs, exported, vocabulary
-        self._selected = selected
-        self.users = self._placeholders_of_users()
         self._graph = fx.Graph()
         self._constants = nn.Module()
         self._values: dict[fx.Node, Any] = {}
@@ -139,9 +215,12 @@ class _Converter:
 
     def convert(self) -> tuple[fx.Graph, nn.Module]:
         """Return the graph, and the tensors in it that are not parameters."""
-        for name in self._inputs.names:
-            self._values[self.users[name]] = self._graph.placeholder(name)
-        for node, spec in self._placeholders():
+        placeholders = self._placeholders()
+        users = [node for node, spec in placeholders if spec.kind is InputKind.USER_INPUT]
+        for node, name in zip(users, self._inputs.identifiers, strict=True):
+            self._values[node] = self._graph.placeholder(name)
+        name_inputs(self._graph, self._inputs)
+        for node, spec in placeholders:
             if spec.kind is not InputKind.USER_INPUT:
                 self._values[node] = self._graph.get_attr(self._attribute(spec))
         for node in self._exported.graph.nodes:
@@ -156,19 +235,11 @@ class _Converter:
         nodes = [node for node in self._exported.graph.nodes if node.op == "placeholder"]
         return list(zip(nodes, self._exported.graph_signature.input_specs, strict=True))
 
-    def _placeholders_of_users(self) -> dict[str, fx.Node]:
-        nodes = [node for node, spec in self._placeholders() if spec.kind is InputKind.USER_INPUT]
-        structure = self._exported.call_spec.in_spec
-        assert structure is not None
-        args, kwargs = pytree.tree_unflatten(nodes, structure)
-        by_name = {**dict(zip(self._inputs.positional, args, strict=True)), **kwargs}
-        return {name: by_name[name] for name in self._inputs.names}
-
     def _attribute(self, spec: InputSpec) -> str:
         """The path, below the root, of a lifted parameter, buffer or constant."""
         path = str(spec.target)
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            return f"{MODEL}.{path}"
+            return path
         value = self._exported.constants.get(path)
         if spec.kind is not InputKind.CONSTANT_TENSOR or not isinstance(value, Tensor):
             raise CaptureError(f"{type(self._model).__name__} has an input that is not a tensor: {path}")
@@ -199,7 +270,7 @@ class _Converter:
 
     def _on_device_of_inputs(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Create tensors on the device of the inputs instead of that of the examples."""
-        first = self._inputs.examples[self._inputs.names[0]].device
+        first = next(iter(self._inputs.examples.values())).device
 
         def moved(value: Any) -> Any:
             if not isinstance(value, torch.device) or value != first:
@@ -219,8 +290,9 @@ class _Converter:
         for path, _ in (node.meta.get("nn_module_stack") or {}).values():
             # The second call of a module is marked with a number.
             path = re.sub(r"@\d+", "", str(path).removeprefix("L['self']").lstrip("."))
-            if path in self._classes:
-                stack[path] = (f"{MODEL}.{path}".rstrip("."), self._classes[path])
+            below = path.removeprefix(MODEL).lstrip(".")
+            if path.startswith(MODEL) and below in self._classes:
+                stack[below] = (path, self._classes[below])
         return stack
 
     def _output(self) -> None:
@@ -232,10 +304,11 @@ class _Converter:
             if spec.kind is OutputKind.USER_OUTPUT:
                 results.append(self._values[value] if isinstance(value, fx.Node) else value)
             elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
-                raise CaptureError(f"the model changes its parameter or buffer {spec.target!r} in forward")
+                path = str(spec.target).removeprefix(f"{MODEL}.")
+                raise CaptureError(f"the model changes its parameter or buffer {path!r} in forward")
         structure = self._exported.call_spec.out_spec
         assert structure is not None
-        place_output(self._graph.output(None), pytree.tree_unflatten(results, structure), self._selected)
+        self._graph.output(pytree.tree_unflatten(results, structure))
 
 
 def users_line(stack_trace: str | None) -> str | None:
@@ -247,7 +320,9 @@ def users_line(stack_trace: str | None) -> str | None:
     return None
 
 
-def _cannot_follow(model: nn.Module, error: Exception) -> str:
+def _cannot_follow(model: nn.Module, error: Exception | None) -> str:
+    if error is None:
+        return f"torch.export captures {type(model).__name__} for other sizes than those of the example inputs"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
     first = str(error).strip().splitlines()

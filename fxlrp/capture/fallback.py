@@ -10,7 +10,6 @@ from fxlrp.errors import (
     CaptureError,
     FxlrpError,
     GraphError,
-    InputError,
     RuleError,
     SymbolicTraceError,
     UnsupportedOpError,
@@ -25,7 +24,7 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
 
     Raises:
         ExamplesNeeded: The front end is ``torch.export``, and there are no example inputs.
-        FxlrpError: No front end can; the error of the first, with the reason of the second.
+        FxlrpError: No front end can; the message has the reasons of both.
     """
     if front_ends == ("export",):
         _need_examples(inputs, "capture='export' was chosen")
@@ -39,9 +38,13 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
     _need_examples(inputs, str(first))
     try:
         return attempt("export")
-    except (UnsupportedOpError, InputError, RuleError):
+    except RuleError:
         raise
-    except FxlrpError as error:
+    except UnsupportedOpError as error:
+        both = UnsupportedOpError(f"{error}\nThe model was captured with torch.export, because {first}")
+        both.opaque = error.opaque
+        raise both from error
+    except CaptureError as error:
         if isinstance(first, GraphError):
             raise first from error
         raise CaptureError(f"{first}\nThe other front end fails too: {error}") from error

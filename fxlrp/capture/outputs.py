@@ -6,10 +6,11 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-import torch.utils._pytree as pytree
-from torch import fx
+from torch import Tensor, fx
 
+from fxlrp import nested
 from fxlrp.errors import CaptureError, InputError
+from fxlrp.nested import Slot
 
 Output: TypeAlias = "int | str | Sequence[int | str] | None"
 
@@ -25,31 +26,53 @@ Selected: TypeAlias = "Output | Literal[Every.OUTPUT]"
 _STRUCTURE = "structure"
 
 
-def place_output(node: fx.Node, returned: Any, output: Selected) -> None:
-    """Make the output node return the output to explain, or all leaves of the outputs of the model.
+class Selection:
+    """Selects what a capture returns, inside of it: only this has to be understood, not the rest of the outputs.
 
-    Raises:
-        InputError: The output does not exist.
-        CaptureError: The model returns several outputs, and none is selected.
+    It is the output to explain, or the tuple of all tensors that the model returns.
     """
-    if output is not EVERY_OUTPUT:
-        node.args = (select_output(returned, output),)
-        return
-    leaves, node.meta[_STRUCTURE] = pytree.tree_flatten(returned)
-    node.args = (tuple(leaves),)
+
+    def __init__(self, output: Selected) -> None:
+        """Select ``output``."""
+        self._output = output
+        self._structure: Any = None
+
+    def __call__(self, returned: Any) -> Any:
+        """Select from the outputs of the model.
+
+        Raises:
+            InputError: The output does not exist.
+            CaptureError: The model returns several outputs, and none is selected.
+        """
+        if not isinstance(self._output, Every):
+            return select_output(returned, self._output)
+        found: list[Any] = []
+
+        def taken(_: str, leaf: Any) -> Any:
+            if isinstance(leaf, bool | int | float | str | None):
+                return leaf
+            found.append(leaf)
+            return Slot(str(len(found) - 1))
+
+        self._structure = nested.replaced(returned, taken)
+        return tuple(found)
+
+    def note(self, graph: fx.Graph) -> None:
+        """Keep the structure of the outputs with the graph that returns them."""
+        graph.output_node().meta[_STRUCTURE] = self._structure
 
 
-def structure_of_outputs(graph: fx.Graph) -> pytree.TreeSpec:
-    """The structure whose leaves are the outputs of a graph."""
-    structure: pytree.TreeSpec = graph.output_node().meta[_STRUCTURE]
-    return structure
+def restored(graph: fx.Graph, outputs: Sequence[Any]) -> Any:
+    """The outputs of the model, in its own structure, from those of the graph that returns all of them."""
+    named = {str(position): value for position, value in enumerate(outputs)}
+    return nested.filled(graph.output_node().meta[_STRUCTURE], named)
 
 
-def select_output(returned: Any, output: Output) -> fx.Node:
-    """Return the node of the output to explain.
+def select_output(returned: Any, output: Output) -> Tensor | fx.Proxy:
+    """Return the output to explain.
 
     Args:
-        returned: The outputs of the model, with nodes in place of tensors.
+        returned: The outputs of the model; during tracing they are proxies.
         output: An index, a key or the name of an attribute, or a sequence of them for a nested output; None for a
             model that returns a single tensor.
 
@@ -58,7 +81,7 @@ def select_output(returned: Any, output: Output) -> fx.Node:
         CaptureError: The model returns several outputs, and none is selected.
     """
     returned = follow(returned, output)
-    if isinstance(returned, fx.Node):
+    if isinstance(returned, Tensor | fx.Proxy):
         return returned
     if not _path(output):
         raise CaptureError(
@@ -80,7 +103,7 @@ def _path(output: Output) -> tuple[int | str, ...]:
 
 
 def _pick(returned: Any, step: int | str) -> Any:
-    if isinstance(returned, fx.Node):
+    if isinstance(returned, Tensor | fx.Proxy):
         raise InputError(f"output={step!r} would select from a single tensor: leave out output=")
     if isinstance(step, str) and not isinstance(returned, Mapping) and hasattr(returned, step):
         return getattr(returned, step)

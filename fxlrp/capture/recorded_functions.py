@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +22,18 @@ _MISSING = object()
 
 
 @contextmanager
-def stand_ins(functions: Sequence[Callable[..., Any]], copy: nn.Module) -> Iterator[None]:
-    """Install the replacements; those of ``functions`` wherever a module or ``copy`` contains them."""
+def stand_ins(
+    functions: Sequence[Callable[..., Any]],
+    copy: nn.Module,
+    replaced: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> Iterator[None]:
+    """Install the replacements; those of ``functions`` wherever a module or ``copy`` contains them.
+
+    Args:
+        functions: The functions with user-defined rules.
+        copy: The copy of the model that is traced.
+        replaced: Further functions, with their replacements.
+    """
     forwards = [getattr(type(module).forward, "__globals__", {}) for module in copy.modules()]
     changed: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -39,8 +49,9 @@ def stand_ins(functions: Sequence[Callable[..., Any]], copy: nn.Module) -> Itera
             ours = namespace.get("__name__", "").partition(".")[0] in ("torch", "fxlrp")
             if not ours and "isinstance" not in namespace:
                 put(namespace, "isinstance", _isinstance)
-        for namespace, name, function in _found(functions, copy, forwards):
-            put(namespace, name, recorded(function))
+        others = {**{function: recorded(function) for function in functions}, **(replaced or {})}
+        for namespace, name, function in _found(tuple(others), copy, forwards):
+            put(namespace, name, others[function])
         yield
     finally:
         for namespace, name, value in reversed(changed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from fxlrp.errors import CaptureError
+from fxlrp.capture.escaped_paths import ESCAPED, EscapedPaths, spelled
 from fxlrp.provenance import MODEL
 
 # The child of the root that contains the tensors that are not parameters of the model.
@@ -19,15 +19,16 @@ class _Root(nn.Module):
 
 
 def on_live_model(model: nn.Module, graph: fx.Graph, constants: nn.Module) -> fx.GraphModule:
-    """Return ``graph`` as a module whose root contains ``model`` and ``constants``.
-
-    Raises:
-        CaptureError: A path in the model is not a valid Python name.
-    """
-    try:
-        graph_module = fx.GraphModule(_Root(model, constants), graph, class_name=type(model).__name__)
-    except SyntaxError as error:
-        raise CaptureError(f"a path in {type(model).__name__} is not a valid Python name: {error}") from error
+    """Return ``graph`` as a module whose root contains ``model`` and ``constants``."""
+    root = _Root(model, constants)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.target = spelled(str(node.target))
+            if node.target.startswith(f"{ESCAPED}."):
+                root.add_module(ESCAPED, EscapedPaths(model))
+    graph_module = fx.GraphModule(root, graph, class_name=type(model).__name__)
     # GraphModule copies references to parameters. Refer to the model itself, to follow replaced parameters.
-    graph_module.add_module(MODEL, model)
+    for name, child in root.named_children():
+        if name != CONSTANTS:
+            graph_module.add_module(name, child)
     return graph_module

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from torch.export import ExportedProgram
 
 from fxlrp.errors import InputError
 from fxlrp.inputs import Inputs
+
+# The parameter of the captured module that has all inputs.
+INPUTS = "inputs"
+
+Reason: TypeAlias = "Callable[[], str]"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,22 @@ class ShapeGuards:
     fixed: tuple[tuple[int | None, ...], ...]
     dtypes: tuple[torch.dtype, ...]
     conditions: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...]
-    variadic: str | None = None
+
+    def misfit(self, values: Sequence[Tensor]) -> Reason | None:
+        """Return why the graph is not valid for inputs, to be put into words; None if it is."""
+        for name, sizes, dtype, value in zip(self.names, self.fixed, self.dtypes, values, strict=True):
+            fits = value.dim() == len(sizes) and all(
+                size is None or size == got for size, got in zip(sizes, value.shape, strict=True)
+            )
+            if not fits:
+                return partial(_other_shape, name, sizes, value)
+            if value.dtype != dtype:
+                return partial(_other_type, name, dtype, value)
+        given = {INPUTS: values}
+        for words, holds in self.conditions:
+            if not holds(given):
+                return partial(_other_sizes, words, values)
+        return None
 
     def check(self, values: Sequence[Tensor]) -> None:
         """Check that the graph is valid for inputs.
@@ -38,43 +59,38 @@ class ShapeGuards:
         Raises:
             InputError: A size or a type differs from the capture.
         """
-        for name, sizes, dtype, value in zip(self.names, self.fixed, self.dtypes, values, strict=True):
-            fits = value.dim() == len(sizes) and all(
-                size is None or size == got for size, got in zip(sizes, value.shape, strict=True)
-            )
-            if not fits:
-                shape = ", ".join("any" if size is None else str(size) for size in sizes)
-                raise InputError(
-                    f"the input {name!r} has shape {tuple(value.shape)}; torch.export captured the model for "
-                    f"({shape}): compile with example_inputs of that shape, or with dynamic_shapes"
-                )
-            if value.dtype != dtype:
-                raise InputError(
-                    f"the input {name!r} is {value.dtype}, but torch.export captured the model for {dtype}: "
-                    f"compile with example_inputs of that type"
-                )
-        named: dict[str, Any] = dict(zip(self.names, values, strict=True))
-        if self.variadic is not None:
-            named[self.variadic] = [value for name, value in named.items() if name.startswith(f"{self.variadic}_")]
-        for words, holds in self.conditions:
-            if not holds(named):
-                raise InputError(
-                    f"torch.export captured the model for other sizes of the inputs than "
-                    f"{', '.join(str(tuple(value.shape)) for value in values)}: they must satisfy {words}"
-                )
+        misfit = self.misfit(values)
+        if misfit is not None:
+            raise InputError(f"{misfit()}: compile with example_inputs like these, or with dynamic_shapes")
 
     @staticmethod
-    def of(exported: ExportedProgram, inputs: Inputs, users: Mapping[str, Any]) -> ShapeGuards:
-        """Return the assumptions of ``exported``, whose inputs have the fake values ``users`` by name."""
-        names = inputs.names
-        fixed = tuple(tuple(size if isinstance(size, int) else None for size in users[name].shape) for name in names)
-        conditions = tuple((_words(code), _condition(code)) for code in exported._guards_code)
-        dtypes = tuple(inputs.examples[name].dtype for name in names)
-        return ShapeGuards(names, fixed, dtypes, conditions, inputs.variadic)
+    def of(exported: ExportedProgram, inputs: Inputs) -> ShapeGuards:
+        """Return the assumptions of an exported holder of the model."""
+        names, users = inputs.names, set(exported.graph_signature.user_inputs)
+        fakes = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder" and node.name in users]
+        fixed = tuple(tuple(size if isinstance(size, int) else None for size in fake.shape) for fake in fakes)
+        conditions = tuple((_words(code, names), _condition(code)) for code in exported._guards_code)
+        return ShapeGuards(names, fixed, tuple(fake.dtype for fake in fakes), conditions)
 
 
-def _words(code: str) -> str:
-    return code.replace("L['", "").replace("']", "").replace(".size()", ".shape")
+def _other_shape(name: str, sizes: Sequence[int | None], value: Tensor) -> str:
+    shape = ", ".join("any" if size is None else str(size) for size in sizes)
+    return f"the input {name!r} has shape {tuple(value.shape)}; torch.export captured the model for ({shape})"
+
+
+def _other_type(name: str, dtype: torch.dtype, value: Tensor) -> str:
+    return f"the input {name!r} is {value.dtype}, but torch.export captured the model for {dtype}"
+
+
+def _other_sizes(words: str, values: Sequence[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(value.shape)) for value in values)
+    return f"torch.export captured the model for other sizes of the inputs than {shapes}: they must satisfy {words}"
+
+
+def _words(code: str, names: Sequence[str]) -> str:
+    for position, name in enumerate(names):
+        code = code.replace(f"L['{INPUTS}'][{position}]", name)
+    return code.replace(".size()", ".shape")
 
 
 def _condition(code: str) -> Callable[[Mapping[str, Any]], bool]:

@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-import copy
 import linecache
 import operator
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from fxlrp.capture import packed_sequences
+from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.lock import ONE_CAPTURE
-from fxlrp.capture.outputs import Selected, place_output
+from fxlrp.capture.model_copy import copy_with_shared_tensors
+from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.recorded_functions import stand_ins
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.capture.traceable_forwards import open_modules
-from fxlrp.errors import CaptureError, SymbolicTraceError
+from fxlrp.errors import CaptureError, InputError, SymbolicTraceError
 from fxlrp.inputs import Inputs
 from fxlrp.provenance import is_users_file
-
-
-class _Holder(nn.Module):
-    """Contains the model under a name, so that its own call, including hooks, is traced like any module."""
-
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        super().__init__()
-        self.model = model
-        self._inputs = inputs
-
-    def forward(self, *args: Any) -> Any:
-        return self._inputs.call(self.model, args)
 
 
 class _Proxy(fx.Proxy):
     """A traced value. Unlike the base class it records that ``x += y`` and ``x[i] = y`` change ``x``."""
 
+    def requires_grad_(self, requires_grad: bool = True) -> _Proxy:
+        """Return the value: what autograd records does not change it."""
+        return self
+
+    def retain_grad(self) -> None:
+        """Do nothing, because a program has no gradients."""
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "requires_grad":
+            return
         if name not in ("tracer", "node", "_value"):
             raise CaptureError(f"tracing cannot follow an assignment to the attribute {name!r} of a tensor")
         super().__setattr__(name, value)
+
+    def __getitem__(self, index: Any) -> fx.Proxy:
+        if isinstance(index, str):
+            raise SymbolicTraceError(f"{self.node.name!r} has the key {index!r}, so it is not a tensor")
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+
+    def __getattr__(self, name: str) -> Any:
+        if self.node.op == "placeholder" and not name.startswith("__") and not hasattr(Tensor, name):
+            raise SymbolicTraceError(f"{self.node.name!r} has the attribute {name!r}, so it is not a tensor")
+        return super().__getattr__(name)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -89,7 +97,7 @@ class _AttributeProxy(_Proxy):
 class _Tracer(fx.Tracer):
     """Records functional calls with module paths and the user's source lines."""
 
-    def __init__(self, holder: _Holder, inputs: Sequence[str], functions: Sequence[Callable[..., Any]]) -> None:
+    def __init__(self, holder: Holder, inputs: Sequence[str], functions: Sequence[Callable[..., Any]]) -> None:
         super().__init__()
         self._whole = {getattr(function, "__code__", None): function.__name__ for function in functions}
         self._inputs = inputs
@@ -183,7 +191,7 @@ def _user_line(frame: FrameType | None) -> str | None:
     """The innermost line outside torch and fxlrp, formatted as Python formats tracebacks."""
     while frame is not None:
         code = frame.f_code
-        if code is _Holder.forward.__code__:
+        if code is Holder.forward.__code__:
             return None
         if is_users_file(code.co_filename):
             line = linecache.getline(code.co_filename, frame.f_lineno).strip()
@@ -208,33 +216,36 @@ def capture(
 
     Raises:
         CaptureError: Tracing cannot follow the model; the message names the line.
+        InputError: The output does not exist.
     """
-    inputs = inputs or Inputs.of(model)
+    inputs, selection = inputs or Inputs.of(model), Selection(output)
     # A model may store values on itself. Trace a copy that shares the tensors, to keep proxies out of the model.
-    shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
     try:
-        holder = _Holder(copy.deepcopy(model, shared), inputs).eval()
+        holder = Holder(copy_with_shared_tensors(model), inputs, selection).eval()
         open_modules(holder)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
-    tracer = _Tracer(holder, inputs.names, functions)
+    tracer = _Tracer(holder, inputs.identifiers, functions)
     try:
-        with ONE_CAPTURE, stand_ins(functions, holder):
+        with ONE_CAPTURE, stand_ins(functions, holder, _packing(holder)):
             graph = tracer.trace(holder)
+    except InputError:
+        raise
     except Exception as error:
         if isinstance(error, CaptureError) and not isinstance(error, SymbolicTraceError):
             raise type(error)(f"{error}{_place(error)}") from error
         raise SymbolicTraceError(_cannot_follow(model, error)) from error
-    returned = graph.output_node()
-    place_output(returned, returned.args[0], output)
-    # Remove the source line of the holder's forward, which is not user code.
-    returned.type = None
+    selection.note(graph)
+    name_inputs(graph, inputs)
+    # Remove the annotation of the holder's forward, which is not that of the model.
+    graph.output_node().type = None
     return on_live_model(model, graph, tracer.constants)
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-    return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]
+def _packing(holder: Holder) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """The functions that pack and pad sequences, with their replacements, if a module may read packed sequences."""
+    reads = any(isinstance(module, nn.RNNBase) for module in holder.modules())
+    return packed_sequences.REPLACED if reads else {}
 
 
 def _place(error: Exception) -> str:

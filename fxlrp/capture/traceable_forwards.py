@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxlrp.capture import packed_sequences
 from fxlrp.capture.recorded_functions import recorded
 from fxlrp.errors import CaptureError, SymbolicTraceError
 from fxlrp.functions import expect_dims, initial_state
@@ -56,7 +57,9 @@ def _conv_transpose(self: nn.modules.conv._ConvTransposeNd, input: Tensor, outpu
 
 
 def _recurrent(self: nn.RNNBase, input: Tensor, hx: Any = None) -> Any:
-    """The result of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for a batch of sequences of the same length."""
+    """The result of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for a batch of sequences, packed or of the same length."""
+    if isinstance(input, packed_sequences.TracedSequences):
+        return packed_sequences.recurrent(self, input, hx)
     directions = 2 if self.bidirectional else 1
     input = _expect_dims(input, 3, f"{type(self).__name__} is supported only for inputs with a batch dimension")
     is_lstm = isinstance(self, nn.LSTM)

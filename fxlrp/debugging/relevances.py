@@ -141,12 +141,14 @@ class Relevances:
         nodes: The nodes that relevance passes through on the way there, from the output back, then those where it
             ends.
         first_bad: Where NaN or infinity first appears; None if all relevance is finite.
+        absent: The names in the model that no node has, with the reasons.
     """
 
     explained: float
     at_inputs: float
     nodes: tuple[NodeRelevance, ...]
     first_bad: Break | None
+    absent: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> NodeRelevance:
         """Return the node with this name.
@@ -160,7 +162,8 @@ class Relevances:
         found = next((each for each in self.nodes if each.node == name), None)
         if found is None:
             close = difflib.get_close_matches(name, [each.node for each in self.nodes])
-            hint = f"; similar names: {', '.join(close)}" if close else ""
+            reason = self.absent.get(name)
+            hint = f": {reason}" if reason else f"; similar names: {', '.join(close)}" if close else ""
             raise KeyError(f"no relevance reaches a node named {name!r}{hint}")
         return found
 
@@ -218,7 +221,14 @@ def _short(number: float | None) -> str:
     return "" if number is None else f"{number:.4g}"
 
 
-def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, Any], *, keep: bool) -> Relevances:
+def relevances(
+    steps: StepByStep,
+    values: Sequence[Any],
+    controls: Mapping[str, Any],
+    *,
+    keep: bool,
+    absent: Mapping[str, str],
+) -> Relevances:
     """Run the explanation step by step, without optimizations, and summarize the relevance of every node.
 
     Args:
@@ -226,6 +236,7 @@ def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, 
         values: The inputs of the model, in order.
         controls: The target and the seed, by name.
         keep: Whether to keep the relevance itself.
+        absent: The names in the model that no node has, with the reasons.
 
     Returns:
         The relevance of every node.
@@ -259,6 +270,7 @@ def relevances(steps: StepByStep, values: Sequence[Any], controls: Mapping[str, 
         total(relevance for _, relevance in steps.ends),
         (*passed, *ended),
         first_break(steps, flows, seen.values, counts),
+        absent,
     )
 
 

@@ -17,7 +17,7 @@ from fxlrp.capture import DynamicShapes
 from fxlrp.capture.export import with_batch
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.errors import ExportError, FxlrpError
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import Inputs, identifier
 from fxlrp.interface import Interface, Result
 from fxlrp.program import nodes_by_name
 from fxlrp.relevance.targets import as_constant
@@ -101,7 +101,7 @@ def export(
         ExportError: The target does not fit the output of the model, or a size cannot be dynamic.
     """
     values = with_batch(explanation.inputs)
-    args = [values[name] for name in explanation.inputs.names]
+    args = list(values.values())
     batch = next((value.shape[0] for value in args if value.dim()), None)
     shapes = _shapes(values, batch, dynamic_shapes)
     graph, name = _graph(explanation, target)
@@ -121,7 +121,8 @@ def export(
         # Drop the source lines, which are longer than the steps themselves.
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported.graph_module.recompile()
-    names = explanation.inputs.names if name is None else (*explanation.inputs.names, name)
+    inputs = explanation.inputs.identifiers
+    names = inputs if name is None else (*inputs, name)
     return ExportedExplanation(
         exported,
         inputs=names,
@@ -243,7 +244,7 @@ def _index(target: Tensor, output: Tensor) -> Tensor:
 
 def _output_names(explanation: Exportable) -> tuple[str, ...]:
     several = explanation.results
-    return tuple(f"relevance_{each.name}" for each in several) if len(several) > 1 else ("relevance",)
+    return tuple(f"relevance_{identifier(each.name)}" for each in several) if len(several) > 1 else ("relevance",)
 
 
 def _module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

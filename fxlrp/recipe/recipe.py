@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import Dim
 
 from fxlrp.capture import EVERY_OUTPUT, FrontEnd, Output
+from fxlrp.capture.escaped_paths import ESCAPED
 from fxlrp.errors import RecipeError
 from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
@@ -24,6 +25,7 @@ from fxlrp.optimizations import Optimizations
 from fxlrp.passes.base import Pass
 from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
+from fxlrp.recipe.examples import dump_examples, load_examples
 from fxlrp.recipe.fingerprint import fingerprint, tensor_fingerprint
 from fxlrp.recipe.rules import dump_preset, load_preset
 from fxlrp.request import Request
@@ -103,7 +105,7 @@ class Recipe:
             "versions": versions(),
             "rules": dump_preset(self.preset),
             "front_end": self.front_end,
-            "example_inputs": _dump_examples(self.inputs),
+            "example_inputs": dump_examples(self.inputs),
             "output": list(self.output) if isinstance(self.output, tuple) else self.output,
             "at": self.at,
             "dynamic_shapes": _dump_shapes(self.dynamic_shapes),
@@ -124,7 +126,7 @@ def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     return {
         "rules": load_preset(saved["rules"], model),
         "capture": saved["front_end"],
-        "example_inputs": _load_examples(saved["example_inputs"]),
+        "example_inputs": load_examples(saved["example_inputs"]),
         "output": tuple(output) if isinstance(output, list) else output,
         "at": saved["at"],
         "dynamic_shapes": _load_shapes(saved["dynamic_shapes"]),
@@ -155,30 +157,10 @@ def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
         *root.named_buffers(remove_duplicate=False),
     )
     weights = {name for name, _ in tensors if name.startswith(f"{MODEL}.")}
-    paths = [str(node.target) for node in nodes if node.op == "get_attr" and node.target not in weights]
+    read = [str(node.target) for node in nodes if node.op == "get_attr" and node.target not in weights]
+    paths = [path for path in read if not path.startswith(f"{ESCAPED}.")]
     constants = [tensor_fingerprint(attrgetter(path)(root)) for path in paths]
     return hashlib.sha256("\n".join([*lines, json.dumps(constants)]).encode()).hexdigest()
-
-
-def _dump_examples(inputs: Inputs) -> Any:
-    """The shapes and types of the example inputs, in the form that compile takes; their values do not matter."""
-    specs = {
-        name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        for name, value in inputs.examples.items()
-    }
-    if inputs.keyword:
-        return {"tensors": specs, "constants": dict(inputs.fixed)}
-    return [specs[name] for name in inputs.positional] if specs else None
-
-
-def _load_examples(saved: Any) -> Any:
-    if isinstance(saved, Mapping):
-        return {**{name: _example(spec) for name, spec in saved["tensors"].items()}, **saved["constants"]}
-    return None if saved is None else tuple(_example(spec) for spec in saved)
-
-
-def _example(spec: Mapping[str, Any]) -> Tensor:
-    return torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]))
 
 
 _HINTS = {"AUTO": Dim.AUTO, "DYNAMIC": Dim.DYNAMIC, "STATIC": Dim.STATIC}

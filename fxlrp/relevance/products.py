@@ -19,16 +19,26 @@ _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
 
 def gate_rank(value: Any, choice: Choice) -> Gate:
     """The gate level of a factor, ignoring shape operations and arithmetic with constants."""
+    waiting, seen, ranks = [value], {value}, []
+    while waiting:
+        rank, sources = _own_rank(waiting.pop(), choice)
+        if not sources:
+            ranks.append(rank)
+        waiting.extend(source for source in sources if source not in seen)
+        seen.update(sources)
+    return min(ranks)
+
+
+def _own_rank(value: Any, choice: Choice) -> tuple[Gate, list[fx.Node]]:
+    """The gate level of a value, or the values from which it takes the level."""
     operation = choice.vocabulary.operation(value) if isinstance(value, fx.Node) else None
     if operation is None:
-        return Gate.NO
+        return Gate.NO, []
     gate = operation.gate_of(value, choice.program_dependent)
     sources = [operand for operand in operation.operands_of(value) if operand in choice.program_dependent]
-    if gate is not Gate.NO or operation.family not in _TRANSPARENT or not sources:
-        return gate
-    if len(sources) > 1 and not operation.moves:
-        return Gate.NO
-    return min(gate_rank(source, choice) for source in sources)
+    if gate is not Gate.NO or operation.family not in _TRANSPARENT:
+        return gate, []
+    return Gate.NO, sources if len(sources) <= 1 or operation.moves else []
 
 
 def _signal(choice: Choice) -> Receivers:

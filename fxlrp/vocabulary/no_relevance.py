@@ -17,7 +17,11 @@ from fxlrp.functions import (
     both_masks,
     causal_mask,
     initial_state,
+    is_padding,
+    last_index,
+    longest,
     padding_mask,
+    reversed_index,
 )
 from fxlrp.operation import REQUIRED, Family, Operation
 
@@ -79,3 +83,6 @@ def no_relevance() -> Iterator[Operation]:
     yield _made("largest_in_bags", largest_in_bags, bags)
     yield _made("bag_of_rows", bag_of_rows, {**_INPUT, "offsets": REQUIRED})
     yield _made("causal_mask", causal_mask, {**_INPUT, "key": REQUIRED})
+    for function in (reversed_index, last_index, is_padding):
+        yield _made(function.__name__, function, {**_INPUT, "lengths": REQUIRED})
+    yield _made("longest", longest, _INPUT)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import fxlrp
 from fxlrp.errors import CaptureError, InputError
-from helpers import assert_is_gradient, lrp0
+from helpers import as_tuple, assert_is_gradient, lrp0
 from oracles import One, Two, random, randomize
 
 
@@ -59,11 +59,12 @@ class Sum(nn.Module):
         return self.linear(first + sum(other * (i + 1) for i, other in enumerate(others)))
 
 
-def test_any_number_of_arguments_needs_example_inputs() -> None:
+def test_any_number_of_arguments() -> None:
     model = randomize(Sum())
-    with pytest.raises(CaptureError, match=r"Sum.forward takes \*others: give example_inputs"):
-        lrp0(model.eval())
     xs = [random(2, 4, seed=seed) for seed in range(3)]
+    without_examples = lrp0(model.eval())
+    for count in (1, 3, 2):
+        assert_is_gradient(without_examples(*xs[:count]), model, *xs[:count])
     explain = lrp0(model.eval(), example_inputs=xs)
     assert len(inputs_of(explain)) == 3
     assert_is_gradient(explain(*xs), model, *xs)
@@ -98,8 +99,13 @@ def test_arguments_by_keyword_only() -> None:
         def forward(self, x: Tensor, *, mask: Tensor) -> Tensor:
             return x * mask
 
-    with pytest.raises(CaptureError, match=r"Needs\.forward needs the keyword argument 'mask'"):
-        fxlrp.compile(Needs().eval())
+    explain = lrp0(Needs().eval())
+    x, mask, seed = random(2, 4), random(2, 4, seed=1), random(2, 4, seed=2)
+    for relevance in as_tuple(explain(x, mask=mask, seed=seed)):
+        # The factors of a product share its relevance.
+        torch.testing.assert_close(relevance, seed / 2)
+    with pytest.raises(InputError, match=r"expected 2 inputs \(x, mask\), got 1"):
+        explain(x)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_weights_are_shared_and_unchanged() -> None:
     explain = fxlrp.compile(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = explain._explanation.require("the explanation")
-    explanation = deploy.Exportable(explain.graph_module, made.interface, made.signature.with_examples(x), {})
+    explanation = deploy.Exportable(explain.graph_module, made.interface, made.signature.with_examples([x]), {})
     program = deploy.program.export(explanation, target="input", dynamic_shapes=None).exported
     state = model.state_dict()
     for path, value in program.state_dict.items():

@@ -97,7 +97,7 @@ def test_embeddings_have_the_relevance_of_their_tokens() -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ("nowhere", "no node has this name"),
+        ("nowhere", "no node and no module has this name"),
         ("act", "called more than once: choose 'act_0', 'act_1'"),
         ("stem_0_weight", "no relevance reaches the node 'stem_0_weight'"),
     ],

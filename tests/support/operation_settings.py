@@ -554,6 +554,10 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
     pairs: list[tuple[Any, Any]] = [(BOOLS, BOOLS.flip(0)), (BOOLS, M), (M, BOOLS), (M, M)]
     yield "both_masks", [dict(input=first, second=second) for first, second in pairs]
     yield "attention_scale", of(M, {"input": CUBE})
+    ends = torch.tensor([3, 1])
+    for name in ("reversed_index", "last_index", "is_padding"):
+        yield name, [dict(input=CUBE, lengths=ends)]
+    yield "longest", [dict(input=V(3))]
     yield "causal_mask", [dict(input=V(3, 4), key=V(5, 4)), dict(input=V(2, 3, 4), key=V(2, 3, 4))]
     yield "argsort", of(M, dict(dim=0), dict(descending=True))
     for name in ("new_zeros", "new_ones", "new_empty"):

@@ -1,0 +1,42 @@
+"""Why a name of the model is not in its graph."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from torch import fx, nn
+
+from fxlrp.program import Program
+from fxlrp.provenance import MODEL, module_stack
+
+_NO_OPERATION = "the module at this path has no operation in the graph: it does nothing, or the output does not need it"
+_PARAMETER = "this is a parameter or buffer, and only values that depend on an input have relevance"
+
+
+def absences(root: nn.Module, nodes: Iterable[fx.Node], removed: Mapping[str, str]) -> dict[str, str]:
+    """Return the names in a model that no node has, with the reasons.
+
+    Args:
+        root: The root of a captured graph, which contains the model.
+        nodes: The nodes of the graph.
+        removed: The modules whose operations passes have removed, with the reasons.
+    """
+    model = root.get_submodule(MODEL)
+    present = {path for node in nodes for path, _ in module_stack(node)}
+    parameters = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    modules = [path for path, _ in model.named_modules() if path and path not in present]
+    return {**dict.fromkeys(parameters, _PARAMETER), **dict.fromkeys(modules, _NO_OPERATION), **removed}
+
+
+def why_absent(program: Program, name: str) -> str:
+    """Return why no node with relevance belongs to ``name``."""
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    reason = absences(program.graph_module, nodes, program.facts.removed).get(name)
+    if reason is not None:
+        return reason
+    paths = [path for path, _ in program.graph_module.get_submodule(MODEL).named_modules() if path]
+    if name in paths:
+        return "the module at this path returns no value with relevance"
+    close = difflib.get_close_matches(name, list(dict.fromkeys([*paths, *(node.name for node in nodes)])))
+    return f"no node and no module has this name{'; similar names: ' + ', '.join(close) if close else ''}"

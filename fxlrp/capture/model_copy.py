@@ -1,0 +1,42 @@
+"""Copies of a model that share its tensors."""
+
+from __future__ import annotations
+
+import copy
+
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+
+def copy_with_shared_tensors(model: nn.Module) -> nn.Module:
+    """Return a copy of the modules of ``model``, with the same tensors.
+
+    A tensor in the instance dictionary of a module hides a parameter or buffer of the same name, which other libraries
+    leave behind. In the copy it takes the place of the hidden one.
+    """
+    shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
+    copied: nn.Module = copy.deepcopy(model, shared)
+    for module in copied.modules():
+        for name, value in _hiding(module).items():
+            del module.__dict__[name]
+            module._parameters.pop(name, None)
+            if isinstance(value, nn.Parameter):
+                module._parameters[name] = value
+            else:
+                module._buffers[name] = value
+    return copied
+
+
+def hides_tensors(model: nn.Module) -> bool:
+    """Whether a tensor in an instance dictionary hides a parameter or buffer."""
+    return any(_hiding(module) for module in model.modules())
+
+
+def _hiding(module: nn.Module) -> dict[str, Tensor]:
+    registered = module._parameters.keys() | module._buffers.keys()
+    return {name: value for name, value in vars(module).items() if name in registered and isinstance(value, Tensor)}
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]

@@ -1,0 +1,56 @@
+"""Names that exist in the model but not in the graph: every interface that takes a name says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxlrp
+from fxlrp.errors import InputError, RuleError
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()
+        self.same, self.unused, self.head = nn.Identity(), nn.Linear(2, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.same(self.drop(self.norm(self.conv(x)))))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+X = torch.rand(2, 1, 5, 5)
+REASONS = {
+    "norm": "BatchNorm is folded into 'conv', .* name 'conv' instead",
+    "drop": "changes nothing in eval mode, and is removed",
+    "same": "has no operation in the graph",
+    "unused": "has no operation in the graph",
+    "head.weight": "is a parameter",
+}
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+@pytest.mark.parametrize("name", REASONS)
+def test_a_name_that_is_not_in_the_graph(name: str, capture: Any) -> None:
+    model, reason = Net().eval(), REASONS[name]
+    options: dict[str, Any] = {"capture": capture, "example_inputs": X}
+    with pytest.raises(InputError, match=f"at='{name}'.*{reason}"):
+        fxlrp.compile(model, at=name, **options)
+    with pytest.raises(RuleError, match=reason):
+        fxlrp.compile(model, [(name, fxlrp.rules.Epsilon(1e-3))], **options)
+    with pytest.raises(KeyError, match=reason):
+        fxlrp.compile(model, **options).debug(X)[name]
+
+
+def test_a_name_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match="no node and no module has this name; similar names: head"):
+        fxlrp.compile(Net().eval(), at="heads")
+
+
+def test_the_name_in_the_reason_has_the_relevance() -> None:
+    assert fxlrp.compile(Net().eval(), at="conv")(X).shape == (2, 2, 3, 3)
