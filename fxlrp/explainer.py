@@ -16,7 +16,7 @@ from fxlrp.capture.outputs import follow
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
-from fxlrp.errors import InputError
+from fxlrp.errors import ExportError, InputError
 from fxlrp.explanation import Explanation
 from fxlrp.first_call import MadeOnInputs
 from fxlrp.inputs import Inputs, as_call
@@ -24,6 +24,7 @@ from fxlrp.printing import code, table
 from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
 from fxlrp.recipe.recipe import digest
+from fxlrp.refused_inputs import raise_explained
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
@@ -111,7 +112,7 @@ class Explainer(nn.Module):
         if not torch.compiler.is_compiling():
             self._seen = tuple(InputSpec.of(value) for value in values)
         with torch.no_grad():
-            returned = made.program()(*made.interface.arguments(values, {"target": target, "seed": seed}))
+            returned = made.run(values, {"target": target, "seed": seed})
         explained = made.signature.explained(values, made.interface.by_name(returned))
         return explained if len(explained) > 1 else explained[0]
 
@@ -173,7 +174,8 @@ class Explainer(nn.Module):
         """
         made = self._on_call(inputs, named)
         values = made.bind(inputs, named)
-        return relevances(made.step_by_step(), values, {"target": target, "seed": seed}, keep=keep)
+        with made.explained_failures(values):
+            return relevances(made.step_by_step(), values, {"target": target, "seed": seed}, keep=keep)
 
     @property
     def stages(self) -> Stages:
@@ -216,7 +218,7 @@ class Explainer(nn.Module):
         stages, values = self.stages, made.bind(inputs, named)
         if any(module.training for module in model.modules()):
             raise InputError("the model is in training mode: call model.eval() first")
-        with torch.no_grad():
+        with torch.no_grad(), made.explained_failures(values):
             returned = made.signature.inputs.call(model, [value.clone() for value in values])
         arguments = made.interface.arguments(values, {"target": target, "seed": seed})
         return check(stages, made.graph_module, values, arguments, follow(returned, made.recipe.output))
@@ -289,11 +291,15 @@ class Explainer(nn.Module):
         """
         made = self._on_call(*as_call(example_inputs))
         signature = made.signature.with_examples(example_inputs)
-        made.bind(tuple(signature.inputs.examples.values()), {})
+        values = made.bind(tuple(signature.inputs.examples.values()), {})
         explanation = deploy.Exportable(
             made.graph_module, made.interface, signature, deploy.rules_of(made.nodes, made.vocabulary)
         )
-        deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
+        try:
+            deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
+        except ExportError as error:
+            raise_explained(error, self._model, signature.inputs, values)
+            raise
 
     def train(self, mode: bool = True) -> Explainer:
         """Do nothing. An explainer explains the model in eval mode, and the model keeps its own mode."""

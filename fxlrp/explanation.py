@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
@@ -13,7 +14,9 @@ from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.interface import Interface
 from fxlrp.program import Options
+from fxlrp.provenance import MODEL
 from fxlrp.recipe.recipe import Recipe
+from fxlrp.refused_inputs import CapturedGraph, ExplainedFailures
 from fxlrp.signature import Signature
 from fxlrp.vocabulary.lookup import Vocabulary
 
@@ -53,9 +56,31 @@ class Explanation:
         """Check the values of a call, and return them in the order of the program's inputs."""
         return self.signature.bind(args, kwargs, next(self.graph_module.parameters(), None))
 
+    def run(self, values: Sequence[Tensor], controls: Mapping[str, Any]) -> Any:
+        """Run the program.
+
+        Args:
+            values: The inputs, as :meth:`bind` returns them.
+            controls: The target and the seed, by name.
+
+        Raises:
+            InputError: The model does not take the inputs, or the target or the seed does not fit.
+        """
+        arguments = self.interface.arguments(values, controls)
+        if torch.compiler.is_compiling():
+            return self.program()(*arguments)
+        with self.explained_failures(values):
+            return self.program()(*arguments)
+
+    def explained_failures(self, values: Sequence[Tensor]) -> ExplainedFailures:
+        """The context of a run on inputs: its errors name the inputs that the model refuses, and where."""
+        captured = CapturedGraph(self.graph_module, self.annotated)
+        return ExplainedFailures(self.graph_module.get_submodule(MODEL), self.signature.inputs, values, captured)
+
     def program(self) -> Callable[..., Any]:
         """The program with kept constants, or without them where a change of a parameter could not be detected."""
-        return self.graph_module if self.constants is None or not can_be_watched() else self.constants
+        # Not called as a module, which would print the line of the generated code that fails.
+        return self.graph_module.forward if self.constants is None or not can_be_watched() else self.constants
 
     def step_by_step(self) -> StepByStep:
         """The program without optimizations, for a run node by node."""

@@ -34,14 +34,16 @@ class Requirement:
     is_constant: bool
 
     def check(self, value: Any, parameter: Tensor | None) -> None:
-        """Check the type of a value, and that it is on the device of ``parameter``.
+        """Check the type and the layout of a value, and that it has values if ``parameter`` does.
 
         Raises:
-            InputError: The type or the device is wrong.
+            InputError: The type, the layout or the device is wrong.
         """
         name = self.name
         if not isinstance(value, Tensor):
             raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
+        if value.is_nested:
+            raise InputError(f"the input {name!r} is a nested tensor: pad it, with torch.nested.to_padded_tensor(...)")
         if self.is_token and (value.is_floating_point() or value.is_complex()):
             raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding: pass integers")
         is_indices = self.is_token or (self.is_mask and value.dtype == torch.bool)
@@ -49,7 +51,10 @@ class Requirement:
             raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
         if self.is_constant and value.is_floating_point():
             raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
-        if parameter is not None and value.device != parameter.device:
+        if self.relevant and value.layout != torch.strided:
+            raise InputError(f"the input {name!r} is {value.layout}; relevance needs a dense one: use to_dense()")
+        # A model may move its inputs to another device. But many operations take tensors without values beside others.
+        if parameter is not None and value.is_meta != parameter.is_meta:
             raise InputError(f"the input {name!r} is on {value.device}, but the model is on {parameter.device}")
 
 
@@ -94,7 +99,7 @@ class Signature:
         Args:
             args: The values that are passed by position.
             kwargs: The values that are passed by name.
-            parameter: A parameter of the model, on whose device the inputs must be.
+            parameter: A parameter of the model.
 
         Raises:
             InputError: A value is missing, unknown, given twice, or does not fit.

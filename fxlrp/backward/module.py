@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
@@ -21,6 +22,7 @@ from fxlrp.first_call import MadeOnInputs
 from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
+from fxlrp.refused_inputs import ExplainedFailures
 from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
 from fxlrp.signature import Signature
@@ -55,7 +57,11 @@ class ExplainedModel(nn.Module):
         self._check_constants(halves.signature.inputs.constants, kwargs)
         values = halves.signature.bind(args, kwargs, next(self.model.parameters(), None))
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
-        outputs = explained_forward(halves.split, values, parameters)
+        if torch.compiler.is_compiling():
+            outputs = explained_forward(halves.split, values, parameters)
+        else:
+            with ExplainedFailures(self.model, halves.signature.inputs, values):
+                outputs = explained_forward(halves.split, values, parameters)
         return pytree.tree_unflatten(outputs, halves.structure)
 
     def _check_constants(self, constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:

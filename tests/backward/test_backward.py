@@ -271,7 +271,7 @@ def test_what_is_saved_is_what_relevance_needs() -> None:
     """The forward part computes outputs only; a layer's z+ is computed when relevance is asked for."""
     model, _ = zoo.small_net("residual")
     halves = fxlrp.autograd(model, "epsilon_plus")._halves.require("the split program")
-    forward, backward = halves.split.forward, halves.split.relevance
+    forward, backward = (part.__self__ for part in (halves.split.forward, halves.split.relevance))
     assert isinstance(forward, torch.fx.GraphModule) and isinstance(backward, torch.fx.GraphModule)
     called = {str(getattr(node.target, "__name__", node.target)) for node in forward.graph.nodes}
     assert "conv2d" in called and "positive" not in called and "positive" in backward.code
