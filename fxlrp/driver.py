@@ -66,7 +66,8 @@ def compiled(
             raise  # says nothing about the examples
         except (CaptureError, GraphError) as error:
             if inputs.examples:
-                raise_explained(error, model, inputs, [inputs.examples[name] for name in inputs.names])
+                what = "the inputs with which it is captured, the example inputs or those of the first call"
+                raise_explained(error, model, inputs, [inputs.examples[name] for name in inputs.names], what=what)
             raise
 
     def captured_by(front_end: FrontEnd) -> Compiled:

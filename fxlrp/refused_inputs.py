@@ -75,7 +75,13 @@ class ExplainedFailures:
 
 
 def raise_explained(
-    error: Exception, model: nn.Module, inputs: Inputs, values: Sequence[Any], captured: CapturedGraph | None = None
+    error: Exception,
+    model: nn.Module,
+    inputs: Inputs,
+    values: Sequence[Any],
+    captured: CapturedGraph | None = None,
+    *,
+    what: str = "these inputs",
 ) -> None:
     """Raise an error that explains ``error``, if that is due to the inputs.
 
@@ -88,6 +94,7 @@ def raise_explained(
         inputs: How the model is called.
         values: The values of the inputs, in order.
         captured: The forward graph, if the model is captured.
+        what: What the values are, in words.
 
     Raises:
         InputError: The model does not take the inputs either.
@@ -100,7 +107,7 @@ def raise_explained(
     if any(each is not None and _is_of_the_machine(each.error) for each in (refusal, failure)):
         return
     if refusal is not None:
-        raise InputError(_message(refusal, failure or refusal, model, inputs, values)) from refusal.error
+        raise InputError(_message(what, refusal, failure or refusal, model, inputs, values)) from refusal.error
     if failure is not None:
         raise InternalError(
             f"the model takes these inputs, but the graph that was captured from it fails at {failure.place}: "
@@ -163,10 +170,12 @@ def _place(error: Exception, model: nn.Module) -> str:
     return " ".join(parts) + where
 
 
-def _message(refusal: _Failure, failure: _Failure, model: nn.Module, inputs: Inputs, values: Sequence[Any]) -> str:
+def _message(
+    what: str, refusal: _Failure, failure: _Failure, model: nn.Module, inputs: Inputs, values: Sequence[Any]
+) -> str:
     given = ", ".join(f"{name!r} is {_words(value)}" for name, value in zip(inputs.names, values, strict=True))
     lines = [
-        f"the model does not take these inputs: {_first_line(refusal.error)}",
+        f"the model does not take {what}: {_first_line(refusal.error)}",
         f"  inputs: {given}",
         f"  it fails at {failure.place}",
     ]

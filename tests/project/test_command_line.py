@@ -98,7 +98,7 @@ def test_a_model_that_cannot_be_explained(monkeypatch: pytest.MonkeyPatch, capsy
             return torch.round(x).flatten(1)
 
     case = models.Case(Rounds().eval(), torch.rand(2, 3))
-    monkeypatch.setitem(models.LIBRARIES, "own", (list, lambda name: case))  # type: ignore[misc]
+    monkeypatch.setitem(models.LIBRARIES, "own", (list, lambda name: case))
     with pytest.raises(SystemExit) as caught:
         main(["check", "own:rounds"])
     assert caught.value.code == 2

@@ -41,7 +41,7 @@ def named() -> nn.Module:
 
 
 BOX = fxlrp.presets.epsilon_gamma_box(low=(-1.0,) * 4, high=1.0)
-PAIRS = [("0", rules.Gamma(0.5)), (nn.Linear, rules.ZPlus()), ("relu", rules.PassThrough())]
+PAIRS: list[Any] = [("0", rules.Gamma(0.5)), (nn.Linear, rules.ZPlus()), ("relu", rules.PassThrough())]
 OPEN = {"x": {0: torch.export.Dim.AUTO}, "scale": None}
 SAVED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "dense": (dense, dict(rules=BOX.override(PAIRS), example_inputs=torch.rand(2, 4), checkpoint=2)),
