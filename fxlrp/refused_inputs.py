@@ -126,8 +126,10 @@ def _is_of_the_machine(error: Exception) -> bool:
 def _refusal(model: nn.Module, inputs: Inputs, values: Sequence[Any]) -> _Failure | None:
     """Why a copy of the model does not take the inputs; None if it does."""
     model = _disposable(model)
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     try:
-        with torch.no_grad():
+        # The model may draw random numbers, which those of the caller must not depend on.
+        with torch.no_grad(), torch.random.fork_rng(devices):
             inputs.call(model, [value.clone() if isinstance(value, Tensor) else value for value in values])
     except Exception as error:
         return _Failure(error, _place(error, model))

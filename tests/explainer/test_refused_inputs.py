@@ -276,3 +276,23 @@ def test_it_still_compiles_and_exports_as_a_whole() -> None:
     exported = torch.export.export(explain, (IMAGE,), {"target": 1})
     torch.testing.assert_close(exported.module()(IMAGE, target=1), expected)
     assert isinstance(explain.graph_module, fx.GraphModule)
+
+
+def test_random_numbers_of_the_caller_do_not_depend_on_a_refusal() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            noise = torch.rand(())
+            y: Tensor = self.layer(x)
+            return y + 0 * noise
+
+    model = Noisy().eval()
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    with pytest.raises(fxlrp.errors.FxlrpError):
+        fxlrp.compile(model, capture="export", example_inputs=torch.rand(2, 5, generator=torch.Generator()))
+    assert torch.equal(torch.rand(3), expected)
