@@ -66,7 +66,7 @@ def compiled(
             raise  # says nothing about the examples
         except (CaptureError, GraphError) as error:
             if inputs.examples:
-                what = "the inputs with which it is captured, the example inputs or those of the first call"
+                what = "the inputs of its capture (the example inputs, or those of a call)"
                 raise_explained(error, model, inputs, [inputs.examples[name] for name in inputs.names], what=what)
             raise
 

@@ -107,7 +107,9 @@ def raise_explained(
     if any(each is not None and _is_of_the_machine(each.error) for each in (refusal, failure)):
         return
     if refusal is not None:
-        raise InputError(_message(what, refusal, failure or refusal, model, inputs, values)) from refusal.error
+        # The graph says more about the place, but may fail at another one than the model.
+        found = failure if failure is not None and str(failure.error) == str(refusal.error) else refusal
+        raise InputError(_message(what, refusal, found, model, inputs, values)) from refusal.error
     if failure is not None:
         raise InternalError(
             f"the model takes these inputs, but the graph that was captured from it fails at {failure.place}: "

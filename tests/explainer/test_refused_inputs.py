@@ -296,3 +296,11 @@ def test_random_numbers_of_the_caller_do_not_depend_on_a_refusal() -> None:
     with pytest.raises(fxlrp.errors.FxlrpError):
         fxlrp.compile(model, capture="export", example_inputs=torch.rand(2, 5, generator=torch.Generator()))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_place_is_that_of_the_message() -> None:
+    """BatchNorm2d refuses what has no batch. The graph, in which it is folded, fails at a later layer."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(1), nn.Linear(144, 5)).eval()
+    with pytest.raises(InputError, match="expected 4D input") as caught:
+        fxlrp.compile(model)(IMAGE[0])
+    assert "it fails at module '1' (BatchNorm2d)" in str(caught.value)
