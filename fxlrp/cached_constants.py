@@ -55,7 +55,8 @@ class ProgramWithConstants:
 
     def __call__(self, *inputs: Any) -> Any:
         """Return the result of the whole program for ``inputs``."""
-        return self._main(*inputs, *self._values())
+        # Not called as a module, which would print the line of the generated code that fails.
+        return self._main.forward(*inputs, *self._values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the constants from a copy, because its parameters are different tensors."""

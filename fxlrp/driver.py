@@ -10,9 +10,11 @@ from torch import fx, nn
 from fxlrp.capture import FrontEnd, ShapeGuards, capture
 from fxlrp.capture.fallback import first_that_follows
 from fxlrp.debugging.logs import PassLog, log_program
+from fxlrp.errors import CaptureError, GraphError, SymbolicTraceError
 from fxlrp.inputs import Inputs
 from fxlrp.passes.base import Pass, run_passes
 from fxlrp.program import Observer, Options, Program
+from fxlrp.refused_inputs import raise_explained
 from fxlrp.request import Request
 from fxlrp.signature import Signature
 
@@ -54,11 +56,22 @@ def compiled(
 
     Raises:
         ExamplesNeeded: The front end is ``torch.export``, and there are no example inputs.
-        InputError: An input that is declared a constant does not exist.
+        InputError: The model does not take the example inputs, or an input that is declared a constant does not exist.
     """
     inputs.check_constants(request.constants)
 
     def attempt(front_end: FrontEnd) -> Compiled:
+        try:
+            return captured_by(front_end)
+        except SymbolicTraceError:
+            raise  # says nothing about the examples
+        except (CaptureError, GraphError) as error:
+            if inputs.examples:
+                what = "the inputs of its capture (the example inputs, or those of a call)"
+                raise_explained(error, model, inputs, [inputs.examples[name] for name in inputs.names], what=what)
+            raise
+
+    def captured_by(front_end: FrontEnd) -> Compiled:
         captured = capture(
             model,
             inputs,

@@ -17,7 +17,7 @@ from fxlrp.capture.root_module import CONSTANTS
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
-from fxlrp.errors import InputError
+from fxlrp.errors import ExportError, InputError
 from fxlrp.explanation import Explanation
 from fxlrp.first_call import MadeOnInputs
 from fxlrp.inputs import Inputs, as_call
@@ -25,6 +25,7 @@ from fxlrp.printing import code, table
 from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
 from fxlrp.recipe.recipe import digest
+from fxlrp.refused_inputs import raise_explained
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import InputSpec, infer_shapes
 
@@ -122,7 +123,7 @@ class Explainer(nn.Module):
         """
         made, values = self._on_call(inputs, named)
         with torch.no_grad():
-            returned = made.program()(*made.interface.arguments(values, {"target": target, "seed": seed}))
+            returned = made.run(values, {"target": target, "seed": seed})
         return made.signature.by_name(values, made.interface.by_name(returned))
 
     def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
@@ -183,7 +184,8 @@ class Explainer(nn.Module):
         """
         made, values = self._on_call(inputs, named)
         controls = {"target": target, "seed": seed}
-        return relevances(made.step_by_step(), values, controls, keep=keep, absent=made.absent())
+        with made.explained_failures(values):
+            return relevances(made.step_by_step(), values, controls, keep=keep, absent=made.absent())
 
     @property
     def stages(self) -> Stages:
@@ -226,7 +228,7 @@ class Explainer(nn.Module):
         stages, model = self.stages, self._model
         if any(module.training for module in model.modules()):
             raise InputError("the model is in training mode: call model.eval() first")
-        with torch.no_grad():
+        with torch.no_grad(), made.explained_failures(values):
             returned = made.signature.inputs.call(model, [value.clone() for value in values])
         arguments = made.interface.arguments(values, {"target": target, "seed": seed})
         return check(stages, made.graph_module, values, arguments, follow(returned, made.recipe.output))
@@ -303,7 +305,11 @@ class Explainer(nn.Module):
         explanation = deploy.Exportable(
             made.graph_module, made.interface, signature, deploy.rules_of(made.nodes, made.vocabulary)
         )
-        deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
+        try:
+            deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
+        except ExportError as error:
+            raise_explained(error, self._model, signature.inputs, values)
+            raise
 
     def train(self, mode: bool = True) -> Explainer:
         """Do nothing. An explainer explains the model in eval mode, and the model keeps its own mode."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,9 +14,11 @@ from fxlrp.compiler import compile
 from fxlrp.errors import RecipeError
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension
+from fxlrp.file_format import Malformed, anything, mapping_of, parse
 from fxlrp.passes import Pass
 from fxlrp.recipe import fingerprint
-from fxlrp.recipe.recipe import FORMAT, KEYS, options, versions
+from fxlrp.recipe.form import FORMAT, RECIPE
+from fxlrp.recipe.recipe import options, versions
 
 
 def load(
@@ -76,13 +77,16 @@ def load(
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    what = f"{os.fspath(path)} is not a recipe of an explainer"
     try:
-        saved = json.loads(Path(path).read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecipeError(f"{os.fspath(path)} is not a recipe of an explainer: {error}") from error
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT or not saved.keys() >= KEYS:
-        raise RecipeError(f"{os.fspath(path)} is not a recipe that this version of fxlrp can read")
-    return saved
+        saved = parse(Path(path).read_bytes(), mapping_of(anything))
+        if saved.get("format") != FORMAT:
+            raise RecipeError(f"{os.fspath(path)} is not a recipe that this version of fxlrp can read")
+        RECIPE(saved, "")
+    except Malformed as error:
+        raise RecipeError(f"{what}: {error}") from error
+    checked: dict[str, Any] = saved
+    return checked
 
 
 def _named(known: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from fxlrp.errors import InputError
 from fxlrp.quiet import quiet
 
 
@@ -33,7 +34,13 @@ class InputSpec:
 
     @staticmethod
     def of(value: Any) -> InputSpec:
-        """The specification of a tensor."""
+        """The specification of a tensor.
+
+        Raises:
+            InputError: The tensor is nested.
+        """
+        if value.is_nested:
+            raise InputError("nested tensors are not supported: pad the input, with torch.nested.to_padded_tensor(...)")
         return InputSpec(tuple(int(size) for size in value.shape), value.dtype, value.device)
 
 

@@ -37,16 +37,16 @@ class Requirement:
     is_constant: bool = False
 
     def check(self, value: Any, parameter: Tensor | None) -> None:
-        """Check the type of a value, and that it is on the device of ``parameter``.
+        """Check the type and the layout of a value, and that it has values if ``parameter`` does.
 
         Raises:
-            InputError: The type or the device is wrong.
+            InputError: The type, the layout or the device is wrong.
         """
         name = self.name
         if not isinstance(value, Tensor):
             raise InputError(f"the input {name!r} must be a tensor, not {type(value).__name__}")
-        if parameter is not None and value.device != parameter.device:
-            raise InputError(f"the input {name!r} is on {value.device}, but the model is on {parameter.device}")
+        if value.is_nested:
+            raise InputError(f"the input {name!r} is a nested tensor: pad it, with torch.nested.to_padded_tensor(...)")
         if self.is_constant:
             return
         if self.is_token and (value.is_floating_point() or value.is_complex()):
@@ -56,6 +56,11 @@ class Requirement:
             raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input")
         if self.is_integer and value.is_floating_point():
             raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")
+        if self.relevant and value.layout != torch.strided:
+            raise InputError(f"the input {name!r} is {value.layout}; relevance needs a dense one: use to_dense()")
+        # A model may move its inputs to another device. But many operations take tensors without values beside others.
+        if parameter is not None and value.is_meta != parameter.is_meta:
+            raise InputError(f"the input {name!r} is on {value.device}, but the model is on {parameter.device}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Signature:
 
         Args:
             values: The inputs, in order.
-            parameter: A parameter of the model, on whose device they must be.
+            parameter: A parameter of the model.
 
         Raises:
             InputError: An input does not fit.

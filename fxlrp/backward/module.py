@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxlrp.backward.function import explained_forward
@@ -20,6 +21,7 @@ from fxlrp.first_call import MadeOnInputs
 from fxlrp.inputs import Inputs, Misfit
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import pipeline
+from fxlrp.refused_inputs import ExplainedFailures
 from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
 from fxlrp.signature import Signature
@@ -53,7 +55,11 @@ class ExplainedModel(nn.Module):
         halves, values = self._halves.on_call(self.model, args, kwargs)
         self._check_fixed(halves.signature.inputs, args, kwargs)
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
-        outputs = explained_forward(halves.split, values, parameters)
+        if torch.compiler.is_compiling():
+            outputs = explained_forward(halves.split, values, parameters)
+        else:
+            with ExplainedFailures(self.model, halves.signature.inputs, values):
+                outputs = explained_forward(halves.split, values, parameters)
         return restored(halves.captured, outputs)
 
     def _check_fixed(self, inputs: Inputs, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

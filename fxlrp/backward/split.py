@@ -76,9 +76,12 @@ def split(program: Program) -> Split:
     read = {source for node in later for source in node.all_input_nodes}
     fx.map_arg(relevances, read.add)
     saved = [node for node in (*given, *forward) if node in read]
+    computed = _part("Forward", [*inputs, *parameters], forward, (tuple(values), tuple(saved)))
+    relevance = _part("Relevance", [*saved, *gradients.values()], later, relevances)
+    # Called as modules, they would also print the line of the generated code that fails.
     return Split(
-        _part("Forward", [*inputs, *parameters], forward, (tuple(values), tuple(saved))),
-        _part("Relevance", [*saved, *gradients.values()], later, relevances),
+        computed.forward,
+        relevance.forward,
         tuple(str(node.target) for node in parameters),
         tuple(
             first.index(outputs.index(value) if isinstance(value, fx.Node) else i) for i, value in enumerate(outputs)

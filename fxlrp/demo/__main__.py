@@ -32,6 +32,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("count", "epochs"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    options.output = Path(options.output)
+    if options.output.suffix != ".png" or not options.output.parent.is_dir():
+        parser.error(f"--output must be a .png file in a folder that exists, not {options.output}")
     return options
 
 

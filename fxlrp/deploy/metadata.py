@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import fx
 from fxlrp.deploy.program import Exportable, ExportedExplanation
 from fxlrp.errors import ExportError
 from fxlrp.extras import require
+from fxlrp.file_format import Malformed, anything, by_type, index, list_of, mapping_of, parse, record, size, text
 from fxlrp.program import annotation
 from fxlrp.version import __version__
 from fxlrp.vocabulary.lookup import Vocabulary
@@ -72,7 +75,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         step.
 
     Raises:
-        ExportError: The file was not exported by fxlrp.
+        ExportError: The file was not exported by fxlrp, or is damaged.
+        OSError: The file cannot be opened.
+        ImportError: The file is an ONNX file, and ``onnx`` is not installed.
 
     Example:
         >>> import tempfile, torch, fxlrp
@@ -82,27 +87,77 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> fxlrp.deploy.metadata(path)["inputs"][0]
         {'name': 'input', 'dtype': 'float32', 'shape': ['batch', 4]}
     """
-    text = _of_onnx(Path(path)) if Path(path).suffix == ".onnx" else _of_archive(Path(path))
-    if text is None:
-        raise ExportError(f"{os.fspath(path)!r} is not an explanation that fxlrp exported")
-    found: dict[str, Any] = json.loads(text)
+    name, is_onnx = repr(os.fspath(path)), Path(path).suffix == ".onnx"
+    try:
+        content = _of_onnx(Path(path)) if is_onnx else _of_archive(Path(path))
+        if content is None:
+            raise ExportError(f"{name} is not an explanation that fxlrp exported")
+        found: dict[str, Any] = parse(content, _METADATA)
+    except Malformed as error:
+        raise ExportError(f"{name} is damaged, or not an explanation that fxlrp exported: {error}") from error
+    if found["format_version"] != FORMAT_VERSION:
+        raise ExportError(
+            f"the metadata of {name} have the format {found['format_version']}, but this version of fxlrp "
+            f"reads the format {FORMAT_VERSION}"
+        )
     return found
 
 
+_size = by_type("a size or the name of one", {int: size, str: text})
+_METADATA = record(
+    {
+        "format_version": size,
+        "fxlrp": text,
+        "torch": text,
+        "model": text,
+        "target": by_type("a name or indices", {str: text, list: list_of(index)}),
+        "inputs": list_of(record({"name": text, "dtype": text, "shape": list_of(_size)})),
+        "outputs": list_of(text),
+        "rules": mapping_of(record({"operation": text, "rule": text, "origin": text})),
+    }
+)
+
+# More than the metadata of any model need. A small archive may contain an entry that would fill the memory.
+_MOST_BYTES = 2**28
+
+
 def _of_onnx(path: Path) -> str | None:
-    model = require("onnx", "onnx").load(path, load_external_data=False)
+    onnx = require("onnx", "onnx")
+    decode_error = require("google.protobuf.message", "onnx").DecodeError
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except decode_error as error:
+        raise Malformed(f"it is not an ONNX file: {error}") from error
     return next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
 
 
-def _of_archive(path: Path) -> str | None:
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(f"/extra/{EXTRA_FILE}"):
-                return archive.read(name).decode()
-            if name.endswith("_metadata.json"):
-                compiled: Mapping[str, str] = json.loads(archive.read(name))
-                if KEY in compiled:
-                    return compiled[KEY]
+def _of_archive(path: Path) -> bytes | str | None:
+    with path.open("rb") as file:
+        # These are the errors of damaged archives, of damaged entries, and of features that zipfile lacks.
+        try:
+            if not zipfile.is_zipfile(file):
+                return None
+            with zipfile.ZipFile(file) as archive:
+                return _in_archive(archive)
+        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            raise Malformed(f"the archive cannot be read: {error}") from error
+
+
+def _in_archive(archive: zipfile.ZipFile) -> bytes | str | None:
+    for entry in archive.infolist():
+        if entry.filename.endswith(f"/extra/{EXTRA_FILE}"):
+            return _content(archive, entry)
+        if entry.filename.endswith("_metadata.json"):
+            compiled = parse(_content(archive, entry), mapping_of(anything))
+            if KEY in compiled:
+                text(compiled[KEY], KEY)
+                return str(compiled[KEY])
     return None
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Malformed(f"{entry.filename} is compressed in a way that PyTorch does not use")
+    if entry.file_size > _MOST_BYTES:
+        raise Malformed(f"{entry.filename} has {entry.file_size} bytes")
+    return archive.read(entry)

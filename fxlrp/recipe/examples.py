@@ -78,4 +78,7 @@ def _load(saved: Mapping[str, Any]) -> Any:
 
 
 def _example(spec: Mapping[str, Any]) -> Tensor:
-    return torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]))
+    try:
+        return torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]))
+    except RuntimeError as error:
+        raise RecipeError(f"an example input of the recipe cannot be made: {spec}: {error}") from error

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import Dim
 
 from fxlrp.capture import EVERY_OUTPUT, FrontEnd, Output
 from fxlrp.capture.escaped_paths import ESCAPED
@@ -27,16 +26,11 @@ from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
 from fxlrp.recipe.examples import dump_examples, load_examples
 from fxlrp.recipe.fingerprint import fingerprint, tensor_fingerprint
+from fxlrp.recipe.form import FORMAT, HINTS
 from fxlrp.recipe.rules import dump_preset, load_preset
 from fxlrp.request import Request
 from fxlrp.rules.preset import Preset
 from fxlrp.version import __version__
-
-FORMAT = 1
-KEYS = frozenset(
-    "format versions rules front_end example_inputs output at dynamic_shapes optimizations segments extensions model "
-    "graph".split()
-)
 
 
 @dataclass(frozen=True)
@@ -117,11 +111,15 @@ class Recipe:
             "model": fingerprint(model),
             "graph": graph,
         }
-        Path(path).write_text(json.dumps(saved, indent=1) + "\n")
+        Path(path).write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
 
 
 def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Return the arguments of :func:`fxlrp.compile` that a recipe contains: all except extensions."""
+    """Return the arguments of :func:`fxlrp.compile` that a recipe contains: all except extensions.
+
+    Raises:
+        RecipeError: This version does not have a rule or an optimization of the recipe, or an example cannot be made.
+    """
     output, segments = saved["output"], saved["segments"]
     return {
         "rules": load_preset(saved["rules"], model),
@@ -130,7 +128,7 @@ def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         "output": tuple(output) if isinstance(output, list) else output,
         "at": saved["at"],
         "dynamic_shapes": _load_shapes(saved["dynamic_shapes"]),
-        "optimize": Optimizations(**saved["optimizations"]),
+        "optimize": _load_optimizations(saved["optimizations"]),
         "checkpoint": segments or segments is not None,
         # Recipes of version 0.2 and before do not contain them.
         "constants": saved.get("constants", []),
@@ -163,7 +161,11 @@ def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
     return hashlib.sha256("\n".join([*lines, json.dumps(constants)]).encode()).hexdigest()
 
 
-_HINTS = {"AUTO": Dim.AUTO, "DYNAMIC": Dim.DYNAMIC, "STATIC": Dim.STATIC}
+def _load_optimizations(saved: Mapping[str, bool]) -> Optimizations:
+    unknown = saved.keys() - {field.name for field in dataclasses.fields(Optimizations)}
+    if unknown:
+        raise RecipeError(f"this version of fxlrp has no optimization {', '.join(map(repr, sorted(unknown)))}")
+    return Optimizations(**saved)
 
 
 def _dump_shapes(shapes: Any) -> Any:
@@ -174,7 +176,7 @@ def _dump_shapes(shapes: Any) -> Any:
         return {"sequence": [_dump_shapes(value) for value in shapes]}
     if shapes is None or isinstance(shapes, int):
         return shapes
-    for name, hint in _HINTS.items():
+    for name, hint in HINTS.items():
         if shapes == hint:
             return {"hint": name}
     raise RecipeError(
@@ -188,4 +190,4 @@ def _load_shapes(saved: Any) -> Any:
     ((kind, value),) = saved.items()
     if kind == "mapping":
         return {key: _load_shapes(each) for key, each in value}
-    return tuple(_load_shapes(each) for each in value) if kind == "sequence" else _HINTS[value]
+    return tuple(_load_shapes(each) for each in value) if kind == "sequence" else HINTS[value]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import fxlrp.rules
-from fxlrp.errors import RecipeError
+from fxlrp.errors import RecipeError, RuleError
 from fxlrp.rules.bounds import TensorBound
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Inside, Selector
@@ -59,13 +59,15 @@ def _dump_selector(selector: Selector) -> dict[str, Any]:
 
 
 def _load_selector(saved: dict[str, Any], model: nn.Module) -> Selector:
-    ((kind, value),) = saved.items()
+    kind, value = next(iter(saved.items()), ("", ""))
     if kind == "inside":
         return Inside(tuple(value))
     if kind == "name":
         return str(value)
     if kind == "first layer":
         return FirstLayer()
+    if kind != "class":
+        raise RecipeError(f"this version of fxlrp has no selector {saved}")
     for module in model.modules():
         for cls in type(module).__mro__:
             if _name(cls) == value:
@@ -94,9 +96,16 @@ def _load_parameter(value: Any) -> Any:
 
 
 def _load_rule(saved: dict[str, Any]) -> Rule:
-    parameters = {key: _load_parameter(value) for key, value in saved.items()}
-    name = str(parameters.pop("rule"))
+    name = saved["rule"]
     cls = getattr(fxlrp.rules, _RENAMED.get(name, name), None)
-    if not (isinstance(cls, type) and issubclass(cls, Rule)):
+    if not (isinstance(cls, type) and issubclass(cls, Rule)) or cls in (Rule, Custom):
         raise RecipeError(f"this version of fxlrp has no rule {name!r}")
-    return cls(**parameters)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    parameters = {key: _load_parameter(value) for key, value in saved.items()}
+    unknown = parameters.keys() - fields - {"rule"}
+    if unknown:
+        raise RecipeError(f"the rule {name} has no parameter {', '.join(map(repr, sorted(unknown)))}")
+    try:
+        return cls(**{key: value for key, value in parameters.items() if key in fields})
+    except RuleError as error:
+        raise RecipeError(f"the recipe has a rule that is not valid: {error}") from error

@@ -9,16 +9,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fxlrp.command_line import Parser, at_least_one, non_negative
 from fxlrp.survey import operator_report, report
 from fxlrp.survey.measure import Result, measure
-from fxlrp.survey.models import LIBRARIES, names
+from fxlrp.survey.models import LIBRARIES, check_name, names
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the survey."""
-    parser = argparse.ArgumentParser(prog="python -m fxlrp.survey", description=__doc__)
+    parser = Parser(prog="python -m fxlrp.survey", description=__doc__)
     add_arguments(parser)
-    run(parser.parse_args(arguments))
+    parser.run(arguments)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="such as torchvision:resnet18 or timm (default: all models), or operators for PyTorch's own operators",
     )
-    parser.add_argument("--workers", type=int, default=1, help="number of models that run at the same time")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds per model")
+    parser.add_argument("--workers", type=at_least_one, default=1, help="number of models that run at the same time")
+    parser.add_argument("--timeout", type=non_negative, default=900, help="seconds per model")
     parser.add_argument("--results", type=Path, default=Path("build/survey.jsonl"), help="file of raw results")
     parser.add_argument("--keep", action="store_true", help="skip models that work according to earlier results")
     parser.add_argument("--docs", type=Path, help="page to write the table into")
@@ -45,11 +46,14 @@ def run(options: argparse.Namespace) -> None:
     if options.one:
         print(json.dumps(measure(options.one).as_dict()))
         return
+    chosen = _wanted(options.models)
+    if options.docs:
+        report.check_page(options.docs)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     known = report.read(options.results) if options.keep else {}
     if not options.keep:
         options.results.unlink(missing_ok=True)
-    wanted = [name for name in _wanted(options.models) if name not in known or not known[name].works]
+    wanted = [name for name in chosen if name not in known or not known[name].works]
     with ThreadPoolExecutor(options.workers) as pool, options.results.open("a") as file:
         for result in pool.map(lambda name: _in_a_process(name, options.timeout), wanted):
             file.write(json.dumps(result.as_dict()) + "\n")
@@ -70,6 +74,8 @@ def _run_operators(page: Path | None) -> None:
 
 def _wanted(chosen: list[str]) -> list[str]:
     chosen = chosen or list(LIBRARIES)
+    for each in chosen:
+        check_name(each)
     return [name for each in chosen for name in ([each] if ":" in each else names([each]))]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fxlrp.errors import FxlrpError, InputError
 from fxlrp.extras import import_torchvision, require
 from fxlrp.survey import other_models
 from fxlrp.survey.case import Case
@@ -47,11 +48,32 @@ def make(name: str) -> Case:
     """Return the model with a name such as ``torchvision:resnet18``.
 
     Raises:
-        KeyError: The library is unknown.
+        InputError: The library is unknown, or it cannot make a model of that name.
+        ImportError: The library is not installed.
     """
+    check_name(name)
     library, _, model = name.partition(":")
     torch.manual_seed(0)
-    return LIBRARIES[library][1](model)
+    try:
+        return LIBRARIES[library][1](model)
+    except (FxlrpError, ImportError):
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise InputError(f"{library} cannot make the model {model!r}: {type(error).__name__}: {reason}") from error
+
+
+def check_name(name: str) -> None:
+    """Check that a name is that of a library, or of a model of one.
+
+    Raises:
+        InputError: The library is unknown.
+    """
+    library = name.partition(":")[0]
+    if library not in LIBRARIES:
+        raise InputError(
+            f"unknown model {name!r}: models are named LIBRARY:MODEL, with one of the libraries {', '.join(LIBRARIES)}"
+        )
 
 
 def _torchvision_names() -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from fxlrp.errors import InputError
 from fxlrp.survey.measure import Result
 
 HEADERS = ("model", "captured by", "compiled in (s)", "steps", "error", "softmax", "constants", "problem")
@@ -16,10 +17,17 @@ _BEGIN, _END = "<!-- survey: begin -->", "<!-- survey: end -->"
 
 
 def read(path: Path) -> dict[str, Result]:
-    """Read the newest result of each model in a file."""
+    """Read the newest result of each model in a file.
+
+    Raises:
+        InputError: The file contains something else.
+    """
     if not path.exists():
         return {}
-    found = (Result(**json.loads(line)) for line in path.read_text().splitlines())
+    try:
+        found = [Result(**json.loads(line)) for line in path.read_text().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} does not contain results of the survey: {error}") from error
     return {result.name: result for result in found}
 
 
@@ -38,6 +46,18 @@ def summary(results: Iterable[Result]) -> str:
     for result in results:
         by_library.setdefault(result.name.partition(":")[0], []).append(result.works)
     return ", ".join(f"{library}: {sum(works)} of {len(works)}" for library, works in by_library.items())
+
+
+def check_page(path: Path) -> None:
+    """Check that a page can contain the tables.
+
+    Raises:
+        InputError: The page does not have a pair of markers.
+        OSError: The page cannot be read.
+    """
+    page = path.read_text()
+    if page.count(_BEGIN) != 1 or page.partition(_BEGIN)[2].count(_END) != 1:
+        raise InputError(f"{path} does not have the markers of the tables, {_BEGIN} and {_END}, once and in this order")
 
 
 def write(path: Path, results: Iterable[Result]) -> None:

@@ -205,7 +205,8 @@ def test_a_graph_break_does_no_harm_without_relevance() -> None:
 
 def test_rules_match_modules_and_paths() -> None:
     model, (x,) = zoo.small_net("residual")
-    pairs = [("conv1", fxlrp.rules.Flat()), (nn.Linear, fxlrp.rules.Epsilon(0.1)), ("add", fxlrp.rules.Epsilon(0.2))]
+    first, dense, add = fxlrp.rules.Flat(), fxlrp.rules.Epsilon(0.1), fxlrp.rules.Epsilon(0.2)
+    pairs: Any = [("conv1", first), (nn.Linear, dense), ("add", add)]
     expected = fxlrp.compile(model, pairs)(x)
     for way in WAYS:
         assert_relevance(relevance(WAYS[way](model, pairs), x)[0], expected, 1e-10)
@@ -270,13 +271,14 @@ def test_inputs_by_name_for_what_torch_export_captures(way: str) -> None:
 def test_what_is_saved_is_what_relevance_needs() -> None:
     """The forward part computes outputs only; a layer's z+ is computed when relevance is asked for."""
     model, _ = zoo.small_net("residual")
-    halves = fxlrp.autograd(model, "epsilon_plus")._halves.require("the split program")
-    forward, backward = halves.split.forward, halves.split.relevance
+    halves: Any = fxlrp.autograd(model, "epsilon_plus")._halves.require("the split program")
+    forward, backward = (part.__self__ for part in (halves.split.forward, halves.split.relevance))
     assert isinstance(forward, torch.fx.GraphModule) and isinstance(backward, torch.fx.GraphModule)
     called = {str(getattr(node.target, "__name__", node.target)) for node in forward.graph.nodes}
     assert "conv2d" in called and "positive" not in called and "positive" in backward.code
-    (_, saved), taken = forward.graph.output_node().args[0], [n for n in backward.graph.nodes if n.op == "placeholder"]
-    assert len(taken) == len(saved) + 1  # type: ignore[arg-type]
+    returned: Any = forward.graph.output_node().args[0]
+    taken = [node for node in backward.graph.nodes if node.op == "placeholder"]
+    assert len(taken) == len(returned[1]) + 1
     assert all(node.users for node in taken)
 
 
@@ -383,7 +385,7 @@ GLOBAL = torch.tensor([2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
 
 def test_tensors_that_no_caller_gives_are_constants() -> None:
     closed, model = GLOBAL + 1, nn.Linear(4, 3).double().eval()
-    model.held = GLOBAL + 2  # type: ignore[assignment]
+    model.held = GLOBAL + 2
     explained = torch.compile(lambda x: model(x * closed * GLOBAL * model.held), backend=fxlrp.backend(LRP0))
     x = random(2, 4)
     (expected,) = zoo.gradient_times_input(lambda x: model(x * closed * GLOBAL * model.held), x)
@@ -452,7 +454,7 @@ def test_relevance_has_no_derivative(way: str) -> None:
 def test_a_model_with_another_root_rule() -> None:
     model, (x,) = zoo.small_net("arithmetic")
     for pairs in ([("*", fxlrp.rules.Epsilon(0.3))], [(type(model), fxlrp.rules.Epsilon(0.3))]):
-        expected = fxlrp.compile(model, pairs)(x)  # type: ignore[arg-type]
+        expected = fxlrp.compile(model, pairs)(x)
         for way in WAYS:
             assert_relevance(relevance(WAYS[way](model, pairs), x)[0], expected, 1e-10)
 

@@ -95,7 +95,7 @@ class Pair(NamedTuple):
     table: Tensor
 
 
-class Mapped(UserDict):  # type: ignore[type-arg]
+class Mapped(UserDict):
     """A mapping that pytree does not know, as the encodings of tokenizers are."""
 
 
@@ -133,7 +133,7 @@ FORMS: dict[str, Any] = {
 def test_containers_as_inputs(form: str, branch: bool) -> None:
     model, make = TwoParts(branch).double().eval(), FORMS[form]
     for options in ({}, {"example_inputs": (make(random(2, 4), random(2, 3)),)}):
-        explain = fxlrp.compile(model, LRP0, **options)
+        explain = fxlrp.compile(model, LRP0, **options)  # type: ignore[arg-type]
         for batch in (2, 3):
             a, b = random(batch, 4, seed=batch), random(batch, 3, seed=7)
             expected = gradient_times_input(lambda a, b: model(make(a, b)), a, b, select=lambda y: y[:, 1].sum())
@@ -218,7 +218,7 @@ def test_every_output_of_a_dataclass_has_relevance_in_the_backward() -> None:
     result = fxlrp.autograd(Returns().eval(), LRP0)(x)
     assert isinstance(result, Result) and result.cache is None
     result.scores.sum().backward()
-    assert_relevance(x.grad, 2 * x.detach(), 1e-12)
+    assert_relevance(x.grad, 2 * x.detach(), 1e-12)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["dict", "list"])
@@ -256,6 +256,6 @@ def test_containers_and_constants_in_compiled_explainers_and_backwards() -> None
     expected = gradient_times_input(
         lambda image: model({**batch, "image": image}, -2.0), batch["image"], select=lambda y: y[:, 1].sum()
     )
-    assert_relevance(leaves["image"].grad, expected[0], 1e-12)
+    assert_relevance(leaves["image"].grad, expected[0], 1e-12)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"captured with factor=-2\.0: pass it in every call"):
         explained(leaves)

@@ -24,7 +24,7 @@ def weight_norm(layer: nn.Module) -> nn.Module:
 
 
 def weight_norm_over_all(layer: nn.Module) -> nn.Module:
-    return parametrizations.weight_norm(layer, dim=None)
+    return parametrizations.weight_norm(layer, dim=None)  # type: ignore[arg-type]
 
 
 def spectral_norm(layer: nn.Module) -> nn.Module:
@@ -100,10 +100,11 @@ def test_weights_shared_by_two_modules_are_one_tensor() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.decode(torch.relu(self.encode(x)))
 
-    model, x = randomize(Tied()), random(2, 4)
+    tied, x = Tied(), random(2, 4)
+    model = randomize(tied)
     with Unchanged(model):
         explain = lrp0(model.eval())
     with torch.no_grad():
-        model.encode.weight.mul_(1.5)
-    assert model.decode.weight is model.encode.weight
+        tied.encode.weight.mul_(1.5)
+    assert tied.decode.weight is tied.encode.weight
     assert_is_gradient(explain(x), model, x)

@@ -162,7 +162,7 @@ def test_an_output_by_index_key_and_path(capture: Any) -> None:
 def test_both_front_ends_give_the_same_relevance(name: str) -> None:
     model, inputs = zoo.small_net(name)
     symbolic, export = (
-        fxlrp.compile(copy.deepcopy(model), "epsilon_plus", example_inputs=inputs, capture=capture)  # type: ignore[arg-type]
+        fxlrp.compile(copy.deepcopy(model), "epsilon_plus", example_inputs=inputs, capture=capture)
         for capture in ("symbolic", "export")
     )
     assert export.front_end == "export"

@@ -27,13 +27,13 @@ def test_a_tensor_that_hides_a_parameter(kind: str, capture: Any) -> None:
     model, x = net(), random(2, 1, 5, 5)
     norm = model[1]
     if kind == "tensor":
-        norm.__dict__["weight"] = 3 * norm.weight.detach()
+        norm.__dict__["weight"] = 3 * norm.weight.detach()  # type: ignore[operator]
     elif kind == "the same parameter":
         norm.__dict__["weight"] = norm.weight
     elif kind == "another parameter":
-        model[0].__dict__["weight"] = nn.Parameter(-2 * model[0].weight.detach())
+        model[0].__dict__["weight"] = nn.Parameter(-2 * model[0].weight.detach())  # type: ignore[operator]
     else:
-        norm.__dict__["running_var"] = 4 * norm.running_var
+        norm.__dict__["running_var"] = 4 * norm.running_var  # type: ignore[operator]
     before = copy.deepcopy(model.state_dict())
     hidden = [dict(vars(module)) for module in model.modules()]
     explain = fxlrp.compile(model, LRP0, example_inputs=x, capture=capture)

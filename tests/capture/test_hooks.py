@@ -28,7 +28,7 @@ def scale_by_keyword(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tu
     return (args[0] * 0.5,), kwargs
 
 
-HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+HOOKS: dict[str, Callable[[Any], Any]] = {
     "forward": lambda m: m[0].register_forward_hook(double_output),
     "pre": lambda m: m[2].register_forward_pre_hook(negate_input),
     "pre_with_kwargs": lambda m: m[2].register_forward_pre_hook(scale_by_keyword, with_kwargs=True),
@@ -54,8 +54,8 @@ def test_forward_hooks_are_part_of_what_is_traced_and_stay(place: str) -> None:
 def test_hooks_that_only_look_change_nothing() -> None:
     seen: list[type] = []
     model, x = hooked(), random(2, 4)
-    model[1].register_forward_hook(lambda module, args, output: seen.append(type(output)))
-    model[0].register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    model.get_submodule("1").register_forward_hook(lambda module, args, output: seen.append(type(output)))
+    model.get_submodule("0").register_full_backward_hook(lambda module, grad_input, grad_output: None)
     with Unchanged(model):
         explain = lrp0(model.eval())
         seen.clear()

@@ -27,7 +27,7 @@ class Named(nn.Module):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self._modules[self.name](x)
+        out: Tensor = self._modules[self.name](x)  # type: ignore[misc]
         return out
 
 
@@ -105,5 +105,5 @@ def test_a_forward_that_asks_for_gradients(ask: Any, capture: Any) -> None:
 
     model, x = Asks().double().eval(), random(2, 4)
     explain = fxlrp.compile(model, LRP0, example_inputs=x, capture=capture)
-    assert_relevance(explain(x, target=1), x * model.linear.weight[1].detach(), 1e-12)  # type: ignore[index]
+    assert_relevance(explain(x, target=1), x * model.linear.weight[1].detach(), 1e-12)
     assert not x.requires_grad

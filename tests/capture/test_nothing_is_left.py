@@ -3,6 +3,7 @@
 import functools
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,8 @@ class Stores(nn.Module):
 @pytest.mark.parametrize("ran_before", [False, True], ids=["fresh", "has_run"])
 @pytest.mark.parametrize("gradient", [False, True], ids=["no_grad", "grad"])
 def test_a_model_that_stores_activations_keeps_no_proxy(ran_before: bool, gradient: bool) -> None:
-    model, x = randomize(Stores()), random(2, 3, 5, 5)
+    model: Any = randomize(Stores())
+    x = random(2, 3, 5, 5)
     if ran_before:
         with torch.set_grad_enabled(gradient):
             model(x)
@@ -146,6 +148,8 @@ def test_a_tensor_attribute_that_is_replaced_is_followed() -> None:
 @pytest.mark.parametrize("persistent", [True, False], ids=["persistent", "not_persistent"])
 def test_buffers_are_live(persistent: bool) -> None:
     class Buffered(nn.Module):
+        gain: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("gain", random(4), persistent=persistent)
@@ -179,7 +183,7 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
     class Holds(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.generator = (item for item in ())
+            self.generator = (item for item in "")
 
         def forward(self, x: Tensor) -> Tensor:
             return x

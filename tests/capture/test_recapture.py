@@ -126,7 +126,7 @@ def test_relevance_in_the_backward_is_captured_again() -> None:
         (expected,) = gradient_times_input(model, x, select=lambda y: y[:, 1].sum())
         x.requires_grad_()
         explained(x)[:, 1].sum().backward()
-        assert_relevance(x.grad, expected, 1e-12)
+        assert_relevance(x.grad, expected, 1e-12)  # type: ignore[arg-type]
 
 
 def test_the_model_is_not_changed() -> None:

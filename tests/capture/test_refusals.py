@@ -113,10 +113,10 @@ def test_scripted_module_inside_a_model() -> None:
 
 def test_training_submodule() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Dropout(), nn.Linear(4, 4))).eval()
-    model[1][0].train()
+    model.get_submodule("1.0").train()
     with Unchanged(model), pytest.raises(CaptureError, match=r"training mode \(1\.0\).*model\.eval\(\)"):
         fxlrp.compile(model)
-    assert model[1][0].training
+    assert model.get_submodule("1.0").training
     model.train()
     with pytest.raises(CaptureError, match=r"training mode \(the model itself and 4 more\)"):
         fxlrp.compile(model)

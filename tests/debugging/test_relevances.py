@@ -110,7 +110,7 @@ def test_the_shares_of_other_affine_maps(name: str) -> None:
 
 def test_a_folded_batch_norm_is_part_of_the_bias() -> None:
     torch.manual_seed(0)
-    model = zoo.initialise(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten()).double())
+    model: Any = zoo.initialise(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten()).double())
     x = random(2, 1, 5, 5)
     row = fxlrp.compile(model, presets.epsilon(0.2)).debug(x, seed=torch.ones_like)["_0"]
     m = dense_map(model[:2], (1, 5, 5), taps_of=model[:1])
@@ -129,7 +129,7 @@ def test_where_the_formula_does_not_tell_them_apart_there_is_one_column() -> Non
 def test_what_is_kept_is_what_an_explainer_for_that_node_gives(name: str, preset: str) -> None:
     model, (x,) = zoo.small_net(name)
     explain = fxlrp.compile(model, preset)
-    found = explain.debug(x, target=1, keep=True)
+    found: Any = explain.debug(x, target=1, keep=True)
     assert [row.node for row in found.nodes][-1] == "x" and len(found.nodes) > 5
     assert_relevance(found["x"].relevance, explain(x, target=1), 1e-9)
     for row in found.nodes:
@@ -162,7 +162,7 @@ def test_relevance_that_is_not_kept_is_an_error_and_so_is_an_unknown_node() -> N
 def test_it_ends_where_relevance_is_asked_for(capture: Any) -> None:
     model, x = small(), random(2, 2, 6, 6)
     explain = fxlrp.compile(model, at="conv", capture=capture, example_inputs=x)
-    found = explain.debug(x, target=1, keep=True)
+    found: Any = explain.debug(x, target=1, keep=True)
     assert found.nodes[0].node == "head" and found.nodes[-1].node == "conv" and found.nodes[-1].absorbed is None
     assert "x" not in [row.node for row in found.nodes]
     assert_relevance(found["conv"].relevance, explain(x, target=1), 0.0)
@@ -180,7 +180,7 @@ def test_several_inputs() -> None:
 
     a, b = random(2, 3), random(2, 3, seed=1)
     explain = fxlrp.compile(Pair().eval(), presets.epsilon(0.0))
-    found = explain.debug(a, b=b, unused=a, target=1, keep=True)
+    found: Any = explain.debug(a, b=b, unused=a, target=1, keep=True)
     assert [row.node for row in found.nodes] == ["add", "mul", "a", "b"]
     for row, relevance in zip(found.nodes[2:], explain(a, b, a, target=1).values(), strict=False):
         assert_relevance(row.relevance, relevance, 1e-12)
@@ -216,7 +216,7 @@ def test_tokens_and_nodes_with_several_results() -> None:
     torch.manual_seed(0)
     model, tokens = Tokens().double().eval(), torch.tensor([[1, 3, 3, 8], [0, 2, 5, 1]])
     explain = fxlrp.compile(model, presets.epsilon())
-    found = explain.debug(tokens, target=2, keep=True)
+    found: Any = explain.debug(tokens, target=2, keep=True)
     assert_relevance(found["tokens"].relevance, explain(tokens, target=2), 1e-12)
     (chunk,) = [row for row in found.nodes if row.location.operation == "chunk"]
     assert chunk.received.shapes == ((2, 2, 4), (2, 2, 4)) and len(chunk.relevance) == 2

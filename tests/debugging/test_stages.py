@@ -154,7 +154,7 @@ def test_an_optimization_that_changes_the_relevance_is_found() -> None:
         return len(steps)
 
     model, x = conv_bn()
-    options = dict(optimize=fxlrp.Optimizations.none(), passes=[changes_epsilon], debug=True)
+    options: dict[str, Any] = dict(optimize=fxlrp.Optimizations.none(), passes=[changes_epsilon], debug=True)
     checks = fxlrp.compile(model, **options).check_stages(x, target=0)
     (found,) = checks.wrong()
     assert (found.name, found.computes) == ("changes_epsilon", "relevance") and found.count > 0

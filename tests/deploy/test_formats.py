@@ -39,7 +39,7 @@ def test_target_is_an_input(format: str, file_of: Callable[[str], Path]) -> None
         *(pytest.param("onnx", target, marks=pytest.mark.slow) for target in ("largest", 3)),
     ],
 )
-def test_target_is_built_in(format: str, target: Any, tmp_path: Path) -> None:
+def test_target_is_built_in(format: Any, target: Any, tmp_path: Path) -> None:
     model, x = convolutional()
     explain = fxlrp.compile(model)
     path = tmp_path / file_name(format)
@@ -62,7 +62,7 @@ class Pairs(nn.Module):
 
 
 @pytest.mark.parametrize("format", formats(slow=True))
-def test_several_inputs_and_outputs(format: str, tmp_path: Path) -> None:
+def test_several_inputs_and_outputs(format: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     explain = fxlrp.compile(Pairs().eval())
     x, other, scale = torch.randn(3, 6), torch.randn(3, 3), torch.rand(4) + 0.5
@@ -103,7 +103,7 @@ def text() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", formats())
-def test_tokens_by_name(format: str, tmp_path: Path) -> None:
+def test_tokens_by_name(format: Any, tmp_path: Path) -> None:
     model, tokens, mask = text()
     examples = {"tokens": tokens[:1], "mask": mask[:1], "per_position": False}
     explain = fxlrp.compile(model, example_inputs=examples)

@@ -27,10 +27,10 @@ from helpers import compiler_needed
         pytest.param("aoti", "symbolic", marks=[compiler_needed, pytest.mark.slow]),
     ],
 )
-def test_open_image_sizes(format: str, capture: Any, tmp_path: Path) -> None:
+def test_open_image_sizes(format: Any, capture: Any, tmp_path: Path) -> None:
     model, x = convolutional()
     captured = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if capture == "export" else None
-    options = dict(example_inputs=x, dynamic_shapes={"input": captured}) if captured else {}
+    options: Any = dict(example_inputs=x, dynamic_shapes={"input": captured}) if captured else {}
     explain = fxlrp.compile(model, capture=capture, **options)
     path = tmp_path / file_name(format)
     sizes = {2: Dim("height", min=8, max=64), 3: Dim("width", min=8, max=64)}

@@ -121,9 +121,9 @@ def test_dead_units(preset: str, half: torch.dtype) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
     with torch.no_grad():
-        model[2].weight[::2] = -model[2].weight[::2].abs()
-        model[2].bias[::2] = 0
-        model[0].bias[::3] = -10
+        model.get_parameter("2.weight")[::2] = -model.get_parameter("2.weight")[::2].abs()
+        model.get_parameter("2.bias")[::2] = 0
+        model.get_parameter("0.bias")[::3] = -10
     x = torch.rand(2, 3, 8, 8)
     x[:, :, :4] = 0
     assert fxlrp.compile(model.to(half).eval(), PRESETS[preset])(x.to(half)).isfinite().all()
@@ -134,7 +134,7 @@ def test_stabilizer_that_half_precision_cannot_hold() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).half().eval()
     with torch.no_grad():
-        model[0].bias[:4] = -100
+        model.get_parameter("0.bias")[:4] = -100
     tiny = fxlrp.presets.epsilon(epsilon=1e-12)
     x = torch.rand(2, 4).half()
     relevance = fxlrp.compile(model, tiny)(x)

@@ -270,8 +270,8 @@ def test_a_built_in_target_of_a_file(tmp_path: Path) -> None:
         [((-1, 2, 3), np.s_[:, -1, 2, 3]), ((1, ..., slice(2, 4)), np.s_[:, 1, :, 2:4])]
     ):
         path = tmp_path / f"{number}.pt2"
-        lrp0(model).export(path, x, target=target)
-        (expected,) = gradient_times_input(model, x, select=lambda y, region=region: y[region].sum())
+        lrp0(model).export(path, x, target=target)  # type: ignore[arg-type]
+        (expected,) = gradient_times_input(model, x, select=lambda y, region=region: y[region].sum())  # type: ignore[misc]
         assert_relevance(torch.export.load(path).module()(x), expected, 1e-12)
 
 

@@ -178,10 +178,10 @@ def test_unknown_preset() -> None:
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: rules.Epsilon(eps=1e-3), "eps"),
-        (lambda: rules.Gamma(gama=0.1), "gama"),
-        (lambda: rules.ZBox(lo=0.0, high=1.0), "lo"),
-        (lambda: presets.epsilon_plus(epsilom=1e-3), "epsilom"),
+        (lambda: rules.Epsilon(eps=1e-3), "eps"),  # type: ignore[call-arg]
+        (lambda: rules.Gamma(gama=0.1), "gama"),  # type: ignore[call-arg]
+        (lambda: rules.ZBox(lo=0.0, high=1.0), "lo"),  # type: ignore[call-arg]
+        (lambda: presets.epsilon_plus(epsilom=1e-3), "epsilom"),  # type: ignore[call-arg]
         (lambda: rules.AlphaBeta(alpha=2.0, beta=0.5), "alpha"),
         (lambda: rules.AlphaBeta(alpha=0.0, beta=-1.0), "beta"),
         (lambda: rules.Epsilon(epsilon=-1.0), "epsilon"),
@@ -264,7 +264,7 @@ def test_batch_statistics_in_eval_mode() -> None:
 
 def test_model_that_is_no_module() -> None:
     with pytest.raises(FxlrpError):
-        fxlrp.compile(lambda x: x)
+        fxlrp.compile(lambda x: x)  # type: ignore[arg-type]
 
 
 def test_errors_are_fxlrps_own() -> None:

@@ -1,10 +1,11 @@
 """Law 5 of docs/architecture.md: keyed by node and argument position."""
 
 import copy
+import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxlrp
 import zoo
@@ -39,13 +40,15 @@ def test_module_called_twice_is_two_nodes() -> None:
     assert len({node.name for node in nodes}) == len(nodes) == 3
 
 
+def is_named(name: str, node: fx.Node) -> bool:
+    return node.name == name
+
+
 def test_rules_may_differ_between_two_calls_of_one_module() -> None:
     """A predicate chooses one call of the shared convolution, and the other keeps its rule."""
     model, (x,) = zoo.small_net("module_twice")
     calls = [n.name for n in lrp0(model).nodes if "conv" in str(n.target) or "conv" in n.name]
-    answers = [
-        fxlrp.compile(model, rules=[(lambda node, call=call: node.name == call, rules.Flat())])(x) for call in calls
-    ]
+    answers = [fxlrp.compile(model, rules=[(functools.partial(is_named, call), rules.Flat())])(x) for call in calls]
     assert len(answers) == 3
     for i in range(3):
         for j in range(i):

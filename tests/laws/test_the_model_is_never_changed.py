@@ -26,14 +26,14 @@ def untouched_model() -> nn.Module:
     model.register_forward_hook(lambda module, args, output: None)
     model.conv3.register_forward_pre_hook(lambda module, args: None)
     model.bn2.register_full_backward_hook(lambda module, grad_input, grad_output: None)
-    model.remark = "mine"
+    model.remark = "mine"  # type: ignore[assignment]
     return model
 
 
 @pytest.mark.parametrize("preset", ["epsilon", *PRESETS])
 def test_model_is_unchanged(preset: Any) -> None:
     model = untouched_model()
-    grad = model.head.bias.grad
+    grad = model.get_parameter("head.bias").grad
     assert isinstance(grad, Tensor)
     before = snapshot(model)
     explain = fxlrp.compile(model, rules=preset)

@@ -1,5 +1,6 @@
 """Law 2 of docs/architecture.md: the product is an ordinary graph."""
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -213,6 +214,10 @@ def test_export_loads_without_fxlrp(name: str, tmp_path: Path) -> None:
             assert_relevance(got, expected, 1e-10)
 
 
+def total_at(index: Tensor, y: Tensor) -> Tensor:
+    return y.gather(1, index).sum()
+
+
 @pytest.mark.slow
 def test_export_with_target_against_autograd(tmp_path: Path) -> None:
     model, x = residual(batch=5)
@@ -227,5 +232,5 @@ def test_export_with_target_against_autograd(tmp_path: Path) -> None:
     calls: list[Any] = [((x[:n].clone(),), {"target": targets[:n].clone()}) for n in (5, 2)]
     for ((part,), kwargs), answer in zip(calls, run_exported(exported, calls, tmp_path), strict=True):
         index = kwargs["target"][:, None]
-        (expected,) = zoo.gradient_times_input(model, part, select=lambda y, i=index: y.gather(1, i).sum())
+        (expected,) = zoo.gradient_times_input(model, part, select=functools.partial(total_at, index))
         assert_relevance(answer, expected, 1e-9)

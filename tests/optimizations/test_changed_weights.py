@@ -245,7 +245,7 @@ def test_a_change_of_any_filter_is_followed(change: Callable[[Tensor], None], dt
     x = zoo.images(1, 6).to(dtype)
     explain, plain = (fxlrp.compile(model, "epsilon_plus", optimize=each) for each in (True, False))
     before = explain(x, seed=torch.ones_like)
-    changed: Any = model[2]
+    changed: Any = model.get_submodule("2")
     for index in range(64):
         change(changed.weight.data[index])
         expected = plain(x, seed=torch.ones_like)

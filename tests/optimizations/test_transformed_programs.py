@@ -200,6 +200,8 @@ def test_on_a_device(preset: str) -> None:
 
 
 class Scaled(nn.Module):
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(6, 4)

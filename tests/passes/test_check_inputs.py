@@ -38,14 +38,14 @@ class Net(nn.Module):
 LOST: dict[str, tuple[Second, str]] = {
     "remainder": (lambda s, x, t: x + s.embedding(t % 10).sum(1), r"mod|remainder"),
     "division": (lambda s, x, t: x + s.embedding(t // 2).sum(1), r"floordiv|floor_divide|div"),
-    "another table": (lambda s, x, t: x + s.rows[t].sum(1), "getitem"),
-    "index_select": (lambda s, x, t: x + s.rows.index_select(0, t[:, 0]), "index_select"),
+    "another table": (lambda s, x, t: x + s.rows[t].sum(1), "getitem"),  # type: ignore[index]
+    "index_select": (lambda s, x, t: x + s.rows.index_select(0, t[:, 0]), "index_select"),  # type: ignore[operator]
     "comparison": (lambda s, x, t: x + (t > 1).double(), "gt"),
     "float": (lambda s, x, t: x + t.double(), "add"),
     "sum": (lambda s, x, t: x + t, "add"),
     "joined": (lambda s, x, t: torch.cat([x, t.double()], 1)[:, 2:6], "cat"),
     "truth values": (lambda s, x, t: x + s.embedding(t.bool().long()).sum(1), "bool|to"),
-    "one hot": (lambda s, x, t: x + (F.one_hot(t, 20).double() @ s.rows).sum(1), "one_hot|eq|scatter"),
+    "one hot": (lambda s, x, t: x + (F.one_hot(t, 20).double() @ s.rows).sum(1), "one_hot|eq|scatter"),  # type: ignore[operator]
     "sum of two": (lambda s, x, t: x + s.embedding(t + t.flip(1)).sum(1), "add"),
 }
 
@@ -145,7 +145,7 @@ def test_an_input_alone(examples: Tensor | None) -> None:
 
 def test_tokens_that_are_also_looked_up_elsewhere_are_explained() -> None:
     """Positions from a mask of the tokens, as RoBERTa has them: the tokens have another way."""
-    model = Net(lambda s, x, t: x + (s.embedding(t) + s.rows[(t != 1).long().cumsum(1)]).sum(1)).eval()
+    model = Net(lambda s, x, t: x + (s.embedding(t) + s.rows[(t != 1).long().cumsum(1)]).sum(1)).eval()  # type: ignore[index]
     explain = fxlrp.compile(model, example_inputs=(X, TOKENS))
     assert explain(X, TOKENS, target=1).keys() == {"x", "other"}
     (line,) = (line for line in str(explain).splitlines() if line.startswith("other "))

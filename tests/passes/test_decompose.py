@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fxlrp.decomposition import DECOMPOSITIONS
 from fxlrp.operation import Family
-from fxlrp.passes.decompose import DECOMPOSITIONS, decompose
+from fxlrp.passes.decompose import decompose
 from fxlrp.passes.functionalize import functionalize
 from fxlrp.passes.normalize import normalize
 from fxlrp.vocabulary import CANONICAL

@@ -43,7 +43,7 @@ def test_fold_batch_norm(make: Callable[[bool], Any], bias: bool, affine: bool) 
     randomize(model)
     x = random(3, *shape)
     program = program_after(before(fold_batch_norm), model)
-    program.facts.values = {"_0": InputSpec.of(model[0](x))}
+    program.facts.values = {"_0": InputSpec.of(model.get_submodule("0")(x))}
     assert fold_batch_norm(program) == 1
     assert batch_norms(program) == 0
     assert_relevance(value(program, x), model(x).detach(), 1e-12)
@@ -175,7 +175,7 @@ def test_fold_batch_norm_behind_a_dense_layer_over_tokens(shape: tuple[int, ...]
     model = randomize(nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(shape[1])))
     x = random(*shape)
     program = program_after(before(fold_batch_norm), model)
-    program.facts.values = {"_0": InputSpec.of(model[0](x))}
+    program.facts.values = {"_0": InputSpec.of(model.get_submodule("0")(x))}
     assert fold_batch_norm(program) == 0
     assert_relevance(value(program, x), model(x).detach(), 1e-12)
 

@@ -319,6 +319,8 @@ def test_functionalize_names_what_it_refuses() -> None:
 
 
 class ChangesItsWeight(nn.Module):
+    seen: Tensor
+
     def __init__(self, change: Callable[[nn.Module], None]) -> None:
         super().__init__()
         self.weight = nn.Parameter(random(6, 6))

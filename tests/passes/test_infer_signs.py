@@ -1,5 +1,6 @@
 """infer_signs: which values are never negative."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -40,6 +41,10 @@ def test_infer_signs_knows_where_a_sign_is_lost() -> None:
     ]
 
 
+def applied_after(operation: Callable[[Tensor], Tensor], first: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return operation(first(x))
+
+
 def is_claimed(function: Callable[[Tensor], Tensor]) -> bool:
     """Whether a function's result is known to be non-negative."""
     program = program_after((*before(infer_signs), infer_signs), function)
@@ -64,7 +69,7 @@ def test_infer_signs_finds_what_there_is() -> None:
     x[0], x[1] = x[0].abs(), -x[1].abs()
     for name, operation in OPERATIONS.items():
         for behind, first in (("a relu", F.relu), ("anything", lambda x: x + 0.0)):
-            claimed = is_claimed(lambda x, operation=operation, first=first: operation(first(x)))
+            claimed = is_claimed(functools.partial(applied_after, operation, first))
             observed = all(bool((operation(first(pair)) >= 0).all()) for pair in x.split(2))
             assert observed or not claimed, f"{name} behind {behind}"
             assert claimed or not observed or name in OVERLOOKED[behind], f"{name} behind {behind}"

@@ -1,8 +1,10 @@
 """keep_pool_indices: max pooling runs once."""
 
+import functools
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxlrp
@@ -30,9 +32,13 @@ def test_keep_pool_indices_pools_once() -> None:
         assert kernels(explain, x).count["max_pool2d_with_indices"] == count
 
 
+def pooled_twice(kernel: int, x: Tensor) -> Tensor:
+    return F.max_pool1d(x, 3, 1, 1) * 2 + F.max_pool1d(x, kernel, 1, kernel // 2)
+
+
 def test_keep_pool_indices_for_two_poolings_of_one_value() -> None:
     """The steps of both find a pooling, whether the windows are the same or not."""
     for kernel in (3, 1):
-        model = One(lambda x, kernel=kernel: F.max_pool1d(x, 3, 1, 1) * 2 + F.max_pool1d(x, kernel, 1, kernel // 2))
+        model = One(functools.partial(pooled_twice, kernel))
         assert counts(model.eval())["keep_pool_indices"] == 2
         assert_same(model, None, X, configurations=list(CONFIGURATIONS), seed=torch.ones_like)

@@ -24,7 +24,7 @@ def test_normalize_leaves_canonical_calls_only() -> None:
     def function(x: Tensor) -> Tensor:
         y = torch.relu_(x.add(1)).mul(2).sub_(x)
         y = F.leaky_relu(y, negative_slope=0.2, inplace=True).view(2, 3, -1)
-        return torch.sum(y.transpose(1, 2).contiguous(), axis=1)
+        return torch.sum(y.transpose(1, 2).contiguous(), axis=1)  # type: ignore[call-overload]
 
     program = program_after((functionalize, normalize), function)
     operations = [CANONICAL.operation(node) for node in program.graph.nodes if node.op == "call_function"]
@@ -113,7 +113,7 @@ UNUSUAL: dict[str, Callable[[Tensor], Tensor]] = {
     "expand": lambda x: x.expand(3, -1, -1),
     "repeat": lambda x: x.repeat(2, 1),
     "transpose_keyword": lambda x: torch.transpose(x, 0, dim1=1),
-    "mean_axis": lambda x: x.mean(axis=1, keepdim=True),
+    "mean_axis": lambda x: x.mean(axis=1, keepdim=True),  # type: ignore[call-overload]
     "sum_dims": lambda x: torch.sum(x, (0, 1), True),
     "flip": lambda x: x.flip(0, 1) + torch.flip(x, dims=[0]),
     "where_method": lambda x: x.where(x > 0, 0.25 * x),

@@ -114,7 +114,7 @@ def module(model: nn.Module) -> None:
 
 
 def setting(model: nn.Module) -> None:
-    model.conv2.stride = (2, 2)  # type: ignore[union-attr]
+    model.get_submodule("conv2").stride = (2, 2)  # type: ignore[assignment]
 
 
 def further(model: nn.Module) -> None:
@@ -276,7 +276,7 @@ def test_a_rule_that_is_a_function_is_refused(tmp_path: Path) -> None:
 
 def test_a_truncated_recipe_and_meta_tensors(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('{"format": 1}')
-    with pytest.raises(RecipeError, match="can read"):
+    with pytest.raises(RecipeError, match="no entry 'versions'"):
         fxlrp.load(tmp_path / "recipe.json", nn.Linear(2, 2))
     fxlrp.compile(nn.Linear(2, 2, device="meta").eval()).save(tmp_path / "recipe.json")
     fxlrp.load(tmp_path / "recipe.json", nn.Linear(2, 2, device="meta").eval())

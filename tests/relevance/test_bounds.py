@@ -132,7 +132,7 @@ def test_what_is_no_bound(low: Any, high: Any, message: str) -> None:
 def test_a_tensor_in_a_rule() -> None:
     """Rules are values: equal, hashable, immutable, and short in a table."""
     low = torch.zeros(1, 3, 1, 1)
-    first, second = rules.ZBox(low, 1.0), rules.ZBox(low.numpy(), 1.0)
+    first, second = rules.ZBox(low, 1.0), rules.ZBox(low.numpy(), 1.0)  # type: ignore[arg-type]
     low.fill_(-7.0)
     assert first == second and hash(first) == hash(second) and first != rules.ZBox(low, 1.0)
     assert str(first) == "ZBox(low=tensor of 1x3x1x1, high=1)"

@@ -26,6 +26,8 @@ A, B, SEED = random(3, 4, 5, seed=1), random(3, 4, 5, seed=2), random(3, 4, 5, s
 
 
 class Constants(nn.Module):
+    buffer: Tensor
+
     def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function

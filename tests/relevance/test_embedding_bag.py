@@ -78,7 +78,7 @@ def test_bags_at_offsets(mode: str, last: bool, capture: str) -> None:
 @pytest.mark.parametrize("capture", CAPTURES)
 def test_weights_of_samples_that_are_constants(capture: str) -> None:
     class Weighted(Bag):
-        def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:  # type: ignore[override]
             return F.embedding_bag(tokens, self.table, mode="sum", per_sample_weights=weights)
 
     weights = random(3, 3, seed=4)
@@ -86,7 +86,7 @@ def test_weights_of_samples_that_are_constants(capture: str) -> None:
         Weighted().eval(),
         presets.epsilon(EPSILON),
         example_inputs=(BAGS, weights),
-        capture=capture,
+        capture=capture,  # type: ignore[arg-type]
         constants=["weights"],
     )
     pairs = zip(BAGS, weights, SEED, strict=True)
@@ -107,11 +107,12 @@ def test_the_largest_of_a_bag_takes_all(padding: int | None, at_offsets: bool, c
         members = [index for index in range(start, end) if flat[index] != padding]
         for feature in range(4):
             if members:
-                winner = max(members, key=lambda index, feature=feature: float(TABLE[flat[index], feature]))
+                winner = max(members, key=lambda index, feature=feature: float(TABLE[flat[index], feature]))  # type: ignore[misc]
                 expected[winner] += seed[bag, feature]
     model = Bag(mode="max", padding_idx=padding)
     torch.testing.assert_close(
-        model(*inputs), F.embedding_bag(*inputs[:1], TABLE, *inputs[1:], mode="max", padding_idx=padding)
+        model(*inputs),
+        F.embedding_bag(*inputs[:1], TABLE, *inputs[1:], mode="max", padding_idx=padding),  # type: ignore[misc]
     )
     found = relevance_of(model, *inputs, seed=seed, capture=capture)
     # Equal tokens tie, and may share what the winner receives.
@@ -126,7 +127,7 @@ def test_a_layer_of_bags_for_another_batch(mode: str, capture: str) -> None:
     torch.manual_seed(0)
     layer = nn.EmbeddingBag(9, 4, mode=mode).double()
     model = nn.Sequential(layer, nn.Linear(4, 2, bias=False).double()).eval()
-    explain = fxlrp.compile(model, presets.epsilon(1e-12), example_inputs=BAGS, capture=capture)
+    explain = fxlrp.compile(model, presets.epsilon(1e-12), example_inputs=BAGS, capture=capture)  # type: ignore[arg-type]
     for tokens in (BAGS, BAGS[:2], BAGS[:, :2]):
         relevance = explain(tokens, target=1)
         assert isinstance(relevance, Tensor)

@@ -119,6 +119,8 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         self.style = style
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.down: nn.Module
+        self.up: nn.Module
         if style == "convolutions":
             self.down, self.up = randomize(nn.Conv2d(4, 2, 1), 25), randomize(nn.Conv2d(2, 4, 1), 26)
         else:

@@ -134,12 +134,12 @@ LOW, HIGH = -3.0, 3.5
 @dataclass(frozen=True)
 class RuleCase:
     name: str
-    rule: Callable[[LayerCase], object]
+    rule: Callable[[LayerCase], rules.Rule]
     oracle: Callable[..., Tensor]
     options: Callable[[LayerCase], dict[str, Any]]
 
 
-def rule_case(name: str, rule: Callable[..., object], oracle: Callable[..., Tensor], **options: Any) -> RuleCase:
+def rule_case(name: str, rule: Callable[..., rules.Rule], oracle: Callable[..., Tensor], **options: Any) -> RuleCase:
     """The same options for both, by the names of the rules; to the oracles every stabilizer is epsilon."""
     renamed = {("epsilon" if key == "stabilizer" else key): value for key, value in options.items()}
     return RuleCase(name, lambda _: rule(**options), oracle, lambda _: renamed)
@@ -150,7 +150,7 @@ def channel_box(layer: LayerCase) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(LOW + 0.5 * i for i in range(channels)), tuple(HIGH + 0.25 * i for i in range(channels))
 
 
-def box_rule(layer: LayerCase) -> object:
+def box_rule(layer: LayerCase) -> rules.Rule:
     low, high = channel_box(layer)
     return rules.ZBox(low=low, high=high)
 
@@ -226,7 +226,7 @@ def expected_relevance(layer: LayerCase, bias: bool, rule: RuleCase, x: Tensor, 
     return move_back(pad, x, at_padded)
 
 
-def explained_layer(layer: nn.Module, rule: object, x: Tensor, seed: Tensor) -> Tensor:
+def explained_layer(layer: nn.Module, rule: rules.Rule, x: Tensor, seed: Tensor) -> Tensor:
     return fxlrp.compile(nn.Sequential(layer).eval(), rules=[(type(layer), rule)])(x, seed=seed)
 
 
@@ -264,7 +264,7 @@ def test_sample_of_zeros(layer: LayerCase, rule: RuleCase, bias: bool) -> None:
 @pytest.mark.parametrize(("layer", "rule"), OF_EACH_KIND)
 def test_weights_of_one_sign_and_zero(layer: LayerCase, rule: RuleCase) -> None:
     """Pruned weights: Flat still counts a weight that is 0, and a rule whose parts are empty gives 0."""
-    module = layer.build(True)
+    module: Any = layer.build(True)
     with torch.no_grad():
         module.weight.abs_().mul_(torch.rand_like(module.weight) < 0.5)
         module.weight[0, 0] = 0.0
@@ -341,7 +341,7 @@ def two_by_three() -> nn.Linear:
     ("rule", "oracle", "options", "numbers"), BY_HAND, ids=lambda v: getattr(v, "__name__", str(v))[:40]
 )
 def test_numbers_by_hand(
-    rule: object, oracle: Callable[..., Tensor], options: dict[str, Any], numbers: list[float]
+    rule: rules.Rule, oracle: Callable[..., Tensor], options: dict[str, Any], numbers: list[float]
 ) -> None:
     layer = two_by_three()
     x, seed, expected = (torch.tensor([v], dtype=torch.float64) for v in (X, SEED, numbers))
@@ -377,7 +377,7 @@ def test_output_of_exactly_zero() -> None:
 class Functional(nn.Module):
     """Calls torch.nn.functional on parameters of its own."""
 
-    def __init__(self, layer: nn.Module, call: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, layer: Any, call: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.weight, self.bias, self.call = layer.weight, layer.bias, call
 

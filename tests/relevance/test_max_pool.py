@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def test_max_pool_in_proportion(name: str) -> None:
 
     The epsilon is tiny: whether it goes to the sum of a window or to its mean is not what this is about.
     """
+    pool: Any
     pool, shape = MAX_POOLS[name]
     d = len(shape) - 1
     x = random(3, *shape)

@@ -109,6 +109,7 @@ def test_linear_map(name: str) -> None:
 
 def test_conv_transpose_by_its_matrix() -> None:
     layer = LINEAR_MAPS["conv_transpose2d"]
+    assert isinstance(layer, nn.Module)
     seed = random(2, 3, 8, 8, seed=2)
     expected = through(epsilon_rule, dense_map(layer, (4, 4, 4)), IMAGE, seed)
     assert_close(explained(layer, (IMAGE,), seed), expected)

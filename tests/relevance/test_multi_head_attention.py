@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(SelfAttention):
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
         return self.module(query, key, value, **self.options)[0]
 
 
@@ -149,13 +149,13 @@ def test_cross_attention(convention: str) -> None:
 
 def test_multi_head_attention_with_other_widths() -> None:
     """kdim and vdim: three projections of their own."""
-    module = randomize(nn.MultiheadAttention(8, 2, kdim=3, vdim=5, batch_first=True))
+    module: Any = randomize(nn.MultiheadAttention(8, 2, kdim=3, vdim=5, batch_first=True))
     key, value = random(2, 5, 3, seed=3), random(2, 5, 5, seed=4)
     b_q, b_k, b_v = module.in_proj_bias.detach().chunk(3)
     q, q_back = oracle.linear(TOKENS, module.q_proj_weight.detach(), b_q)
     k, k_back = oracle.linear(key, module.k_proj_weight.detach(), b_k)
     v, v_back = oracle.linear(value, module.v_proj_weight.detach(), b_v)
-    mixed, back = oracle.attention(*(oracle.split_heads(t, 2) for t in (q, k, v)), PLAIN)
+    mixed, back = oracle.attention(oracle.split_heads(q, 2), oracle.split_heads(k, 2), oracle.split_heads(v, 2), PLAIN)
     _, out_back = oracle.linear(
         oracle.join_heads(mixed), module.out_proj.weight.detach(), module.out_proj.bias.detach()
     )
@@ -211,7 +211,7 @@ def test_multi_head_attention_ignores_dropout() -> None:
 @pytest.mark.parametrize("option", ["add_bias_kv", "add_zero_attn"])
 def test_multi_head_attention_with_another_key(option: str) -> None:
     """One more key and value, learned or zero, which take their share as constants do."""
-    module = randomize(nn.MultiheadAttention(8, 2, batch_first=True, **{option: True}))
+    module: Any = randomize(nn.MultiheadAttention(8, 2, batch_first=True, **{option: True}))
     w_q, w_k, w_v = module.in_proj_weight.detach().chunk(3)
     b_q, b_k, b_v = module.in_proj_bias.detach().chunk(3)
     (q, q_back), (k, k_back), (v, v_back) = (
@@ -222,7 +222,7 @@ def test_multi_head_attention_with_another_key(option: str) -> None:
         v = torch.cat([v, module.bias_v.detach().expand(2, 1, 8)], dim=1)
     else:
         k, v = (torch.cat([t, torch.zeros(2, 1, 8, dtype=t.dtype)], dim=1) for t in (k, v))
-    mixed, back = oracle.attention(*(oracle.split_heads(t, 2) for t in (q, k, v)), PLAIN)
+    mixed, back = oracle.attention(oracle.split_heads(q, 2), oracle.split_heads(k, 2), oracle.split_heads(v, 2), PLAIN)
     out, out_back = oracle.linear(
         oracle.join_heads(mixed), module.out_proj.weight.detach(), module.out_proj.bias.detach()
     )

@@ -6,6 +6,8 @@ every z here is far from it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,7 +90,7 @@ INSTANCE_NORMS = [(nn.InstanceNorm1d, (7,)), (nn.InstanceNorm2d, (2, 3)), (nn.In
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize(("kind", "plane"), INSTANCE_NORMS, ids=lambda v: getattr(v, "__name__", ""))
 def test_instance_norm(kind: type[nn.Module], plane: tuple[int, ...], affine: bool) -> None:
-    norm = randomize(kind(4, affine=affine))
+    norm: Any = randomize(kind(4, affine=affine))
     x, seed = random(3, 4, *plane) + 0.5, random(3, 4, *plane, seed=1)
     factor = per_channel(norm.weight, x, 4) if affine else torch.ones(())
     offset = per_channel(norm.bias, x, 4) if affine else torch.zeros(())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,7 +71,7 @@ def test_group_norm(groups: int, plane: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize(("kind", "plane"), [(nn.InstanceNorm1d, (5,)), (nn.InstanceNorm2d, (3, 2))])
 def test_instance_norm(kind: type[nn.Module], plane: tuple[int, ...], affine: bool) -> None:
-    norm = randomize(kind(4, eps=0.01, affine=affine))
+    norm: Any = randomize(kind(4, eps=0.01, affine=affine))
     x, seed = random(2, 4, *plane), random(2, 4, *plane, seed=1)
     weight, bias = (norm.weight.detach(), norm.bias.detach()) if affine else (torch.ones(4), torch.zeros(4))
     y, back = oracle.group_norm(x, 4, weight.double(), bias.double(), 0.01)

@@ -47,7 +47,7 @@ def test_between_other_layers(optimize: bool) -> None:
     x = random(2, 4)
     explain = fxlrp.compile(model, fxlrp.presets.epsilon(0.0).override([("0", PASS)]), optimize=optimize)
     hidden = torch.relu(model[0](x)).detach()
-    expected = hidden * model[2].weight[1].detach()
+    expected = hidden * model[2].weight[1].detach()  # type: ignore[index]
     torch.testing.assert_close(explain(x, target=1), expected)
 
 

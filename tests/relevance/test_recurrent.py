@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import fxlrp
 import transformer_oracles as oracle
 from fxlrp.errors import InputError
+from fxlrp.rules.preset import Preset
 from helpers import FRONT_ENDS, as_tuple, assert_close, explained, slow_ones
-from oracles import random, randomize
+from oracles import random, randomize, stabilize
 from transformer_oracles import add, linear, recurrent
 
 T, B, D, H = 4, 2, 3, 5
@@ -80,7 +81,7 @@ class WithStates(nn.Module):
 
 
 class WithTwoStates(WithStates):
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
         output, (last_h, last_c) = self.module(x, (h, c))
         return (output, last_h, last_c)[self.wanted]
 
@@ -235,7 +236,7 @@ def test_one_step(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("capture", ["auto", "symbolic", "export"])
-def test_other_lengths_and_batches(kind: str, capture: str) -> None:
+def test_other_lengths_and_batches(kind: str, capture: Any) -> None:
     """One explainer for inputs of every batch size and, by symbolic tracing, of every length."""
     module = made(kind, batch_first=True)
     explain = fxlrp.compile(Outputs(module).eval(), rules="epsilon", capture=capture)
@@ -309,9 +310,10 @@ class Classifier(nn.Module):
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("pooled", ["last step", "last state", "squeezed", "both ends"])
 @pytest.mark.parametrize("kind", ["LSTM", *slow_ones("GRU")])
-def test_classifier_of_tokens(kind: str, pooled: str, capture: str) -> None:
+def test_classifier_of_tokens(kind: str, pooled: str, capture: Any) -> None:
     """One relevance for each token, of class 1."""
-    model, ids = Classifier(kind, pooled).eval(), torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
+    model: Any = Classifier(kind, pooled).eval()
+    ids = torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
     x = model.token.weight.detach()[ids].transpose(0, 1)
     (output, ends), back = recurrent(model.module, x)
     features = torch.cat(tuple(ends[0]), dim=1) if pooled == "both ends" else output[-1]
@@ -418,7 +420,7 @@ def test_cells_in_a_loop_without_a_stabilizer(kind: str, bias: bool) -> None:
     module = made(kind)
     if not bias:
         with torch.no_grad():
-            module.bias_hh_l0.zero_()
+            module.get_parameter("bias_hh_l0").zero_()
     (output, ends), back = recurrent(module, X, epsilon=0.0)
     seed = random(*output.shape, seed=3)
     found = explained(CellLoop(module, False), (X,), seed, rules=fxlrp.presets.epsilon(epsilon=0), capture="symbolic")
@@ -427,7 +429,7 @@ def test_cells_in_a_loop_without_a_stabilizer(kind: str, bias: bool) -> None:
 
 @pytest.mark.parametrize("preset", [fxlrp.presets.attnlrp, fxlrp.presets.cplrp])
 @pytest.mark.parametrize("kind", ["LSTM", "RNN"])
-def test_presets_agree_on_cells(kind: str, preset: Callable[..., fxlrp.presets.Preset]) -> None:
+def test_presets_agree_on_cells(kind: str, preset: Callable[..., Preset]) -> None:
     """As on layers, gates are weights in each of them."""
     module = made(kind)
     (output, ends), back = recurrent(module, X, epsilon=0.0)
@@ -486,7 +488,7 @@ class WrittenGRU(WrittenLSTM):
         self.ih.load_state_dict({"weight": w["ih"], "bias": w["b_ih"]})
         self.hh.load_state_dict({"weight": w["hh"], "bias": w["b_hh"]})
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:  # type: ignore[override]
         outputs = []
         for t in range(T):
             x_r, x_z, x_n = self.ih(x[t]).chunk(3, dim=-1)
@@ -534,7 +536,7 @@ def test_gates_receive_nothing() -> None:
     """Weights of the gates decide how much is kept, and are no way for relevance: x only reaches c through g."""
     module = made("LSTM")
     with torch.no_grad():
-        module.weight_ih_l0[2 * H : 3 * H] = 0.0
+        module.get_parameter("weight_ih_l0")[2 * H : 3 * H] = 0.0
     seed = random(T, B, H, seed=3)
     assert_close(explained(Outputs(module), (X,), seed), torch.zeros_like(X))
 
@@ -629,7 +631,8 @@ STYLES = ["output and state", "flatten_parameters", "states indexed", "cell stat
 @pytest.mark.parametrize("capture", FRONT_ENDS)
 @pytest.mark.parametrize("style", STYLES)
 def test_lstm_as_models_call_it(style: str, capture: str) -> None:
-    model, seed = Called(style), random(B, H, seed=3)
+    model: Any = Called(style)
+    seed = random(B, H, seed=3)
     at_conv: Any = None
     x = X
     if style == "convolution":
@@ -643,7 +646,7 @@ def test_lstm_as_models_call_it(style: str, capture: str) -> None:
     elif style == "cell state":
         at_c[0] = seed
     elif style == "mean over time":
-        at_output = output * (seed / oracle.stabilize(output.mean(0))) / T
+        at_output = output * (seed / stabilize(output.mean(0))) / T
     else:
         at_output[-1] = seed
     expected = back(at_output, (at_h, at_c))[0]

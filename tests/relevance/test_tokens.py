@@ -140,7 +140,7 @@ def test_relevance_has_the_type_of_the_table(dtype: torch.dtype) -> None:
 
 def test_tokens_that_no_relevance_reaches_have_zeros_of_the_type_of_the_output() -> None:
     class Gated(Reads):
-        def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
+        def forward(self, tokens: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
             return x * torch.sigmoid(self.embedding(tokens).sum(1))
 
     x = random(2, 4, seed=3)

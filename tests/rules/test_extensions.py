@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 
 class Two(Net):
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
         return self.function(a, b)
 
 
@@ -254,7 +254,7 @@ class Squashes(nn.Module):
             return _private(x)
         if self.how == "argument":
             return functools.reduce(lambda value, step: step(value), [helpers.squash], x)
-        from helpers_of_a_model import squash
+        from helpers_of_a_model import squash  # type: ignore[import-not-found]
 
         return squash(x)
 
@@ -541,7 +541,7 @@ def test_a_module_is_no_function(function: Any) -> None:
 
 def test_a_rule_that_is_no_function() -> None:
     with pytest.raises(RuleError, match="Epsilon"):
-        fxlrp.rule_for(cube)(rules.Epsilon())
+        fxlrp.rule_for(cube)(rules.Epsilon())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -605,7 +605,7 @@ def test_custom_by_pair_for_one_of_two_layers() -> None:
     assert torch.equal(explain(X), torch.ones_like(X))
     explain = fxlrp.compile(model, presets.epsilon(0.0).override([("2", ones)]))
     hidden = model[0](X).detach()
-    weight = model[0].weight.detach()
+    weight = model.get_parameter("0.weight").detach()
     assert_relevance(explain(X), X * ((1 / hidden) @ weight), 1e-12)
 
 

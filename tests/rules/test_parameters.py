@@ -26,7 +26,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "beta": lambda value: rules.AlphaBeta(alpha=1.0, beta=value),
     "alpha-beta's stabilizer": lambda value: rules.AlphaBeta(stabilizer=value),
     **{
-        rule.__name__: lambda value, rule=rule: rule(stabilizer=value)
+        rule.__name__: lambda value, rule=rule: rule(stabilizer=value)  # type: ignore[misc]
         for rule in (rules.ZPlus, rules.WSquare, rules.Flat, rules.Magnitude, rules.SignalTakeAll, rules.Taylor)
     },
     "zbox's stabilizer": lambda value: rules.ZBox(0.0, 1.0, stabilizer=value),
@@ -51,7 +51,7 @@ def test_what_is_no_number(make: str, value: Any) -> None:
 def test_numbers_become_pythons_own(value: Any) -> None:
     assert type(rules.Gamma(value).gamma) is float and rules.Gamma(value) == rules.Gamma(0.25)
     assert type(presets.epsilon(value).epsilon) is float
-    assert type(rules.ZBox((value, value), value).low[0]) is float
+    assert type(rules.ZBox((value, value), value).low[0]) is float  # type: ignore[index]
     model = nn.Linear(3, 2).eval()
     x = torch.rand(1, 3)
     for own, other in ((rules.Gamma(value), rules.Gamma(0.25)), (rules.Epsilon(value), rules.Epsilon(0.25))):
@@ -60,7 +60,7 @@ def test_numbers_become_pythons_own(value: Any) -> None:
 
 
 def test_whole_numbers() -> None:
-    assert str(rules.AlphaBeta(np.int64(2), np.int32(1))) == "AlphaBeta(alpha=2, beta=1)"
+    assert str(rules.AlphaBeta(np.int64(2), np.int32(1))) == "AlphaBeta(alpha=2, beta=1)"  # type: ignore[arg-type]
     assert rules.Epsilon(0) == rules.Epsilon(0.0)
 
 
@@ -75,10 +75,10 @@ def test_flags(rule: Any, value: Any) -> None:
     ("make", "message"),
     [
         (lambda: rules.Only(True), "operand must be 0 or 1"),
-        (lambda: rules.Only(1.0), "operand must be 0 or 1"),
+        (lambda: rules.Only(1.0), "operand must be 0 or 1"),  # type: ignore[arg-type]
         (lambda: rules.Only(2), "operand must be 0 or 1"),
-        (lambda: rules.Custom("x"), "must be a function"),
-        (lambda: rules.Gamma(0.1, bias_in_sign=0), "bias_in_sign must be True or False"),
+        (lambda: rules.Custom("x"), "must be a function"),  # type: ignore[arg-type]
+        (lambda: rules.Gamma(0.1, bias_in_sign=0), "bias_in_sign must be True or False"),  # type: ignore[arg-type]
     ],
 )
 def test_others(make: Callable[[], Any], message: str) -> None:

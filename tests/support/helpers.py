@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 import fxlrp
 import zoo
 from fxlrp import presets
+from fxlrp.rules.preset import Preset
 from oracles import EPSILON, One, Three, Two, assert_relevance, random
 
 Function = Callable[..., Tensor]
@@ -37,7 +38,7 @@ def lrp0(model: nn.Module, **options: Any) -> fxlrp.Explainer:
     return fxlrp.compile(model, LRP0, **options)
 
 
-def epsilon_with(*pairs: Any) -> presets.Preset:
+def epsilon_with(*pairs: Any) -> Preset:
     """Epsilon everywhere, but for the pairs."""
     epsilon = presets.epsilon(EPSILON)
     return epsilon.override(pairs) if pairs else epsilon

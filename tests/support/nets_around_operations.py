@@ -31,7 +31,7 @@ Sources = tuple[str, ...]
 def sources(setting: Setting) -> list[Sources]:
     """Each place in turn reads the hidden layer, the others being constants or functions of it."""
     places = setting.places
-    chosen = [("hidden",)] if len(places) == 1 else []
+    chosen: list[Sources] = [("hidden",)] if len(places) == 1 else []
     for position in range(len(places) if len(places) > 1 else 0):
         # Of many places the first alone has constants beside it, to save time.
         for other in ("constant", "derived") if len(places) == 2 or position == 0 else ("derived",):

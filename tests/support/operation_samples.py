@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,14 @@ class Sample:
     arguments: Mapping[str, Any]
 
 
+def _of_kinds(kinds: Mapping[int, str], index: int, place: Place) -> Tensor:
+    return KINDS[kinds[index]](place, index)
+
+
+def _laid_out(lay_out: Callable[[Tensor], Tensor], index: int, place: Place) -> Tensor:
+    return lay_out(mixed(place, index))
+
+
 def samples(operation: Operation) -> Iterator[Sample]:
     """Calls of an operation with each of its settings, and with values of each kind and layout."""
     for setting in settings(operation):
@@ -62,10 +71,10 @@ def samples(operation: Operation) -> Iterator[Sample]:
         if 1 < count <= 3:
             kinds = [dict(enumerate(chosen)) for chosen in itertools.product(KINDS, repeat=count)]
         for chosen in kinds if count else [{}]:
-            arguments = setting.fill(lambda index, place, chosen=chosen: KINDS[chosen[index]](place, index))
+            arguments = setting.fill(functools.partial(_of_kinds, chosen))
             yield Sample(f"{setting.name}, {' and '.join(chosen.values())}", arguments)
         for layout, lay_out in LAYOUTS.items() if count else ():
-            arguments = setting.fill(lambda index, place, lay_out=lay_out: lay_out(mixed(place, index)))
+            arguments = setting.fill(functools.partial(_laid_out, lay_out))
             yield Sample(f"{setting.name}, {layout}", arguments)
 
 

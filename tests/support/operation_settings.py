@@ -38,7 +38,7 @@ def of(place: Place, *given: Arguments) -> list[Arguments]:
     return [{"input": place, **arguments} for arguments in ({}, *given)]
 
 
-def only(place: Place, *given: Arguments) -> list[Arguments]:
+def only(place: Any, *given: Arguments) -> list[Arguments]:
     """Settings of a call with one operand that needs further arguments."""
     return of(place, *given)[1:]
 
@@ -95,7 +95,7 @@ def _arithmetic() -> Iterator[tuple[str, list[Arguments]]]:
     yield "mul", [*both, *(two(M, number) for number in numbers), two(M, True), two(-2, M)]
     yield "div", [*both, *(two(M, number) for number in (-2, 2, 0.5)), two(1, M), two(-1.0, M)]
     yield "neg", of(M, {"input": V(3)})
-    shapes = [
+    shapes: list[list[tuple[int, ...]]] = [
         [(3,), (3,)],
         [(2, 3), (3,)],
         [(3,), (3, 4)],
@@ -129,7 +129,8 @@ def _attention() -> Iterator[tuple[str, list[Arguments]]]:
     heads = dict(query=V(2, 2, 3, 4), key=V(2, 2, 5, 4), value=V(2, 2, 5, 4))
     grouped = dict(query=V(2, 4, 3, 4), key=V(2, 2, 3, 4), value=V(2, 2, 3, 4))
     mask = (torch.arange(15).reshape(3, 5) % 4 == 0) | torch.eye(3, 5).bool()
-    given = [{}, dict(attn_mask=mask), dict(attn_mask=fixed(3, 5)), dict(scale=-0.5), dict(is_causal=True)]
+    given: list[Arguments] = [{}, dict(attn_mask=mask), dict(attn_mask=fixed(3, 5))]
+    given += [dict(scale=-0.5), dict(is_causal=True)]
     yield "scaled_dot_product_attention", [*({**heads, **one} for one in given), {**grouped, "enable_gqa": True}]
     projected = dict(
         query=V(3, 2, 4),
@@ -148,7 +149,7 @@ def _attention() -> Iterator[tuple[str, list[Arguments]]]:
         training=False,
     )
     padding = torch.tensor([[False, False, True, False, True], [False] * 5])
-    options = [{}, dict(need_weights=False), dict(key_padding_mask=padding), dict(attn_mask=~mask)]
+    options: list[Arguments] = [{}, dict(need_weights=False), dict(key_padding_mask=padding), dict(attn_mask=~mask)]
     yield "multi_head_attention", [{**projected, **one} for one in options]
 
 
@@ -202,7 +203,8 @@ def _activations() -> Iterator[tuple[str, list[Arguments]]]:
         + only(V(4, 5), *each("weight", slopes[0].double())),
     )
     low = fixed(6, scale=1.0)
-    edges = [(None, 1.0), (-1.0, None), (0, None), (0.5, None), (None, -0.5), (-1.0, 2.0), (0.5, -0.5), (2.0, 1.0)]
+    edges: list[Any] = [(None, 1.0), (-1.0, None), (0, None), (0.5, None), (None, -0.5)]
+    edges += [(-1.0, 2.0), (0.5, -0.5), (2.0, 1.0)]
     edges += [(0.0, 1.0), (low, None), (None, low), (low.abs() - 0.3, low), (low.abs(), None), (None, 0)]
     yield "clamp", only(M, *(dict(min=minimum, max=maximum) for minimum, maximum in edges))
     yield "clamp_min", only(M, *each("min", 0, 0.5, -0.5, low))
@@ -221,7 +223,7 @@ def _activations() -> Iterator[tuple[str, list[Arguments]]]:
 def _softmax_and_embedding() -> Iterator[tuple[str, list[Arguments]]]:
     for name in ("softmax", "log_softmax", "safe_softmax"):
         yield name, [*only(M, *each("dim", -1, 0), dict(dim=1, dtype=torch.float64)), *only(CUBE, dict(dim=1))]
-    weights = [{}, dict(padding_idx=2), dict(scale_grad_by_freq=True)]
+    weights: list[Arguments] = [{}, dict(padding_idx=2), dict(scale_grad_by_freq=True)]
     bag: list[Any] = [dict(mode=mode, padding_idx=padding) for mode in ("sum", "mean", "max") for padding in (None, 2)]
     yield "embedding_bag", [dict(input=TOKENS, weight=V(7, 4), **one) for one in bag]
     yield "embedding", [dict(input=TOKENS, weight=V(7, 4), **one) for one in weights]
@@ -297,7 +299,7 @@ def _pooling() -> Iterator[tuple[str, list[Arguments]]]:
     for name in ("var", "std"):
         yield name, SPREADS
     bags = [dict(offsets=torch.tensor(starts)) for starts in ([0, 1, 3], [0], [0, 2, 2])]
-    bags.append(dict(offsets=torch.tensor([0, 1, 4]), include_last_offset=True))
+    bags.append(dict(offsets=torch.tensor([0, 1, 4]), include_last_offset=True))  # type: ignore[dict-item]
     yield "sum_bags", [*only(M, *bags), *only(V(4), *bags)]
     yield "largest_in_bags", only(M, *bags)
     yield "bag_of_rows", only(M, *bags[:3])
@@ -315,10 +317,12 @@ def _pooling() -> Iterator[tuple[str, list[Arguments]]]:
             *only(V(2, 3, 16), dict(output_size=(4, 4), kernel_size=1)),
         ],
     )
-    nearest = [dict(scale_factor=1.5), dict(size=6), dict(size=7, mode="nearest-exact"), dict(size=4, mode="area")]
-    smooth = [dict(scale_factor=0.7, mode="bilinear"), dict(size=9, mode="bilinear", align_corners=True)]
+    nearest: list[Arguments] = [dict(scale_factor=1.5), dict(size=6)]
+    nearest += [dict(size=7, mode="nearest-exact"), dict(size=4, mode="area")]
+    smooth: list[Arguments] = [dict(scale_factor=0.7, mode="bilinear")]
+    smooth += [dict(size=9, mode="bilinear", align_corners=True)]
     smooth += [dict(size=4, mode="bilinear", antialias=True), dict(size=6, mode="bilinear")]
-    cubic = [dict(size=9, mode="bicubic"), dict(size=4, mode="bicubic", antialias=True)]
+    cubic: list[Arguments] = [dict(size=9, mode="bicubic"), dict(size=4, mode="bicubic", antialias=True)]
     others = [
         *only(V(2, 3, 6), dict(scale_factor=1.5, mode="linear")),
         *only(V(1, 2, 4, 4, 4), dict(size=5, mode="trilinear")),
@@ -341,11 +345,12 @@ def _normalization() -> Iterator[tuple[str, list[Arguments]]]:
         "layer_norm",
         only(M, dict(normalized_shape=(6,)), dict(normalized_shape=(6,), **last), dict(normalized_shape=(4, 6))),
     )
-    groups = [dict(num_groups=2), dict(num_groups=4, **affine), dict(num_groups=1, **affine)]
+    groups: list[Arguments] = [dict(num_groups=2), dict(num_groups=4, **affine), dict(num_groups=1, **affine)]
     yield "group_norm", only(IMAGE, *groups)
     roots = [dict(normalized_shape=(6,), **one) for one in ({}, dict(weight=last["weight"]), dict(eps=0.1))]
     yield "rms_norm", only(M, *roots)
-    neighbours = [dict(size=2), dict(size=3, alpha=0.5, beta=0.5, k=2.0), dict(size=2, alpha=-0.01), dict(size=1)]
+    neighbours: list[Arguments] = [dict(size=2), dict(size=3, alpha=0.5, beta=0.5, k=2.0)]
+    neighbours += [dict(size=2, alpha=-0.01), dict(size=1)]
     yield "local_response_norm", only(IMAGE, *neighbours)
 
 

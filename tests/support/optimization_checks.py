@@ -134,7 +134,7 @@ def chain(name: str) -> tuple[nn.Sequential, tuple[int, ...]]:
     return model, shape
 
 
-def as_it_is(model: nn.Sequential) -> None:
+def as_it_is(model: nn.Module) -> None:
     pass
 
 

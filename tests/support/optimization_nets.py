@@ -1,11 +1,12 @@
 """Nets and rules that the optimizations are tried on: operations in unusual company, and random graphs of them."""
 
+import functools
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import fxlrp
@@ -15,6 +16,8 @@ from fxlrp.operation import Family
 from fxlrp.program import annotation
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.vocabulary import CANONICAL
+
+M = TypeVar("M", bound=nn.Module)
 
 PRESETS: dict[str, Preset] = {
     "epsilon": fxlrp.presets.epsilon(),
@@ -309,7 +312,7 @@ class RandomNet(nn.Module):
 
 
 @torch.no_grad()
-def initialised(model: nn.Module, seed: int = 0) -> nn.Module:
+def initialised(model: M, seed: int = 0) -> M:
     """A small model with random weights that keep signals at unit scale; quicker than `zoo.initialise`."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.double().state_dict().items():
@@ -351,6 +354,10 @@ CHOICES: dict[Family, tuple[rules.Rule, ...]] = {
 }
 
 
+def _is_named(name: str, node: fx.Node) -> bool:
+    return node.name == name
+
+
 def mixed(model: nn.Module, seed: int, *inputs: Tensor) -> Preset:
     """A rule drawn by lot for each node, so that unusual neighbours meet."""
     draw = random.Random(seed)
@@ -363,5 +370,5 @@ def mixed(model: nn.Module, seed: int, *inputs: Tensor) -> Preset:
         if operation.family is Family.SUM and len(annotated.carries) == 2:
             choices = (*choices, rules.Only(0), rules.Only(1))
         rule = draw.choice(choices)
-        pairs.append(Pair(lambda other, name=node.name: other.name == name, rule, "drawn by lot"))
+        pairs.append(Pair(functools.partial(_is_named, node.name), rule, "drawn by lot"))
     return Preset("mixed", tuple(pairs))

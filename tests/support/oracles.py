@@ -17,12 +17,15 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON = 1e-6
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def stabilize(z: Tensor, epsilon: float = EPSILON) -> Tensor:
@@ -103,7 +106,7 @@ def move_back(function: Callable[[Tensor], Tensor], x: Tensor, relevance: Tensor
 # nn.Conv*d with a padding mode other than zeros is a pad followed by a convolution without padding.
 
 
-def pad_amounts(conv: nn.Module) -> list[int]:
+def pad_amounts(conv: Any) -> list[int]:
     """The amounts as F.pad wants them (last dimension first), from the definition of each kind of padding."""
     amounts: list[int] = []
     for i in reversed(range(len(conv.kernel_size))):
@@ -117,7 +120,7 @@ def pad_amounts(conv: nn.Module) -> list[int]:
     return amounts
 
 
-def split_padding(layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+def split_padding(layer: Any) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
     """(pad, convolution without it) where the padding is not by zeros, else (identity, layer)."""
     if getattr(layer, "padding_mode", "zeros") == "zeros":
         return (lambda x: x), layer
@@ -306,7 +309,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(module: M, seed: int = 0) -> M:
     """Weights and biases of unit scale, BatchNorm statistics far from (0, 1); in float64 and eval mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

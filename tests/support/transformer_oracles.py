@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fxlrp import presets
+from fxlrp.rules.preset import Preset
 from oracles import EPSILON, stabilize
 
 Back = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ class Conventions:
     constant_attention: bool = False
     halved_products: bool = False
 
-    def preset(self) -> presets.Preset:
+    def preset(self) -> Preset:
         if self.constant_attention:
             return presets.cplrp(epsilon=self.epsilon)
         return (presets.attnlrp if self.halved_products else presets.epsilon)(epsilon=self.epsilon)
@@ -360,7 +361,7 @@ def recurrent(
             elif isinstance(module, nn.GRU):
                 (out, *ends), back = gru(sequence, start[0], w, epsilon)
             else:
-                (out, *ends), back = rnn(sequence, start[0], w, getattr(torch, module.nonlinearity), epsilon)
+                (out, *ends), back = rnn(sequence, start[0], w, getattr(torch, str(module.nonlinearity)), epsilon)
             outputs.append(out.flip(0) if direction else out)
             layer_backs.append(back)
             last.append(ends)
@@ -368,7 +369,7 @@ def recurrent(
         backs.append(layer_backs)
     ends = tuple(torch.stack(each) for each in zip(*last, strict=True))
 
-    def back(at_output: Tensor, at_ends: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def back_through_layers(at_output: Tensor, at_ends: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         starts: list[Any] = [None] * rows
         for layer in reversed(range(module.num_layers)):
             at_input: Any = 0.0
@@ -380,7 +381,7 @@ def recurrent(
             at_output = at_input
         return at_output, tuple(torch.stack(each) for each in zip(*starts, strict=True))
 
-    return (current, ends), back
+    return (current, ends), back_through_layers
 
 
 # The surrogate: the same values, and input times gradient is the relevance at epsilon = 0

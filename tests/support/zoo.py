@@ -6,7 +6,7 @@ model here gets weights of a sensible scale, biases that are not zero, and Batch
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from fxlrp.extras import import_torchvision
 
 torchvision = import_torchvision()
+
+M = TypeVar("M", bound=nn.Module)
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -92,7 +94,7 @@ class _Noise:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, *, seed: int = 0) -> nn.Module:
+def initialise(model: M, *, seed: int = 0) -> M:
     """Give every parameter and buffer of `model` a value that keeps signals at unit scale; eval mode."""
     noise = _Noise(seed, next(model.parameters()).dtype)
     known: set[str] = set()
@@ -139,7 +141,7 @@ def initialise(model: nn.Module, *, seed: int = 0) -> nn.Module:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, *inputs: Tensor, centred: bool = True) -> nn.Module:
+def calibrate(model: M, *inputs: Tensor, centred: bool = True) -> M:
     """Set every BatchNorm's running statistics to those of its input, layer after layer, in eval mode.
 
     `centred=False` leaves the means at zero and takes the mean square for the variance, so that a net without
@@ -166,7 +168,7 @@ def calibrate(model: nn.Module, *inputs: Tensor, centred: bool = True) -> nn.Mod
 
 
 @torch.no_grad()
-def without_biases(model: nn.Module) -> nn.Module:
+def without_biases(model: M) -> M:
     """Zero every bias and BatchNorm mean: LRP-0 then conserves, and ReLU nets are positively homogeneous."""
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] == "bias":
@@ -369,6 +371,9 @@ class AugmentedAdd(_Headed):
 
 
 class Arithmetic(_Headed):
+    offset: Tensor
+    gain: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = _conv(3, 6)

@@ -51,7 +51,7 @@ def test_prepare_leaves_no_bias_and_calibrates_batch_norm() -> None:
     prepare(model, x.double())
     assert not any(value.any() for name, value in model.named_parameters() if name.endswith("bias"))
     squares = model[1](model[0](x.double())).square().mean((0, 2, 3))
-    torch.testing.assert_close(squares, model[1].weight.square().detach(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(squares, model.get_parameter("1.weight").square().detach(), rtol=1e-3, atol=0)
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         return self.head(self.norm(x).mean(dim=1))
 
 
-def explain_block(x: Tensor, block: Block, keep: Tensor, conventions: Conventions) -> tuple[Tensor, oracle.Back]:
+def explain_block(x: Tensor, block: Any, keep: Tensor, conventions: Conventions) -> tuple[Tensor, oracle.Back]:
     """The block forwards, step by step, and then backwards."""
     epsilon = conventions.epsilon
 
@@ -80,8 +80,8 @@ def explain_block(x: Tensor, block: Block, keep: Tensor, conventions: Convention
 
     normed, norm_back = norm(x, block.first)
     qkv, qkv_back = affine(normed, block.qkv, epsilon)
-    heads = (oracle.split_heads(t, 2) for t in qkv.chunk(3, dim=-1))
-    mixed, mixed_back = oracle.attention(*heads, conventions, keep=keep)
+    q, k, v = (oracle.split_heads(t, 2) for t in qkv.chunk(3, dim=-1))
+    mixed, mixed_back = oracle.attention(q, k, v, conventions, keep=keep)
     branch, branch_back = affine(oracle.join_heads(mixed), block.out, epsilon)
     middle, middle_back = oracle.add(x, branch, epsilon)
     normed_again, again_back = norm(middle, block.second)
@@ -143,9 +143,10 @@ def test_front_ends_agree_on_the_encoder() -> None:
 def surrogate_encoder(model: Encoder, x: Tensor, keep: Tensor, conventions: Conventions) -> Tensor:
     """What the encoder computes from its embedded tokens, with what the rules hold constant detached."""
     x = x + model.position.weight
+    block: Any
     for block in model.blocks:
 
-        def norm(x: Tensor, which: nn.LayerNorm, block: Block = block) -> Tensor:
+        def norm(x: Tensor, which: nn.LayerNorm, block: Any = block) -> Tensor:
             if not block.modern:
                 return oracle.held_norm(x, (-1,), which.weight, which.bias, which.eps)
             return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5).detach() * block.scale
@@ -199,13 +200,13 @@ def test_torchs_encoder_layer(norm_first: bool) -> None:
     else:
         branch, attention_back = oracle.multi_head_attention(TOKENS, TOKENS, TOKENS, layer.self_attn, PLAIN)
         added, added_back = oracle.add(TOKENS, branch)
-        middle, middle_back = oracle.layer_norm(added, layer.norm1)
+        middle, norm1_back = oracle.layer_norm(added, layer.norm1)
         hidden, up_back = affine(middle, layer.linear1, EPSILON)
         down, down_back = affine(F.gelu(hidden), layer.linear2, EPSILON)
-        again, again_back = oracle.add(middle, down)
-        out, out_back = oracle.layer_norm(again, layer.norm2)
-        at_middle, at_down = again_back(out_back(TOKENS_SEED))
-        at_x, at_branch = added_back(middle_back(at_middle + up_back(down_back(at_down))))
+        again, sum_back = oracle.add(middle, down)
+        out, norm2_back = oracle.layer_norm(again, layer.norm2)
+        at_middle, at_down = sum_back(norm2_back(TOKENS_SEED))
+        at_x, at_branch = added_back(norm1_back(at_middle + up_back(down_back(at_down))))
         expected = at_x + sum(attention_back(at_branch), torch.zeros_like(TOKENS))
     torch.testing.assert_close(out, layer(TOKENS).detach())
     assert_close(explained(layer, (TOKENS,), TOKENS_SEED), expected)
@@ -213,6 +214,9 @@ def test_torchs_encoder_layer(norm_first: bool) -> None:
 
 class Llama(nn.Module):
     """Rotary positions, grouped queries, RMS norms by hand, a gated MLP, a causal mask and tied embeddings."""
+
+    frequencies: Tensor
+    causal: Tensor
 
     def __init__(self, masked: str) -> None:
         super().__init__()
@@ -279,7 +283,7 @@ class HeldLlama(Llama):
     ("masked", "capture"), [("is_causal", "symbolic"), ("buffer", "symbolic"), ("is_causal", "export")]
 )
 @pytest.mark.parametrize("convention", ["epsilon", "attnlrp"])
-def test_language_model(convention: str, masked: str, capture: str) -> None:
+def test_language_model(convention: str, masked: str, capture: Any) -> None:
     """LRP-0 of a logit of the last token is input times gradient of the surrogate, for each token."""
     conventions = CONVENTIONS[convention].at(0.0)
     model, held = Llama(masked).eval(), HeldLlama(masked)
@@ -372,7 +376,7 @@ def test_options_of_the_compiler_change_nothing(options: dict[str, Any], convent
 
 
 @pytest.mark.parametrize("capture", FRONT_ENDS)
-def test_one_explainer_for_other_lengths(capture: str) -> None:
+def test_one_explainer_for_other_lengths(capture: Any) -> None:
     """Batch size and length are left open."""
     model = Encoder().eval()
     explain = fxlrp.compile(model, rules="attnlrp", capture=capture, example_inputs=IDS)

@@ -40,6 +40,8 @@ def test_rotary_embedding_with_computed_angles() -> None:
     """Frequencies in a buffer, angles from torch.arange over the length."""
 
     class Rotary(nn.Module):
+        frequencies: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("frequencies", torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64))
@@ -58,6 +60,8 @@ def test_relative_position_bias() -> None:
     """Rows of a table, chosen by a constant index, are a constant term of the scores."""
 
     class Relative(nn.Module):
+        index: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.table = nn.Parameter(random(5, 2, seed=7))
@@ -79,6 +83,8 @@ def test_position_bias_from_an_embedding() -> None:
     """As T5 does: an embedding of constant indices is as constant as they are."""
 
     class Relative(nn.Module):
+        index: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.table = randomize(nn.Embedding(5, 2), 7)
@@ -99,6 +105,8 @@ def test_position_bias_from_an_embedding() -> None:
 
 class Embedded(nn.Module):
     """Token and position embedding, and a linear layer."""
+
+    positions: Tensor
 
     def __init__(self, style: str) -> None:
         super().__init__()
@@ -185,6 +193,8 @@ def test_two_embeddings_of_inputs(capture: str) -> None:
     """Tokens and their types share the sum with the positions, and each has relevance of its own."""
 
     class Bert(nn.Module):
+        ids: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.word, self.kind = randomize(nn.Embedding(6, 5), 1), randomize(nn.Embedding(2, 5), 2)
@@ -208,6 +218,8 @@ def test_embedding_of_what_only_the_shape_decides(capture: str) -> None:
     """Types that default to zeros are as constant as positions."""
 
     class Bert(nn.Module):
+        ids: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.word, self.kind = randomize(nn.Embedding(6, 5), 1), randomize(nn.Embedding(2, 5), 2)

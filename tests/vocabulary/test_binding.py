@@ -31,7 +31,7 @@ IGNORED = {"inplace", "_stacklevel", "memory_format", "non_blocking", "copy"}
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_bind_and_call_are_inverse(name: str) -> None:
     operation = OPERATIONS[name]
-    full = {parameter: Value(parameter) for parameter in operation.parameters}
+    full: dict[str, Any] = {parameter: Value(parameter) for parameter in operation.parameters}
     required = {p: v for p, v in full.items() if operation.parameters[p] is REQUIRED}
     for given in (full, required):
         if operation.variadic in given:

@@ -1,5 +1,6 @@
 """Every operation that carries relevance has a rule that works."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,9 @@ from torch.nn import functional as F
 
 import fxlrp
 from fxlrp import presets
+from fxlrp.decomposition import DECOMPOSITIONS
 from fxlrp.errors import CaptureError, UnsupportedOpError
 from fxlrp.operation import Family
-from fxlrp.passes.decompose import DECOMPOSITIONS
 from fxlrp.relevance import fitting_rules, implementation
 from fxlrp.vocabulary import CANONICAL
 from oracles import One, assert_relevance, random
@@ -28,7 +29,7 @@ def test_the_default_preset_has_a_rule_with_an_emitter(name: str) -> None:
     operation = CARRYING[name]
     for preset in (presets.default(), presets.epsilon(0.0)):
         rule = preset.default(operation.family)
-        assert implementation(operation, rule) is not None
+        assert implementation(operation, rule) is not None  # type: ignore[arg-type]
         assert type(rule).__name__ in fitting_rules(operation)
 
 
@@ -49,18 +50,31 @@ def kernel(*shape: int) -> Tensor:
     return random(*shape, seed=7)
 
 
+def convolved(n: int, x: Tensor) -> Tensor:
+    return getattr(F, f"conv{n}d")(x, kernel(2, 4, *(2,) * n), padding=1)
+
+
+def convolved_back(n: int, x: Tensor) -> Tensor:
+    return getattr(F, f"conv_transpose{n}d")(x, kernel(4, 2, *(2,) * n), stride=2)
+
+
+def pooled(name: str, x: Tensor) -> Tensor:
+    return getattr(F, name)(x, 3 if "adaptive" in name else 2)
+
+
+def functional(name: str) -> Callable[[Tensor], Tensor]:
+    return getattr(F, name, None) or getattr(torch, name)
+
+
 BY_SIZE = {1: S, 2: IMAGES, 3: VOLUMES}
 
 # operation -> how to call it, and on what
 CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "linear": (lambda x: F.linear(x, WEIGHT), S),
-    **{
-        f"conv{n}d": (lambda x, n=n: getattr(F, f"conv{n}d")(x, kernel(2, 4, *(2,) * n), padding=1), BY_SIZE[n])
-        for n in (1, 2, 3)
-    },
+    **{f"conv{n}d": (functools.partial(convolved, n), BY_SIZE[n]) for n in (1, 2, 3)},
     **{
         f"conv_transpose{n}d": (
-            lambda x, n=n: getattr(F, f"conv_transpose{n}d")(x, kernel(4, 2, *(2,) * n), stride=2),
+            functools.partial(convolved_back, n),
             BY_SIZE[n],
         )
         for n in (1, 2, 3)
@@ -72,7 +86,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "neg": (lambda x: -x, S),
     "matmul": (lambda x: x @ SQUARE, S),
     **{
-        name: (lambda x, name=name: getattr(F, name, getattr(torch, name, None))(x), S)
+        name: (functional(name), S)
         for name in (
             "relu relu6 selu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink tanh sigmoid leaky_relu "
             "elu celu gelu hardtanh softplus softshrink hardshrink rrelu"
@@ -86,7 +100,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "softmax": (lambda x: F.softmax(x, dim=1), S),
     **{
         f"{kind}pool{n}d": (
-            lambda x, n=n, kind=kind: getattr(F, f"{kind}pool{n}d")(x, 3 if "adaptive" in kind else 2),
+            functools.partial(pooled, f"{kind}pool{n}d"),
             BY_SIZE[n],
         )
         for n in (1, 2, 3)
@@ -145,14 +159,8 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "hstack": (lambda x: torch.hstack([x, x]), S),
     "vstack": (lambda x: torch.vstack([x, x]), S),
     "dstack": (lambda x: torch.dstack([x, x]), S),
-    **{
-        name: (lambda x, name=name: getattr(torch, name)(x), S)
-        for name in "exp exp2 expm1 square abs sin cos tan atan erf".split()
-    },
-    **{
-        name: (lambda x, name=name: getattr(torch, name)(x), S.abs() + 0.5)
-        for name in "log log2 log10 log1p sqrt rsqrt reciprocal".split()
-    },
+    **{name: (functional(name), S) for name in "exp exp2 expm1 square abs sin cos tan atan erf".split()},
+    **{name: (functional(name), S.abs() + 0.5) for name in "log log2 log10 log1p sqrt rsqrt reciprocal".split()},
     "pow": (lambda x: x**3, S),
     "safe_softmax": (lambda x: torch._safe_softmax(x, 1), S),
     "log_softmax": (lambda x: F.log_softmax(x, 1), S),
@@ -282,8 +290,8 @@ NATIVE: dict[str, Callable[[Tensor], Tensor]] = {
     "dropout": lambda x: torch.dropout(x, 0.5, False),
     "to": lambda x: x.to("cpu", torch.float32),
     "sum": lambda x: torch.sum(x, 1, False, dtype=torch.float32),
-    "interpolate": lambda x: torch._C._nn.upsample_nearest1d(x, (12,)),
-    "pad": lambda x: torch._C._nn.reflection_pad1d(x, (1, 1)),
+    "interpolate": lambda x: torch._C._nn.upsample_nearest1d(x, (12,)),  # type: ignore[call-arg]
+    "pad": lambda x: torch._C._nn.reflection_pad1d(x, (1, 1)),  # type: ignore[attr-defined]
     "max_pool_indices": lambda x: F.max_pool1d(x, 2, 2, 0, 1, False, True)[0],
     "view_dtype": lambda x: x.view(torch.int64).view(torch.float64),
     "size_argument": lambda x: x.new_zeros(x.shape) + x,
@@ -302,7 +310,8 @@ class Forward(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if getattr(n.target, "__name__", "") == "initial_relevance":
-            self.explained = self.env[n.args[0]]
+            (explained, *_) = n.all_input_nodes
+            self.explained = self.env[explained]
         return value
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import getitem
 from typing import Any
 
@@ -25,6 +26,7 @@ from fxlrp.rules import Epsilon, PassThrough, Rule, WinnerTakesAll
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.vocabulary import CANONICAL
 from operation_samples import KINDS, Setting, call, mixed, non_negative, samples, settings, tensors_of
+from operation_settings import Place
 
 OPERATIONS = CANONICAL.operations.values()
 
@@ -36,6 +38,23 @@ def named(operations: Iterator[Operation]) -> list[Any]:
 def placeholders(count: int) -> list[fx.Node]:
     graph = fx.Graph()
     return [graph.placeholder(f"x{index}") for index in range(count)]
+
+
+def node_at(nodes: list[fx.Node], index: int, place: Place) -> fx.Node:
+    return nodes[index]
+
+
+def node_for(node: fx.Node, value: Tensor) -> fx.Node:
+    return node
+
+
+def non_negative_at(known: frozenset[int], index: int, place: Place) -> Tensor:
+    return (non_negative if index in known else mixed)(place, index)
+
+
+def finite_at(known: frozenset[int], kind: Callable[[Place, int], Tensor], index: int, place: Place) -> Tensor:
+    """Finite where it is known to be, also after an overflow of ``kind``."""
+    return kind(place, index).nan_to_num(0.5, 2.0, -2.0) if index in known else not_finite(place, index)
 
 
 def places_known(setting: Setting) -> Iterator[frozenset[int]]:
@@ -50,14 +69,12 @@ def test_results_that_are_said_to_be_non_negative_are(operation: Operation) -> N
     claims = 0
     for setting in settings(operation):
         nodes = placeholders(len(setting.places))
-        arguments = setting.fill(lambda index, _, nodes=nodes: nodes[index])
+        arguments = setting.fill(functools.partial(node_at, nodes))
         for known in places_known(setting):
             if not operation.tells(operation.non_negative, arguments, {nodes[index] for index in known}):
                 continue
             claims += 1
-            values = setting.fill(
-                lambda index, place, known=known: (non_negative if index in known else mixed)(place, index)
-            )
+            values = setting.fill(functools.partial(non_negative_at, known))
             for result in tensors_of(call(operation, values)):
                 # Rounding may leave a zero just below zero.
                 assert not bool((result < -1e-15).any()), (setting.name, sorted(known))
@@ -77,19 +94,15 @@ def test_results_that_are_said_to_be_finite_are(operation: Operation) -> None:
     claims = 0
     for setting in settings(operation):
         nodes = placeholders(len(setting.places))
-        arguments = setting.fill(lambda index, _, nodes=nodes: nodes[index])
+        arguments = setting.fill(functools.partial(node_at, nodes))
         (constant,) = placeholders(1)
-        arguments = tree_map_only(Tensor, lambda _, constant=constant: constant, dict(arguments))
+        arguments = tree_map_only(Tensor, functools.partial(node_for, constant), dict(arguments))
         for known in places_known(setting):
             if not operation.tells(operation.finite, arguments, {constant, *(nodes[index] for index in known)}):
                 continue
             claims += 1
             for kind in (mixed, non_negative):
-                values = setting.fill(
-                    lambda index, place, known=known, kind=kind: (
-                        kind(place, index).nan_to_num(0.5, 2.0, -2.0) if index in known else not_finite(place, index)
-                    )
-                )
+                values = setting.fill(functools.partial(finite_at, known, kind))
                 for result in tensors_of(call(operation, values)):
                     assert bool(result.isfinite().all()), (setting.name, sorted(known))
     assert claims, "no call has the fact that the row states"
@@ -142,6 +155,7 @@ def test_in_place_forms(operation: Operation) -> None:
         if len(arguments) != len(operation.operands) or len({each.shape for each in arguments}) > 1:
             continue
         expected, memory = operation.function(*arguments), arguments[0].data_ptr()
+        assert operation.in_place is not None
         result = operation.in_place(*arguments)
         assert torch.equal(result, expected) and result.data_ptr() == memory
 

@@ -1,5 +1,6 @@
 """Parameters of the canonical operations, against ATen's schemas and the signatures of torch.nn.functional."""
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import fxlrp
@@ -165,12 +167,16 @@ def test_exceptions_are_of_operations() -> None:
     assert all(reason for excepted in EXCEPTIONS.values() for reason in excepted.values())
 
 
+def called(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return function(x)
+
+
 def test_alpha_dropout_without_a_flag_is_off() -> None:
     """Unlike that of dropout, the default of its flag is False: called without it, it does nothing."""
     x = random(2, 3)
     for function in (F.alpha_dropout, F.feature_alpha_dropout):
         assert torch.equal(function(x), x)
-        explain = fxlrp.compile(One(lambda x, function=function: function(x)).eval())
+        explain = fxlrp.compile(One(functools.partial(called, function)).eval())
         assert torch.equal(explain(x, seed=x), x)
 
 

@@ -1,5 +1,6 @@
 """One meaning for every spelling: what torch can be asked for in several ways gives one relevance."""
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -69,7 +70,7 @@ ADD: dict[str, Callable[..., Tensor]] = {
     "a.__iadd__": lambda a, b: a.clone().__iadd__(b),
     "b.__radd__": lambda a, b: b.__radd__(a),
     "alpha=2 of half": lambda a, b: torch.add(a, b / 2, alpha=2),
-    "sum of a list": lambda a, b: sum([a, b]),
+    "sum of a list": lambda a, b: sum([a, b]),  # type: ignore[dict-item, return-value]
     "minus the negative": lambda a, b: a - (-b),
 }
 SUB: dict[str, Callable[..., Tensor]] = {
@@ -237,7 +238,7 @@ UNARY: dict[str, tuple[dict[str, Callable[[Tensor], Tensor]], Any, Any]] = {
             "torch.mean": lambda x: torch.mean(x, 1),
             "method": lambda x: x.mean(1),
             "dim": lambda x: x.mean(dim=-1),
-            "axis": lambda x: torch.mean(x, axis=1),
+            "axis": lambda x: torch.mean(x, axis=1),  # type: ignore[call-overload]
             "keepdim": lambda x: x.mean((1,), True).squeeze(1),
         },
         # 1 * x / sum(x), 2 * x / sum(x)
@@ -249,7 +250,7 @@ UNARY: dict[str, tuple[dict[str, Callable[[Tensor], Tensor]], Any, Any]] = {
             "torch.sum": lambda x: torch.sum(x, 1),
             "method": lambda x: x.sum(1),
             "dim": lambda x: x.sum(dim=[-1]),
-            "axis": lambda x: x.sum(axis=1),
+            "axis": lambda x: x.sum(axis=1),  # type: ignore[call-overload]
             "keepdim": lambda x: torch.sum(x, 1, keepdim=True)[:, 0],
         },
         [3.0, 1.5],
@@ -305,7 +306,7 @@ UNARY: dict[str, tuple[dict[str, Callable[[Tensor], Tensor]], Any, Any]] = {
             "torch.cat": lambda x: torch.cat([x, x], 1),
             "tuple": lambda x: torch.cat((x, x), dim=-1),
             "concat": lambda x: torch.concat([x, x], dim=1),
-            "concatenate": lambda x: torch.concatenate([x, x], axis=1),
+            "concatenate": lambda x: torch.concatenate([x, x], axis=1),  # type: ignore[call-arg]
             "keywords": lambda x: torch.cat(tensors=[x, x], dim=1),
         },
         [[1.0, -2.0, 4.0, 1.0, -2.0, 4.0], [-1.0, 0.5, 2.0, -1.0, 0.5, 2.0]],
@@ -422,6 +423,10 @@ def test_spellings(name: str, spelling: str) -> None:
     assert not [op for op in operations if CANONICAL.operations[op].family in (Family.COMPOSITE, Family.IDENTITY)]
 
 
+def summed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return function(x).sum(1)
+
+
 def test_hand_computed_gelu_and_softplus_pass_all_their_options() -> None:
     """The value of an activation enters the next layer's share: an option that is lost shows there."""
     x = torch.tensor([[0.5, -1.0]])
@@ -435,5 +440,5 @@ def test_hand_computed_gelu_and_softplus_pass_all_their_options() -> None:
         (lambda x: F.threshold(x, 0.4, 3.0), [0.5, 3.0]),
     ):
         y = torch.tensor([value]) if value else function(x)
-        explain = fxlrp.compile(One(lambda x, f=function: f(x).sum(1)).eval(), presets.epsilon(0.0))
+        explain = fxlrp.compile(One(functools.partial(summed, function)).eval(), presets.epsilon(0.0))
         torch.testing.assert_close(explain(x), y)  # the sum's value, shared among the two

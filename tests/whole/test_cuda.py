@@ -68,7 +68,7 @@ def test_autocast_and_half_precision() -> None:
     explain, x, expected = residual()
     with torch.autocast("cuda", dtype=torch.bfloat16):
         found = explain(x, target=1)
-    halved = fxlrp.compile(copy.deepcopy(explain.graph_module.model).bfloat16(), "epsilon_plus")
+    halved = fxlrp.compile(copy.deepcopy(explain.graph_module.get_submodule("model")).bfloat16(), "epsilon_plus")
     for each in (found, halved(x.bfloat16(), target=1)):
         assert each.isfinite().all()
         assert torch.corrcoef(torch.stack([each.double().flatten().cpu(), expected.flatten()]))[0, 1] > 0.95
@@ -86,7 +86,7 @@ def test_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_backward() -> None:
     explain, x, expected = residual()
-    model = explain.graph_module.model
+    model = explain.graph_module.get_submodule("model")
     for explained in (
         fxlrp.autograd(model, "epsilon_plus"),
         torch.compile(model, backend=fxlrp.backend("epsilon_plus")),

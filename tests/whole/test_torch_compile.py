@@ -87,7 +87,7 @@ def test_compiled_explainers_follow_the_weights() -> None:
     compiled = torch.compile(explain, backend="aot_eager")
     before = compiled(x)
     with torch.no_grad():
-        model[0].weight.mul_(-1)
+        model.get_parameter("0.weight").mul_(-1)
     torch.testing.assert_close(compiled(x), fxlrp.compile(model)(x))
     assert not torch.allclose(compiled(x), before)
 

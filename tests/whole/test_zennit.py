@@ -51,6 +51,7 @@ def zennit_relevance(name: str, model: nn.Module, x: Tensor, target: Tensor, pre
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
             module.running_var += module.eps
             module.eps = 0.0
     options: dict[str, Any] = dict(PRESETS[preset])
