@@ -115,7 +115,7 @@ def _mapped(program: Program, node: fx.Node, constants: Collection[fx.Node]) -> 
         return []
     varying = [each for each in operation.operands_of(node) if isinstance(each, fx.Node) and each not in constants]
     others = [each for each in node.all_input_nodes if each not in varying]
-    if operation.moves and others and all(each in constants for each in others):
+    if operation.moves and not operation.keeps_elements and others and all(each in constants for each in others):
         # A fixed mask replaces elements whatever they are.
         return []
     return varying if all(_is_compared(program, each, varying, constants) for each in others) else []

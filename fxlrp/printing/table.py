@@ -59,8 +59,11 @@ def _row(
     annotated = annotation(node)
     shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
     rule = str(annotated.rule) if annotated else ""
-    reason = str(node.meta.get(REASON, ""))
-    why = ": ".join(part for part in (annotated.origin, annotated.reason) if part) if annotated else reason
+    if annotated is not None:
+        why = ": ".join(part for part in (annotated.origin, annotated.reason) if part)
+    else:
+        unreached = "no rule passes relevance to it" if node.op == "placeholder" and not reached else ""
+        why = str(node.meta.get(REASON, "")) or unreached
     return (
         node.name,
         operation_of(node, vocabulary),

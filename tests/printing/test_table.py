@@ -247,8 +247,8 @@ def test_table_says_no_for_the_gates() -> None:
 def test_table_says_no_for_an_input_that_gets_none() -> None:
     explain = fxlrp.compile(Two(lambda a, b: torch.where(b > 0, a, 2 * a)).eval())
     rows = {row.node: row for row in rows_of(str(explain))}
-    assert rows["a"].relevance == "yes"
-    assert rows["b"].relevance == "no"
+    assert rows["a"].relevance == "yes" and rows["a"].why == ""
+    assert rows["b"].relevance == "no" and rows["b"].why == "no rule passes relevance to it"
     assert rows["gt"].relevance == "no"
 
 
