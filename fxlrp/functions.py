@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fxlrp.errors import InputError
@@ -94,14 +95,63 @@ def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
     return product
 
 
+def power(input: Tensor | float, exponent: Tensor) -> Tensor:
+    """``input ** exponent`` of two values; a power by a number is another operation."""
+    return torch.pow(input, exponent)
+
+
 def scatter(
-    input: Tensor, dim: int, index: Tensor, src: Any = None, value: Any = None, reduce: str | None = None
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Tensor | float | None = None,
+    value: float | None = None,
+    reduce: str | None = None,
 ) -> Tensor:
-    """``torch.scatter`` with a tensor or a number in the same place."""
-    source: Any = value if src is None else src
-    options: dict[str, Any] = {} if reduce is None else {"reduce": reduce}
-    scattered: Tensor = torch.scatter(input, dim, index, source, **options)
-    return scattered
+    """``torch.scatter`` of a tensor or a number; with the reduction "add", which torch does not differentiate."""
+    number = value if src is None else src
+    if isinstance(number, Tensor):
+        source = number
+    else:
+        source = torch.full(index.shape, number or 0.0, dtype=input.dtype, device=input.device)
+    return torch.scatter_add(input, dim, index, source) if reduce == "add" else torch.scatter(input, dim, index, source)
+
+
+def istft(
+    input: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> Tensor:
+    """``torch.istft`` without its check that the windows cover the signal, which needs the values of the window."""
+    hop, width = hop_length or n_fft // 4, win_length or n_fft
+    shape = window if window is not None else torch.ones(width, dtype=input.real.dtype, device=input.device)
+    left = (n_fft - width) // 2
+    shape = F.pad(shape, (left, n_fft - width - left))
+    spectra, norm = input.transpose(-1, -2), "ortho" if normalized else None
+    inverse = torch.fft.ifft if return_complex else torch.fft.irfft
+    frames = inverse(spectra, n_fft, -1, norm) * shape
+    signal = _overlapped(frames.reshape(-1, *frames.shape[-2:]), hop)
+    envelope = _overlapped((shape**2).expand(1, frames.size(-2), n_fft), hop)
+    start = n_fft // 2 if center else 0
+    stop = start + length if length is not None else signal.size(-1) - start
+    result = signal[:, start:stop] / envelope[:, start:stop]
+    if length is not None:
+        result = F.pad(result, (0, length - result.size(-1)))
+    return result.reshape(*input.shape[:-2], -1)
+
+
+def _overlapped(frames: Tensor, hop: int) -> Tensor:
+    """The sum of frames, ``(batch, frames, length)``, that begin ``hop`` elements after each other."""
+    count, length = frames.shape[-2:]
+    sizes = {"output_size": (1, hop * (count - 1) + length), "kernel_size": (1, length), "stride": (1, hop)}
+    return F.fold(frames.transpose(1, 2), **sizes).flatten(1)
 
 
 def scatter_product(input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool = True) -> Tensor:

@@ -1,8 +1,8 @@
 """Relevance of operations whose transposed map is derived, not written: their vector-Jacobian product is traced.
 
 The step of an operation is written as a function of tensors that uses :func:`torch.func.vjp`. Tracing it on fake
-tensors with symbolic sizes gives calls of ATen functions, among them ATen's own backward kernels; these calls become
-the step. The program uses no autograd. Sizes on which the trace depends are checked when the program runs.
+tensors with symbolic sizes gives calls of ATen functions, among them ATen's own backward kernels, and these calls
+become the step. The program uses no autograd. Sizes on which the trace depends are checked when the program runs.
 
 With ``J`` the Jacobian of the operation at its operands:
 

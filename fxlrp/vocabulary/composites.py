@@ -92,8 +92,8 @@ def composites() -> Iterator[Operation]:
     spread = dict(input=REQUIRED, dim=None, unbiased=None, keepdim=False, correction=None)
     for name in ("var_mean", "std_mean"):
         yield _composite(name, getattr(torch, name), spread)
-    yield from rows(Family.COMPOSITE, _SCHEMAS)
-    yield row(Family.COMPOSITE, f"cross_entropy(input*, target, {_CROSS_ENTROPY})")
+    yield from rows(Family.COMPOSITE, _SCHEMAS, allocates=True)
+    yield row(Family.COMPOSITE, f"cross_entropy(input*, target, {_CROSS_ENTROPY})", allocates=True)
     for name in ("max", "min"):
         yield _composite(name, getattr(torch, name), {"input": REQUIRED, "dim": None, "keepdim": False, "other": None})
     yield _composite(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import torch
+from typing import Any
 
 from fxlrp import functions
 from fxlrp.operation import Family, Gate, Operation
@@ -104,25 +103,28 @@ _TRIPLET = "margin=1.0, p=2, eps=1e-6, swap=False, size_average=None, reduce=Non
 
 def nonlinear() -> Iterator[Operation]:
     """Functions of several operands, and reductions that are not linear."""
-    yield from rows(Family.FUNCTION, _ELEMENTWISE, elementwise=True)
+    known: dict[str, Any] = {"allocates": True}
+    elementwise: dict[str, Any] = {"allocates": True, "elementwise": True}
+    yield from rows(Family.FUNCTION, _ELEMENTWISE, **elementwise)
     quotient = "rounded_quotient(input*, other*, rounding_mode)"
-    yield row(Family.FUNCTION, quotient, functions.rounded_quotient, elementwise=True)
-    yield row(Family.FUNCTION, "power(input*, exponent*)", torch.pow, elementwise=True)
-    yield row(Family.FUNCTION, f"binary_cross_entropy_with_logits(input*, target*, {_LOGITS})", elementwise=True)
-    yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", elementwise=True)
-    yield from rows(Family.FUNCTION, _NOT_ELEMENTWISE)
-    yield row(Family.FUNCTION, f"triplet_margin_loss(anchor*, positive*, negative*, {_TRIPLET})")
+    yield row(Family.FUNCTION, quotient, functions.rounded_quotient, **elementwise)
+    yield row(Family.FUNCTION, "power(input*, exponent*)", functions.power, **elementwise)
+    yield row(Family.FUNCTION, f"binary_cross_entropy_with_logits(input*, target*, {_LOGITS})", **elementwise)
+    yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", **elementwise)
+    yield from rows(Family.FUNCTION, _NOT_ELEMENTWISE, **known)
+    yield row(Family.FUNCTION, f"triplet_margin_loss(anchor*, positive*, negative*, {_TRIPLET})", **known)
     for name in ("scatter", "index"):
         schema = f"{name}_product(input*, dim, index, source*, include_self=True)"
-        yield row(Family.FUNCTION, schema, getattr(functions, f"{name}_product"))
-    yield from rows(Family.FUNCTION, _NORMS, gate=Gate.STATISTIC, homogeneous=True)
+        yield row(Family.FUNCTION, schema, getattr(functions, f"{name}_product"), **known)
+    yield from rows(Family.FUNCTION, _NORMS, gate=Gate.STATISTIC, homogeneous=True, **known)
     rest = "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean'"
-    yield row(Family.TRANSFORM, f"nll_loss(input*, target, {rest})", aliases=("nll_loss_nd",))
+    yield row(Family.TRANSFORM, f"nll_loss(input*, target, {rest})", aliases=("nll_loss_nd",), **known)
     rest = "weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0"
-    yield row(Family.TRANSFORM, f"expected_log_loss(input*, target, {rest})", functions.expected_log_loss)
+    schema = f"expected_log_loss(input*, target, {rest})"
+    yield row(Family.TRANSFORM, schema, functions.expected_log_loss, **known)
 
 
 def matrix_functions() -> Iterator[Operation]:
     """Functions of matrices, for which the field has no rule."""
-    yield from rows(Family.MATRIX_FUNCTION, _MATRIX)
-    yield from rows(Family.MATRIX_FUNCTION, _MATRIX_SEVERAL, multiple_results=True)
+    yield from rows(Family.MATRIX_FUNCTION, _MATRIX, allocates=True)
+    yield from rows(Family.MATRIX_FUNCTION, _MATRIX_SEVERAL, multiple_results=True, allocates=True)

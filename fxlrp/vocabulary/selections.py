@@ -28,18 +28,22 @@ _SINGLE = """
     diag_embed(input*, offset=0, dim1=-2, dim2=-1)
     diagflat(input*, offset=0)
     column_stack(tensors*)
+    complex(real*, imag*)
+    fft.fftshift(input*, dim=None)
+    fft.ifftshift(input*, dim=None)
+"""
+
+# Results of these may share memory with the operand.
+_VIEWS = """
     linalg.diagonal(A*, offset=0, dim1=-2, dim2=-1)
     as_strided(input*, size, stride, storage_offset=None)
     view_as_complex(input*)
     view_as_real(input*)
-    complex(real*, imag*)
     real(input*)
     imag(input*)
     cfloat(input*)
     cdouble(input*)
     chalf(input*)
-    fft.fftshift(input*, dim=None)
-    fft.ifftshift(input*, dim=None)
 """
 
 _SEVERAL = """
@@ -48,6 +52,9 @@ _SEVERAL = """
     kthvalue(input*, k, dim=-1, keepdim=False)
     mode(input*, dim=-1, keepdim=False)
     aminmax(input*, dim=None, keepdim=False)
+"""
+
+_PARTS = """
     tensor_split(input*, indices_or_sections, dim=0)
     unsafe_chunk(input*, chunks, dim=0)
     unsafe_split(input*, split_size, dim=0)
@@ -59,17 +66,21 @@ _SEVERAL = """
 
 def selections() -> Iterator[Operation]:
     """The selections, hard and soft."""
-    yield from rows(Family.SELECTION, _SINGLE)
-    yield from rows(Family.SELECTION, _SEVERAL, multiple_results=True)
+    several: dict[str, Any] = {"multiple_results": True}
+    yield from rows(Family.SELECTION, _SINGLE, allocates=True)
+    yield from rows(Family.SELECTION, _SEVERAL, allocates=True, **several)
+    yield from rows(Family.SELECTION, _VIEWS)
+    yield from rows(Family.SELECTION, _PARTS, **several)
     for name in ("median", "nanmedian"):
         function = getattr(torch.ops.aten, name).dim
-        yield row(Family.SELECTION, f"{name}_of(input*, dim, keepdim=False)", function, multiple_results=True)
+        yield row(Family.SELECTION, f"{name}_of(input*, dim, keepdim=False)", function, allocates=True, **several)
     pooled = "kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=True"
     for n in (1, 2, 3):
         name = f"max_pool{n}d_with_indices"
-        yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), multiple_results=True)
-    several: dict[str, Any] = {"variadic": "tensors", "multiple_results": True}
+        yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), allocates=True, **several)
+    several["variadic"] = "tensors"
     yield row(Family.SELECTION, "broadcast_tensors(tensors*)", torch.ops.aten.broadcast_tensors.default, **several)
     yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", **several)
-    yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, variadic="tensors")
+    joined: dict[str, Any] = {"variadic": "tensors", "allocates": True}
+    yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, **joined)
     yield row(Family.SHAPE, "masked_select(input*, mask)", allocates=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -30,7 +31,6 @@ _LINEAR = """
     nansum(input*, dim=None, keepdim=False, dtype=None)
     nanmean(input*, dim=None, keepdim=False, dtype=None)
     trace(input*)
-    sum_to_size(input*, size)
     affine_grid(theta*, size, align_corners=None)
     max_unpool1d(input*, indices, kernel_size, stride=None, padding=0, output_size=None)
     max_unpool2d(input*, indices, kernel_size, stride=None, padding=0, output_size=None)
@@ -40,11 +40,16 @@ _LINEAR = """
     rad2deg(input*)
 """
 
-_OF_COMPLEX_NUMBERS = """
+# Their results may share memory with the operand.
+_VIEWS = """
+    sum_to_size(input*, size)
     conj(input*)
     conj_physical(input*)
     resolve_conj(input*)
     resolve_neg(input*)
+"""
+
+_FOURIER = """
     fft.fft(input*, n=None, dim=-1, norm=None)
     fft.ifft(input*, n=None, dim=-1, norm=None)
     fft.rfft(input*, n=None, dim=-1, norm=None)
@@ -87,25 +92,28 @@ _PRODUCTS = """
     cross(input*, other*, dim=None)
     linalg.cross(input*, other*, dim=-1)
     linalg.multi_dot(tensors*)
-    chain_matmul(tensors*)
 """
 
 
 def transforms() -> Iterator[Operation]:
     """The linear operations."""
-    yield from rows(Family.TRANSFORM, _LINEAR)
-    yield from rows(Family.TRANSFORM, _OF_COMPLEX_NUMBERS)
+    known: dict[str, Any] = {"allocates": True}
+    yield from rows(Family.TRANSFORM, _LINEAR, **known)
+    yield from rows(Family.TRANSFORM, _FOURIER, **known)
+    yield from rows(Family.TRANSFORM, _VIEWS)
     rest = "pad_mode='reflect', normalized=False, onesided=None, return_complex=None, align_to_window=None"
-    yield row(Family.TRANSFORM, f"stft({_STFT}, {rest})")
-    yield row(Family.TRANSFORM, f"istft({_STFT}, normalized=False, onesided=None, length=None, return_complex=False)")
+    yield row(Family.TRANSFORM, f"stft({_STFT}, {rest})", **known)
+    rest = "normalized=False, onesided=None, length=None, return_complex=False"
+    yield row(Family.TRANSFORM, f"istft({_STFT}, {rest})", functions.istft, **known)
     # The places at which an image is sampled count as constants, as the weights of an average do.
-    yield from rows(Family.TRANSFORM, _SAMPLED, held_constant=("grid",))
-    yield from rows(Family.TRANSFORM, _REDUCED)
+    yield from rows(Family.TRANSFORM, _SAMPLED, held_constant=("grid",), **known)
+    yield from rows(Family.TRANSFORM, _REDUCED, **known)
     yield row(
         Family.TRANSFORM,
         "segment_reduce(data*, reduce, lengths=None, indices=None, offsets=None, axis=0, unsafe=False, initial=None)",
         torch.segment_reduce,
         required_values={"reduce": OneOf(("sum", "mean", "max", "min"))},
+        **known,
     )
     yield row(Family.TRANSFORM, "max_unpool2d_to(input*, indices, size)", torch.ops.aten.max_unpool2d.default)
     to = "max_unpool3d_to(input*, indices, size, stride, padding)"
@@ -124,6 +132,10 @@ def transforms() -> Iterator[Operation]:
         "scatter(input*, dim, index, src*=None, value=None, reduce=None)",
         functions.scatter,
         required_values={"reduce": OneOf((None, "add"))},
+        **known,
     )
-    yield row(Family.TRANSFORM, "gradient(input*, spacing=None, dim=None, edge_order=1)", multiple_results=True)
-    yield from rows(Family.MATMUL, _PRODUCTS)
+    gradient = "gradient(input*, spacing=None, dim=None, edge_order=1)"
+    yield row(Family.TRANSFORM, gradient, multiple_results=True, **known)
+    yield from rows(Family.MATMUL, _PRODUCTS, **known)
+    product = torch.ops.aten.chain_matmul.default
+    yield row(Family.MATMUL, "chain_matmul(tensors*)", product, variadic="tensors", **known)

@@ -16,7 +16,7 @@ from fxlrp.errors import FxlrpError
 from fxlrp.operation import Operation
 from nets_around_operations import RULES, TOLERANCE, WRITTEN, Between, Hidden, Sources, complaints, sources
 from operation_samples import Setting, settings
-from operation_settings import fixed
+from places import fixed
 
 # Quick each, but many.
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from fxlrp.errors import FxlrpError
 from fxlrp.operation import Operation
 from nets_around_operations import RULES, TOLERANCE, WRITTEN, Hidden, complaints, floating
 from operation_samples import Setting, call_as_written, settings, tensors_of
-from operation_settings import fixed
+from places import fixed
 
 # Quick each, but many.
 pytestmark = pytest.mark.slow

@@ -107,8 +107,8 @@ def test_epsilon_gamma_box() -> None:
 
 
 def test_every_preset_is_named_and_tested() -> None:
-    # those for transformers are tested with attention
-    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp"}
+    # those for transformers are tested with attention, the gradient with every operation
+    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "gradient"}
     for name, function in PRESETS.items():
         assert getattr(presets, name) is function
 
@@ -547,7 +547,9 @@ def test_a_pair_whose_rule_fits_nothing_it_selects() -> None:
         fxlrp.compile(model(), [("linear", rules.Equal())])
     message = str(caught.value)
     assert "WinnerTakesAll" not in message and "Custom" in message
-    with pytest.raises(RuleError, match=r"selects 1 nodes?.*rules for max_pool2d: Custom, Epsilon, WinnerTakesAll"):
+    with pytest.raises(
+        RuleError, match=r"selects 1 nodes?.*rules for max_pool2d: Custom, Epsilon, Gradient, WinnerTakesAll"
+    ):
         fxlrp.compile(model(), [(nn.MaxPool2d, rules.Gamma())])
 
 

@@ -13,15 +13,19 @@ import fxlrp
 from fxlrp import rules
 from fxlrp.operation import Family, Operation
 from fxlrp.vocabulary import CANONICAL
-from operation_samples import Setting, call_as_written, tensors_of
-from operation_settings import Place, fixed
+from operation_samples import Setting, call_as_written, settings, tensors_of
+from places import Place, fixed
 
 # What only passes write, and models do not.
 OF_PASSES = ("expect_dims", "mask_scores")
+# Their steps are derived: tests/relevance/test_derived_steps.py compares them with and without optimizations.
+DERIVED = (Family.TRANSFORM, Family.SELECTION, Family.FUNCTION, Family.MATRIX_FUNCTION)
 WRITTEN: list[Operation] = [
     operation
     for operation in CANONICAL.operations.values()
-    if operation.family is not Family.NO_RELEVANCE and operation.name not in OF_PASSES
+    if operation.family not in (Family.NO_RELEVANCE, *DERIVED)
+    and operation.name not in OF_PASSES
+    and all(place.domain == "any" for setting in settings(operation) for place in setting.places)
 ]
 
 # Where the values of each place come from: the hidden layer, a function of it, or a constant.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fxlrp.operation import REQUIRED, Operation
-from operation_settings import SETTINGS, Arguments, Place
+from operation_settings import SETTINGS
+from places import Arguments, Place
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def samples(operation: Operation) -> Iterator[Sample]:
         for chosen in kinds if count else [{}]:
             arguments = setting.fill(functools.partial(_of_kinds, chosen))
             yield Sample(f"{setting.name}, {' and '.join(chosen.values())}", arguments)
-        for layout, lay_out in LAYOUTS.items() if count else ():
+        may_differ = not any(place.contiguous for place in setting.places)
+        for layout, lay_out in LAYOUTS.items() if count and may_differ else ():
             arguments = setting.fill(functools.partial(_laid_out, lay_out))
             yield Sample(f"{setting.name}, {layout}", arguments)
 
@@ -130,7 +132,16 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def mixed(place: Place, index: int = 0) -> Tensor:
-    """Values of both signs, exact zeros among them."""
+    """Values of both signs, exact zeros among them, in the domain of the place."""
+    return DOMAINS[place.domain](_numbers(place, index))
+
+
+def non_negative(place: Place, index: int = 0) -> Tensor:
+    """The magnitudes of :func:`mixed` values."""
+    return DOMAINS[place.domain](_numbers(place, index).abs())
+
+
+def _numbers(place: Place, index: int) -> Tensor:
     generator = torch.Generator().manual_seed(index)
     values = torch.randn(place.shape, generator=generator, dtype=torch.float64) * 2
     flat = values.view(-1)
@@ -142,9 +153,25 @@ def mixed(place: Place, index: int = 0) -> Tensor:
     return values
 
 
-def non_negative(place: Place, index: int = 0) -> Tensor:
-    """The magnitudes of :func:`mixed` values."""
-    return mixed(place, index).abs()
+def _plus_diagonal(values: Tensor) -> Tensor:
+    return values / 2 + 3 * torch.eye(*values.shape[-2:], dtype=values.dtype)
+
+
+# Where an operation is defined, as functions of numbers of both signs.
+DOMAINS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "any": lambda values: values,
+    "positive": lambda values: values.abs() + 0.1,
+    "above one": lambda values: values.abs() + 1.1,
+    "inside": lambda values: values / (1 + values.abs()),
+    "unit": lambda values: values.sigmoid(),
+    "log probabilities": lambda values: values.log_softmax(-1),
+    "complex": lambda values: torch.complex(values, values.flip(-1)),
+    "regular": _plus_diagonal,
+    "unfolded": lambda values: _plus_diagonal(values.flatten(1)).reshape(values.shape),
+    "positive definite": lambda values: _plus_diagonal(values @ values.mT),
+    "lower triangular": lambda values: _plus_diagonal(values).tril(),
+    "upper triangular": lambda values: _plus_diagonal(values).triu(),
+}
 
 
 KINDS: Mapping[str, Callable[[Place, int], Tensor]] = {"mixed": mixed, "non-negative": non_negative}

@@ -4,59 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from places import ALONG, BOOLS, CUBE, IMAGE, TOKENS, Arguments, M, V, each, fixed, of, only, two
+from settings_of_functions import FUNCTIONS
+from settings_of_matrix_functions import MATRIX_FUNCTIONS
+from settings_of_selections import SELECTIONS
+from settings_of_transforms import TRANSFORMS
+
 NAN, INF = math.nan, math.inf
-Arguments = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where values of this shape go, and which special ones must be among them."""
-
-    shape: tuple[int, ...]
-    special: tuple[float, ...] = ()
-
-
-def fixed(*shape: int, scale: float = 0.5) -> Tensor:
-    """Numbers of both signs for weights and constants."""
-    generator = torch.Generator().manual_seed(sum(size * 7**place for place, size in enumerate(shape)))
-    return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-
-
-def V(*shape: int, special: tuple[float, ...] = ()) -> Place:
-    """A place for values."""
-    return Place(shape, special)
-
-
-def of(place: Place, *given: Arguments) -> list[Arguments]:
-    """Settings of a call with one operand: without further arguments, and with each of ``given``."""
-    return [{"input": place, **arguments} for arguments in ({}, *given)]
-
-
-def only(place: Any, *given: Arguments) -> list[Arguments]:
-    """Settings of a call with one operand that needs further arguments."""
-    return of(place, *given)[1:]
-
-
-def each(name: str, *values: Any) -> list[Arguments]:
-    """One argument with each of several values."""
-    return [{name: value} for value in values]
-
-
-def two(first: Any, second: Any, **others: Any) -> Arguments:
-    """A call with two operands."""
-    return dict(input=first, other=second, **others)
-
-
-M, CUBE, IMAGE = V(4, 6), V(2, 3, 4), V(2, 4, 6, 6)
-BOOLS = torch.arange(24).reshape(4, 6) % 3 == 0
-TOKENS = torch.tensor([[0, 3, 1], [2, 2, 6]])
-ALONG = torch.tensor([[0, 2, 1, 1, 3, 0], [3, 3, 0, 2, 1, 1]])
 
 
 def _linear() -> Iterator[tuple[str, list[Arguments]]]:
@@ -570,22 +529,28 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
 
 
 SETTINGS: dict[str, list[Arguments]] = {
-    name: given
-    for group in (
-        _linear,
-        _arithmetic,
-        _attention,
-        _composites,
-        _activations,
-        _softmax_and_embedding,
-        _recurrent,
-        _pooling,
-        _normalization,
-        _views,
-        _copies,
-        _several,
-        _identities,
-        _without_relevance,
-    )
-    for name, given in group()
+    **TRANSFORMS,
+    **SELECTIONS,
+    **FUNCTIONS,
+    **MATRIX_FUNCTIONS,
+    **{
+        name: given
+        for group in (
+            _linear,
+            _arithmetic,
+            _attention,
+            _composites,
+            _activations,
+            _softmax_and_embedding,
+            _recurrent,
+            _pooling,
+            _normalization,
+            _views,
+            _copies,
+            _several,
+            _identities,
+            _without_relevance,
+        )
+        for name, given in group()
+    },
 }

@@ -7,7 +7,8 @@ import torch
 
 from fxlrp.vocabulary import CANONICAL
 from operation_samples import LAYOUTS, call, mixed, non_negative, samples, settings, tensors_of
-from operation_settings import SETTINGS, Place
+from operation_settings import SETTINGS
+from places import Place
 
 OPERATIONS = CANONICAL.operations
 
@@ -33,9 +34,9 @@ def test_every_operand_is_given_values(name: str) -> None:
     operation = OPERATIONS[name]
     for parameter in operation.operands if name != "embedding" else ("weight",):
         values = [sample.arguments[parameter] for sample in samples(operation)]
-        assert any(tensor.is_floating_point() for value in values for tensor in tensors_of(value)) or (
-            name in ("and_", "or_", "xor", "invert")
-        )
+        assert any(
+            tensor.is_floating_point() or tensor.is_complex() for value in values for tensor in tensors_of(value)
+        ) or (name in ("and_", "or_", "xor", "invert"))
 
 
 def test_values_are_of_both_signs_with_zeros() -> None:

@@ -40,6 +40,10 @@ SOURCES: dict[str, Callable[..., Any]] = {
 _IN_PLACE = "torch writes x.f_() where torch.nn.functional has f(x, inplace=True); a canonical call takes either"
 _FACTORY = "layout and pinning of a constant are not followed"
 _CAST = "Tensor.float() and its like have no schema; their documentation has this parameter"
+_SECTIONS = "ATen has an overload for the number of parts, and one for the indices"
+_OF_SECTIONS = {"sections": _SECTIONS, "indices": _SECTIONS}
+_NUMBERED = "ATen numbers its operands, which canonical calls give by position"
+_SECOND = "required, and canonical calls give it by position; the documentation has another name"
 _OVERLOADS = "optional: there is an overload with it and one without"
 
 # operation -> parameter -> why it differs from the source
@@ -61,8 +65,22 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "sort": {"stable": _OVERLOADS},
     **{
         name: {"unbiased": _OVERLOADS, "correction": _OVERLOADS, "dim": _OVERLOADS}
-        for name in ("var", "std", "var_mean")
+        for name in ("var", "std", "var_mean", "std_mean")
     },
+    **{name: {"dim": _OVERLOADS, "keepdim": _OVERLOADS} for name in ("median", "nanmedian", "prod")},
+    "round": {"decimals": _OVERLOADS},
+    "meshgrid": {"indexing": _OVERLOADS},
+    **{name: {"x": _OVERLOADS, "dx": _OVERLOADS} for name in ("trapezoid", "trapz", "cumulative_trapezoid")},
+    "scatter": dict.fromkeys(("src", "value", "reduce"), _OVERLOADS),
+    "chalf": {"memory_format": "of no effect on values"},
+    "linalg_solve_triangular": {"upper": "required, but by keyword only"},
+    **{name: {"indices_or_sections": _SECTIONS, **_OF_SECTIONS} for name in ("hsplit", "vsplit", "dsplit")},
+    "tensor_split": {"indices_or_sections": _SECTIONS, **_OF_SECTIONS},
+    "cholesky_solve": {"L": _NUMBERED, "input2": _NUMBERED},
+    "ormqr": dict.fromkeys(("tau", "other", "input2", "input3"), _NUMBERED),
+    "chain_matmul": {"tensors": "the function takes its operands one by one", "matrices": "as tensors"},
+    "linalg_tensorsolve": {"B": _SECOND, "other": _SECOND},
+    "linalg_lstsq": {"B": _SECOND, "b": _SECOND},
     "log_softmax": {"_stacklevel": "torch.nn.functional passes it on by keyword"},
     "gather": {"sparse_grad": "concerns the gradient only"},
     "split": {"split_size_or_sections": "ATen has an overload for the size, and one for the sections"},
@@ -95,7 +113,10 @@ UNCOMPARED = {
     **dict.fromkeys(("attention_mask", "padding_mask", "both_masks", "causal_mask"), "fxlrp's own"),
     "to": "its overloads share no parameter, and calls are kept as written; its spellings are tested with the passes",
     "expect_dims": "fxlrp's own",
-    **dict.fromkeys("float double half bfloat16 long int short char byte bool cpu type".split(), _CAST),
+    **dict.fromkeys(("power", "scatter_product", "index_product", "expected_log_loss"), "fxlrp's own"),
+    **dict.fromkeys(("median_of", "nanmedian_of"), "one overload of the median, for fxlrp's passes"),
+    "tensordot": "torch.tensordot is written in Python; ATen's takes the dimensions of each operand",
+    **dict.fromkeys("float double half bfloat16 long int short char byte bool cpu type cfloat cdouble".split(), _CAST),
 }
 
 
@@ -135,8 +156,17 @@ def sources(name: str) -> list[dict[str, Any]]:
 def same_default(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, list):
         # ATen has a number for each dimension, or none at all
-        return ours in (None, ()) if not theirs else all(ours == item for item in theirs)
+        if not theirs or isinstance(ours, tuple):
+            return ours is None or list(ours) == theirs
+        return all(ours == item for item in theirs)
     return (ours is REQUIRED) == (theirs is REQUIRED) and ours == theirs
+
+
+def first_by_its_name(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our parameters; the first under ATen's name, where that is ``self`` and the documentation has another."""
+    first = next(iter(ours), None)
+    renamed = next(iter(theirs), None) == "input" and first is not None and first not in theirs
+    return {"input" if renamed and name == first else name: default for name, default in ours.items()}
 
 
 def agrees(ours: Mapping[str, Any], theirs: Mapping[str, Any], excepted: Mapping[str, str]) -> bool:
@@ -144,6 +174,7 @@ def agrees(ours: Mapping[str, Any], theirs: Mapping[str, Any], excepted: Mapping
     theirs = {name: default for name, default in theirs.items() if name not in excepted}
     if theirs and all(name in ("a", "b", "c") for name in theirs):  # operator's are positional only
         return len(ours) == len(theirs) and set(ours.values()) == {REQUIRED}
+    ours = first_by_its_name(ours, theirs)
     return list(ours) == list(theirs) and all(same_default(ours[name], theirs[name]) for name in ours)
 
 

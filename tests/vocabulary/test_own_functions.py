@@ -1,0 +1,50 @@
+"""Functions of fxlrp that stand for functions of torch compute the same."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxlrp import functions
+from fxlrp.vocabulary import CANONICAL
+from operation_samples import call, samples
+
+
+def scattered(input: Tensor, dim: int, index: Tensor, src: Any, value: Any, reduce: str | None) -> Tensor:
+    source = value if src is None else src
+    return torch.scatter(input, dim, index, source, **({} if reduce is None else {"reduce": reduce}))  # type: ignore[call-overload]
+
+
+def cross_entropy(input: Tensor, target: Tensor, **given: Any) -> Tensor:
+    """Of log-probabilities it is the loss itself, as their softmax does not change them."""
+    return torch.nn.functional.cross_entropy(input.log_softmax(1), target, **given)
+
+
+THEIRS = {"istft": torch.istft, "scatter": scattered, "power": torch.pow}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_they_compute_what_torch_computes(name: str) -> None:
+    operation, count = CANONICAL.operations[name], 0
+    for sample in samples(operation):
+        with warnings.catch_warnings():
+            # Torch deprecates one of the arguments, and notes that it pads.
+            warnings.simplefilter("ignore")
+            expected = THEIRS[name](**sample.arguments)  # type: ignore[operator]
+        torch.testing.assert_close(call(operation, sample.arguments), expected, rtol=1e-12, atol=1e-12)
+        count += 1
+    assert count
+
+
+def test_expected_log_loss_is_the_cross_entropy_of_log_probabilities() -> None:
+    for sample in samples(CANONICAL.operations["cross_entropy"]):
+        given: Mapping[str, Any] = {
+            name: value for name, value in sample.arguments.items() if name not in ("input", "size_average", "reduce")
+        }
+        x = sample.arguments["input"].log_softmax(1)
+        torch.testing.assert_close(functions.expected_log_loss(x, **given), cross_entropy(x, **given))
