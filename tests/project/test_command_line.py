@@ -15,6 +15,7 @@ from fxlrp.__main__ import main
 from fxlrp.demo import __main__ as demo
 from fxlrp.survey import __main__ as survey
 from fxlrp.survey import models
+from fxlrp.survey.case import Case
 
 MODEL = "torchvision:squeezenet1_1"
 
@@ -93,16 +94,16 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_a_model_that_cannot_be_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    class Rounds(nn.Module):
+    class Exponential(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.round(x).flatten(1)
+            return torch.matrix_exp(x).flatten(1)
 
-    case = models.Case(Rounds().eval(), torch.rand(2, 3))  # type: ignore[attr-defined]
+    case = Case(Exponential().eval(), torch.rand(2, 3, 3))
     monkeypatch.setitem(models.LIBRARIES, "own", (list, lambda name: case))
     with pytest.raises(SystemExit) as caught:
-        main(["check", "own:rounds"])
+        main(["check", "own:exponential"])
     assert caught.value.code == 2
-    assert "torch.round" in capsys.readouterr().err
+    assert "matrix_exp" in capsys.readouterr().err
 
 
 def test_the_box_of_the_first_layer(capsys: pytest.CaptureFixture[str]) -> None:

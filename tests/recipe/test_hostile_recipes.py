@@ -110,7 +110,7 @@ def changed(recipe: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
         ("rules/pairs/0/rule", {"rule": "Gamma", "gama": 1.0}, "the rule Gamma has no parameter 'gama'"),
         ("rules/pairs/0/rule", {"rule": "Gamma", "cls": 1.0}, "the rule Gamma has no parameter 'cls'"),
         ("rules/pairs/0/rule", {"rule": "Custom", "function": "x"}, "no rule 'Custom'"),
-        ("rules/pairs/0/rule", {"rule": "Gamma", "gamma": -1}, "gamma must be a number of at least 0"),
+        ("rules/pairs/0/rule", {"rule": "Gamma", "gamma": -1}, "gamma must be a finite number of at least 0"),
         ("rules/pairs/0/rule", {"gamma": 1}, r"rules.pairs\[0\].rule has no entry 'rule'"),
         ("rules/pairs/0/selector", {"predicate": "x"}, "no selector"),
         ("rules/pairs/0/selector", {}, "no selector"),
