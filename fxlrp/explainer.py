@@ -27,6 +27,7 @@ from fxlrp.provenance import MODEL
 from fxlrp.recipe.recipe import digest
 from fxlrp.refused_inputs import raise_explained
 from fxlrp.relevance.initial_relevance import Seed, Target
+from fxlrp.relevance.sizes import OtherSizesError
 from fxlrp.shapes import InputSpec, infer_shapes
 
 
@@ -121,10 +122,24 @@ class Explainer(nn.Module):
             >>> explain(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
-        made, values = self._on_call(inputs, named)
         with torch.no_grad():
-            returned = made.run(values, {"target": target, "seed": seed})
+            made, values, returned = self._run(inputs, named, {"target": target, "seed": seed})
         return made.signature.by_name(values, made.interface.by_name(returned))
+
+    def _run(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], controls: Mapping[str, Any]
+    ) -> tuple[Explanation, tuple[Tensor, ...], Any]:
+        """Run a program, or one that is made for this call if a derived step is not valid for its sizes."""
+        made, values = self._on_call(args, kwargs)
+        if torch.compiler.is_compiling():
+            return made, values, made.run(values, controls)
+        for _ in self._explanation.all:
+            try:
+                return made, values, made.run(values, controls)
+            except OtherSizesError:
+                self._explanation.refuse(made, values)
+            made, values = self._on_call(args, kwargs)
+        return made, values, made.run(values, controls)
 
     def balance(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> Balance:
         """Find the nodes at which the explanation creates or absorbs relevance.

@@ -49,6 +49,10 @@ def _reason(signature: Signature, values: tuple[Any, ...] | Misfit) -> str:
     return misfit() if misfit is not None else "the inputs do not fit"
 
 
+def _shapes(values: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(value.shape for value in values)
+
+
 class MadeOnInputs(Generic[T]):
     """A value that is built from a model and its inputs: immediately if possible, else at the first call.
 
@@ -68,6 +72,7 @@ class MadeOnInputs(Generic[T]):
         self._lock = threading.Lock()
         self._made: tuple[T, ...] = ()
         self._latest: T | None = None
+        self._refused: set[tuple[int, tuple[torch.Size, ...]]] = set()
         self._reason = ""
         try:
             self._keep(make(model, Inputs.of(model, examples)))
@@ -93,6 +98,10 @@ class MadeOnInputs(Generic[T]):
             self._latest = found[0]
         return found
 
+    def refuse(self, made: T, values: Sequence[Tensor]) -> None:
+        """Do not return a value again for inputs of these sizes, which it turned out not to take."""
+        self._refused.add((id(made), _shapes(values)))
+
     def _that_takes(
         self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[T, tuple[Tensor, ...]] | None:
@@ -104,7 +113,7 @@ class MadeOnInputs(Generic[T]):
                     raise InputError(values.message)
                 continue
             made.signature.check(values, parameter)
-            if made.signature.misfit(values) is None:
+            if made.signature.misfit(values) is None and (id(made), _shapes(values)) not in self._refused:
                 return made, values
         return None
 
