@@ -61,4 +61,4 @@ def test_equal_names_stand_for_equal_sizes() -> None:
         ([wide], [("n0", "n1")], [("<=", ("+", "n1", 1), "n0")]),
     ):
         with pytest.raises(OtherSizesError):
-            expect_sizes(r, values, sizes, conditions, "f")  # type: ignore[arg-type]
+            expect_sizes(r, values, sizes, conditions, "f")
