@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from tabulate import tabulate
 from torch import Tensor, fx
 
@@ -47,6 +48,9 @@ class Summary:
     @staticmethod
     def of(relevance: Tensor) -> Summary:
         """Return the summary of one tensor."""
+        if relevance.is_complex():
+            # Real and imaginary parts each carry relevance.
+            relevance = torch.view_as_real(relevance.resolve_conj())
         bad = NotFinite.of(relevance)
         numbers = relevance[~relevance.isnan()] if bad.nan else relevance
         least, most = (float(each) for each in numbers.aminmax()) if numbers.numel() else (math.nan, math.nan)
