@@ -164,7 +164,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     **{f"max_pool{n}d_with_indices": _max_pool(n) for n in (1, 2, 3)},
     "stft": lambda given: _call(torch.stft, given["self"], **{"center": False, **_without_self(given)}),
-    "cdist": lambda given: _call(torch.cdist, given["x1"], given["x2"], given["p"]),
+    "cdist": lambda given: _call(torch.cdist, given["x1"], given["x2"], given.get("p", 2.0)),
     "tensordot": lambda given: _call(
         torch.tensordot, given["self"], given["other"], (tuple(given["dims_self"]), tuple(given["dims_other"]))
     ),
