@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,6 +116,18 @@ def scatter(
     else:
         source = torch.full(index.shape, number or 0.0, dtype=input.dtype, device=input.device)
     return torch.scatter_add(input, dim, index, source) if reduce == "add" else torch.scatter(input, dim, index, source)
+
+
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """``torch.nn.functional.affine_grid``, whose transposed map in torch writes to views and cannot be traced."""
+    lengths = list(reversed(size[2:]))
+    axes = [torch.linspace(-1, 1, length, dtype=theta.dtype, device=theta.device) for length in lengths]
+    if not align_corners:
+        axes = [axis * ((length - 1) / length) for axis, length in zip(axes, lengths, strict=True)]
+    places = torch.meshgrid(*reversed(axes), indexing="ij")
+    base = torch.stack([*reversed(places), torch.ones_like(places[0])], -1)
+    grid = base.reshape(1, -1, len(lengths) + 1) @ theta.transpose(1, 2)
+    return grid.reshape(size[0], *size[2:], len(lengths))
 
 
 def istft(

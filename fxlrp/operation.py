@@ -196,7 +196,8 @@ class Operation:
         if self.variadic in names:
             first = names.index(self.variadic)
             rest = args[first:]
-            if len(rest) > 1 or (len(rest) == 1 and isinstance(rest[0], int)):
+            one = len(rest) == 1 and not isinstance(rest[0], list | tuple) and self.variadic in self.operands
+            if len(rest) > 1 or one or (len(rest) == 1 and isinstance(rest[0], int)):
                 args = (*args[:first], tuple(rest))
             if any(isinstance(item, torch.dtype) for item in rest):
                 raise TypeError(f"{self.name} does not take a dtype")

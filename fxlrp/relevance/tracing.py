@@ -206,6 +206,12 @@ def _fake(environment: ShapeEnv, spec: InputSpec | int | float, name: str) -> An
 # A view of a contiguous fake tensor may be a copy where the real one has other strides.
 _RESHAPED = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
 
+# Other calls may not take a view of a tensor that is still to be conjugated or negated.
+_LAZY = {
+    torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
+    torch.ops.aten._neg_view.default: torch.ops.aten.neg.default,
+}
+
 
 _STRIDED = (
     torch.ops.aten.as_strided.default,
@@ -243,10 +249,12 @@ def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributio
         if node.op != "call_function":
             raise InternalError(f"the derived step of {step.operation.name} reads a constant, {node.target}")
         args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        if node.target in _RESHAPED:
+        if node.target in _LAZY and isinstance(args[0], complex):
+            values[node] = args[0].conjugate() if node.target is torch.ops.aten._conj.default else -args[0]
+        elif node.target in _RESHAPED:
             values[node] = step.call(torch.ops.aten.reshape.default, args[0], args[1])
         else:
-            values[node] = step.call(node.target, *args, **kwargs)
+            values[node] = step.call(_LAZY.get(node.target, node.target), *args, **kwargs)
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
             values[node].meta[SIZE] = True
     return tuple(values[each] for each in results[:contributions] if isinstance(each, fx.Node))

@@ -27,7 +27,7 @@ _ELEMENTWISE = """
     binary_cross_entropy(input*, target*, weight=None, size_average=None, reduce=None, reduction="mean")
     kl_div(input*, target*, size_average=None, reduce=None, reduction="mean", log_target=False)
     gaussian_nll_loss(input*, target*, var*, full=False, eps=1e-6, reduction="mean")
-    soft_margin_loss(input*, target*, size_average=None, reduce=None, reduction="mean")
+    soft_margin_loss(input*, target, size_average=None, reduce=None, reduction="mean")
     hinge_embedding_loss(input*, target, margin=1.0, size_average=None, reduce=None, reduction="mean")
     margin_ranking_loss(input1*, input2*, target, margin=0, size_average=None, reduce=None, reduction="mean")
 """

@@ -39,6 +39,8 @@ _VIEWS = """
     as_strided(input*, size, stride, storage_offset=None)
     view_as_complex(input*)
     view_as_real(input*)
+    resolve_conj(input*)
+    resolve_neg(input*)
     real(input*)
     imag(input*)
     cfloat(input*)
@@ -74,7 +76,8 @@ def selections() -> Iterator[Operation]:
     for name in ("median", "nanmedian"):
         function = getattr(torch.ops.aten, name).dim
         yield row(Family.SELECTION, f"{name}_of(input*, dim, keepdim=False)", function, allocates=True, **several)
-    pooled = "kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=True"
+    # The last parameter is always True, and of no effect.
+    pooled = "kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False"
     for n in (1, 2, 3):
         name = f"max_pool{n}d_with_indices"
         yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), allocates=True, **several)

@@ -31,7 +31,6 @@ _LINEAR = """
     nansum(input*, dim=None, keepdim=False, dtype=None)
     nanmean(input*, dim=None, keepdim=False, dtype=None)
     trace(input*)
-    affine_grid(theta*, size, align_corners=None)
     max_unpool1d(input*, indices, kernel_size, stride=None, padding=0, output_size=None)
     max_unpool2d(input*, indices, kernel_size, stride=None, padding=0, output_size=None)
     max_unpool3d(input*, indices, kernel_size, stride=None, padding=0, output_size=None)
@@ -43,10 +42,7 @@ _LINEAR = """
 # Their results may share memory with the operand.
 _VIEWS = """
     sum_to_size(input*, size)
-    conj(input*)
     conj_physical(input*)
-    resolve_conj(input*)
-    resolve_neg(input*)
 """
 
 _FOURIER = """
@@ -101,12 +97,15 @@ def transforms() -> Iterator[Operation]:
     yield from rows(Family.TRANSFORM, _LINEAR, **known)
     yield from rows(Family.TRANSFORM, _FOURIER, **known)
     yield from rows(Family.TRANSFORM, _VIEWS)
+    yield row(Family.TRANSFORM, "conj(input*)", aliases=("_conj",))
     rest = "pad_mode='reflect', normalized=False, onesided=None, return_complex=None, align_to_window=None"
     yield row(Family.TRANSFORM, f"stft({_STFT}, {rest})", **known)
     rest = "normalized=False, onesided=None, length=None, return_complex=False"
     yield row(Family.TRANSFORM, f"istft({_STFT}, {rest})", functions.istft, **known)
     # The places at which an image is sampled count as constants, as the weights of an average do.
     yield from rows(Family.TRANSFORM, _SAMPLED, held_constant=("grid",), **known)
+    grid = "affine_grid(theta*, size, align_corners=None)"
+    yield row(Family.TRANSFORM, grid, functions.affine_grid, **known)
     yield from rows(Family.TRANSFORM, _REDUCED, **known)
     yield row(
         Family.TRANSFORM,

@@ -64,10 +64,7 @@ def _losses() -> Iterator[tuple[str, list[Arguments]]]:
     yield "kl_div", [dict(input=M, target=POSITIVE, **one) for one in divergences]
     yield "gaussian_nll_loss", [dict(input=M, target=M, var=POSITIVE, **one) for one in [*REDUCTIONS, dict(full=True)]]
     signs = SIGNS[:, None].expand(4, 6).contiguous()
-    yield (
-        "soft_margin_loss",
-        [dict(input=M, target=signs, **one) for one in REDUCTIONS] + [dict(input=M, target=M, reduction="none")],
-    )
+    yield "soft_margin_loss", [dict(input=M, target=signs, **one) for one in REDUCTIONS]
     yield "hinge_embedding_loss", [dict(input=M, target=signs, **one) for one in [*REDUCTIONS, dict(margin=0.3)]]
     ranked: list[Arguments] = [*REDUCTIONS, dict(reduction="none", margin=0.3)]
     yield "margin_ranking_loss", [dict(input1=V(4), input2=V(4), target=SIGNS, **one) for one in ranked]

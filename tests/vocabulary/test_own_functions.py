@@ -25,7 +25,12 @@ def cross_entropy(input: Tensor, target: Tensor, **given: Any) -> Tensor:
     return torch.nn.functional.cross_entropy(input.log_softmax(1), target, **given)
 
 
-THEIRS = {"istft": torch.istft, "scatter": scattered, "power": torch.pow}
+THEIRS = {
+    "istft": torch.istft,
+    "scatter": scattered,
+    "power": torch.pow,
+    "affine_grid": torch.nn.functional.affine_grid,
+}
 
 
 @pytest.mark.parametrize("name", THEIRS)

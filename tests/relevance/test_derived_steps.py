@@ -1,0 +1,125 @@
+"""Relevance of operations whose steps are derived by tracing, against dense Jacobians of the plain functions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from derived_calls import Case, Dense, cases, operations, relevance_of, summed_to
+from fxlrp import presets
+from fxlrp.operation import Family
+from oracles import assert_relevance, random
+
+# What does not work yet, by operation, and by the inputs or the setting if the rest works.
+_DATA = "torch looks at values to differentiate it, so the step cannot be traced"
+_TWICE = "the linear part needs a second derivative, which torch does not have"
+_DEGREE_0 = "homogeneous of degree 0: the linear part vanishes, and rounding is divided by rounding"
+KNOWN = {
+    "scatter_product": _DATA,
+    "index_product": _DATA,
+    "ctc_loss": _DATA,
+    "gaussian_nll_loss": _DATA,
+    "multi_margin_loss": _TWICE,
+    "multilabel_margin_loss": _TWICE,
+    "atan2": _DEGREE_0,
+    "cosine_embedding_loss": _DEGREE_0,
+    "polar": "a real operand of a complex result receives complex relevance",
+    "linalg_matrix_norm": "the smallest singular value gives NaN",
+}
+
+
+def is_known(case: Case) -> bool:
+    """Whether a call of an operation in ``KNOWN`` fails."""
+    name, count = case.operation.name, len(case.dependent)
+    if name in ("atan2", "gaussian_nll_loss"):
+        return count > 1
+    if name == "polar":
+        return len(case.setting.places) > 1
+    return case.setting.arguments["ord"] == -2 if name == "linalg_matrix_norm" else name in KNOWN
+
+
+def param(case: Case, name: str, *, slow: bool = False) -> Any:
+    known = [pytest.mark.xfail(strict=True, reason=KNOWN[case.operation.name])] if is_known(case) else []
+    return pytest.param(case, id=name, marks=[*known, *([pytest.mark.slow] if slow else [])])
+
+
+def all_cases() -> Iterator[Any]:
+    """The first setting of every operation, and, slow, the others."""
+    for operation in operations():
+        for number, case in enumerate(cases(operation)):
+            yield param(case, str(case), slow=number > 0)
+
+
+WITHOUT_GRADIENT = {
+    **dict.fromkeys(("ctc_loss", "gaussian_nll_loss"), "the sizes of its value are not known"),
+    **dict.fromkeys(("as_strided_scatter", "fft_fftn", "fft_ifftn"), "differs from autograd"),
+}
+
+
+def gradients() -> Iterator[Any]:
+    """The first setting of every operation."""
+    for operation in operations():
+        reason = WITHOUT_GRADIENT.get(operation.name)
+        known = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
+        yield pytest.param(next(cases(operation)), id=operation.name, marks=known)
+
+
+def expected(case: Case, inputs: tuple[Tensor, ...], seed: Tensor) -> list[Tensor]:
+    """What LRP-0 must give, by family."""
+    operation, dense = case.operation, Dense.of(case.model(), inputs)
+    if operation.family is Family.SELECTION:
+        return dense.pulled_back(seed)
+    if operation.family is Family.MATMUL:
+        return [each / len(inputs) for each in dense.in_proportion(seed, dense.z)]
+    if operation.family is Family.TRANSFORM or operation.homogeneous:
+        return dense.in_proportion(seed, dense.z)
+    if operation.elementwise and len(inputs) == 1:
+        result = case.model().result(case.model().values)
+        return [summed_to(seed, inputs[0], result)]
+    return dense.in_proportion(seed, dense.linear_part)
+
+
+def assert_all(case: Case, actual: list[Tensor], wanted: list[Tensor]) -> None:
+    assert len(actual) == len(wanted)
+    # Casts go through fewer digits on the way.
+    tolerance = {"cfloat": 1e-6, "chalf": 1e-2}.get(case.operation.name, 1e-9)
+    for each, other in zip(actual, wanted, strict=True):
+        assert_relevance(each, other, tolerance)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(all_cases()))
+def test_relevance(case: Case) -> None:
+    """With and without optimizations."""
+    model = case.model()
+    inputs = model.inputs()
+    seed = random(*model(*inputs).shape, seed=5)
+    wanted = expected(case, inputs, seed)
+    for optimize in (True, False):
+        found = relevance_of(model, inputs, seed, presets.epsilon(0.0), capture="symbolic", optimize=optimize)
+        assert_all(case, found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(gradients()))
+def test_the_gradient(case: Case) -> None:
+    """``x * J^T(R / z)``, whatever the operation."""
+    model = case.model()
+    inputs = model.inputs()
+    dense = Dense.of(model, inputs)
+    seed = random(*dense.z.shape, seed=5)
+    found = relevance_of(model, inputs, seed, presets.gradient(), capture="symbolic")
+    assert_all(case, found, dense.in_proportion(seed, dense.z))
+
+
+def test_warnings_are_of_torch() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case = next(cases(next(each for each in operations() if each.name == "index_add")))
+        model = case.model()
+        relevance_of(model, model.inputs(), random(*model(*model.inputs()).shape), "epsilon")
