@@ -12,6 +12,8 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from fxlrp.capture.lock import is_compiling
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -80,7 +82,7 @@ class ProgramWithConstants:
 
 def can_be_watched() -> bool:
     """Whether tensors are ordinary: not fake, traced, batched by ``vmap`` or cast by autocast."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     if torch.cuda.is_initialized() and (torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing()):
         return False

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fxlrp import deploy
 from fxlrp.balance import Balance
 from fxlrp.capture import DynamicShapes, FrontEnd
+from fxlrp.capture.lock import is_compiling
 from fxlrp.capture.outputs import follow
 from fxlrp.capture.root_module import CONSTANTS
 from fxlrp.debugging.relevances import Relevances, relevances
@@ -69,7 +70,7 @@ class Explainer(nn.Module):
     def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Explanation, tuple[Tensor, ...]]:
         """The explanation that takes a call, and its inputs in order. If there is none, the model is captured."""
         made, values = self._explanation.on_call(self._model, args, kwargs)
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             self._modules["graph_module"] = made.graph_module
             self._seen = tuple(InputSpec.of(value) for value in values)
         return made, values
@@ -131,7 +132,7 @@ class Explainer(nn.Module):
     ) -> tuple[Explanation, tuple[Tensor, ...], Any]:
         """Run a program, or one that is made for this call if a derived step is not valid for its sizes."""
         made, values = self._on_call(args, kwargs)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return made, values, made.run(values, controls)
         for _ in self._explanation.all:
             try:

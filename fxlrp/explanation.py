@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from fxlrp.absence import absences
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
+from fxlrp.capture.lock import is_compiling
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.interface import Interface
@@ -66,7 +66,7 @@ class Explanation:
             InputError: The model does not take the inputs, or the target or the seed does not fit.
         """
         arguments = self.interface.arguments(values, controls)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self.program()(*arguments)
         with self.explained_failures(values):
             return self.program()(*arguments)

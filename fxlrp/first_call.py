@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import FxlrpError, InputError
 from fxlrp.inputs import ExamplesNeeded, Inputs, Misfit
 from fxlrp.signature import Signature
@@ -94,7 +95,7 @@ class MadeOnInputs(Generic[T]):
         found = self._that_takes(model, args, kwargs)
         if found is None:
             found = self._made_again(model, args, kwargs)
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             self._latest = found[0]
         return found
 
@@ -125,7 +126,7 @@ class MadeOnInputs(Generic[T]):
         Raises:
             InputError: It cannot be built for this call.
         """
-        if torch.compiler.is_compiling():
+        if is_compiling():
             raise InputError(_WHILE_COMPILING)
         first = self._made[0].signature
         values = first.inputs.match(args, kwargs)

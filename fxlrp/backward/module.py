@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxlrp.backward.function import explained_forward
 from fxlrp.backward.split import Split, split
 from fxlrp.capture import EVERY_OUTPUT, restored
+from fxlrp.capture.lock import is_compiling
 from fxlrp.driver import compiled
 from fxlrp.errors import InputError
 from fxlrp.extensions import Extension
@@ -55,7 +55,7 @@ class ExplainedModel(nn.Module):
         halves, values = self._halves.on_call(self.model, args, kwargs)
         self._check_fixed(halves.signature.inputs, args, kwargs)
         parameters = [operator.attrgetter(path)(halves.root) for path in halves.split.parameters]
-        if torch.compiler.is_compiling():
+        if is_compiling():
             outputs = explained_forward(halves.split, values, parameters)
         else:
             with ExplainedFailures(self.model, halves.signature.inputs, values):

@@ -27,7 +27,7 @@ from fxlrp.capture.escaped_paths import any_name_in_code
 from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.known_constants import KnownConstants
 from fxlrp.capture.lock import ONE_CAPTURE
-from fxlrp.capture.model_copy import copy_with_shared_tensors, hides_tensors
+from fxlrp.capture.model_copy import copy_with_shared_tensors
 from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.capture.shape_guards import INPUTS, ShapeGuards
@@ -111,8 +111,9 @@ def _first_attempt(
     doubled = with_batch(inputs)
     batches = [own] if _same_shapes(doubled, own) else [doubled, own]
     reason: Exception | None = None
-    # torch.export replaces the parameters of a module for a while, which hidden ones do not allow.
-    called = copy_with_shared_tensors(model) if hides_tensors(model) else model
+    # torch.export replaces the parameters of a module for a while: other threads must not see that, and hidden ones
+    # do not allow it.
+    called = copy_with_shared_tensors(model)
     for values in batches:
         for shapes in _dynamic_shapes(inputs, values, dynamic_shapes):
             selection = Selection(output)

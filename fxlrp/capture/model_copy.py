@@ -27,11 +27,6 @@ def copy_with_shared_tensors(model: nn.Module) -> nn.Module:
     return copied
 
 
-def hides_tensors(model: nn.Module) -> bool:
-    """Whether a tensor in an instance dictionary hides a parameter or buffer."""
-    return any(_hiding(module) for module in model.modules())
-
-
 def _hiding(module: nn.Module) -> dict[str, Tensor]:
     registered = module._parameters.keys() | module._buffers.keys()
     return {name: value for name, value in vars(module).items() if name in registered and isinstance(value, Tensor)}

@@ -103,6 +103,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+# A slice or an ellipsis is in words.
+_index = by_type("an index, a slice or an ellipsis", {int: index, str: text})
 _size = by_type("a size or the name of one", {int: size, str: text})
 _METADATA = record(
     {
@@ -110,7 +112,7 @@ _METADATA = record(
         "fxlrp": text,
         "torch": text,
         "model": text,
-        "target": by_type("a name or indices", {str: text, list: list_of(index)}),
+        "target": by_type("a name or indices", {str: text, list: list_of(_index)}),
         "inputs": list_of(record({"name": text, "dtype": text, "shape": list_of(_size)})),
         "outputs": list_of(text),
         "rules": mapping_of(record({"operation": text, "rule": text, "origin": text})),

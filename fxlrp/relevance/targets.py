@@ -13,6 +13,7 @@ from typing import Any, Protocol, SupportsIndex, TypeAlias
 import torch
 from torch import Tensor
 
+from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
 
 
@@ -179,7 +180,7 @@ def _of_samples(index: Tensor, output: Tensor, dim: int) -> Tensor:
             "contain one index for each sample"
         )
     # Reading values would break a compiled graph; there, gather itself rejects a wrong index.
-    if not torch.compiler.is_compiling() and not bool(((index >= -size) & (index < size)).all()):
+    if not is_compiling() and not bool(((index >= -size) & (index < size)).all()):
         raise InputError(
             f"a target index is out of range: dimension {dim} of the output has {size} elements, but the target "
             f"is {_described(index)}"

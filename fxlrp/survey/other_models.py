@@ -128,7 +128,7 @@ def _language(name: str) -> Case:
 
 
 class SpatialTransformer(nn.Module):
-    """A network that transforms its image before it classifies it (Jaderberg et al., 2015)."""
+    """A network that transforms its image before it classifies it."""
 
     def __init__(self) -> None:
         """Create the layers."""
@@ -161,7 +161,7 @@ class _SpectralConvolution(nn.Module):
 
 
 class FourierOperator(nn.Module):
-    """A Fourier neural operator in one dimension (Li et al., 2021)."""
+    """A Fourier neural operator in one dimension."""
 
     def __init__(self) -> None:
         """Create the layers."""
@@ -199,7 +199,7 @@ class MelClassifier(nn.Module):
 
 
 class ClickModel(nn.Module):
-    """A recommendation model of numbers and bags of categories (DLRM: Naumov et al., 2019)."""
+    """A recommendation model of numbers and bags of categories (DLRM)."""
 
     def __init__(self) -> None:
         """Create the layers."""
@@ -217,7 +217,7 @@ class ClickModel(nn.Module):
 
 
 class FactorizationMachine(nn.Module):
-    """A factorization machine with a deep part (DeepFM: Guo et al., 2017)."""
+    """A factorization machine with a deep part (DeepFM)."""
 
     def __init__(self) -> None:
         """Create the layers and the offset of each field in the table."""
@@ -235,7 +235,7 @@ class FactorizationMachine(nn.Module):
 
 
 class TableTransformer(nn.Module):
-    """A transformer of categories beside numbers (TabTransformer: Huang et al., 2020)."""
+    """A transformer of categories beside numbers (TabTransformer)."""
 
     def __init__(self) -> None:
         """Create the layers."""
@@ -281,7 +281,7 @@ class PackedRecurrent(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """Attention and a gated convolution over frames, with a mask of their lengths (Conformer: Gulati et al., 2020)."""
+    """Attention and a gated convolution over frames, with a mask of their lengths (Conformer)."""
 
     def __init__(self) -> None:
         """Create the layers."""

@@ -114,18 +114,19 @@ def transforms() -> Iterator[Operation]:
         required_values={"reduce": OneOf(("sum", "mean", "max", "min"))},
         **known,
     )
-    yield row(Family.TRANSFORM, "max_unpool2d_to(input*, indices, size)", torch.ops.aten.max_unpool2d.default)
+    yield row(Family.TRANSFORM, "max_unpool2d_to(input*, indices, size)", torch.ops.aten.max_unpool2d.default, **known)
     to = "max_unpool3d_to(input*, indices, size, stride, padding)"
-    yield row(Family.TRANSFORM, to, torch.ops.aten.max_unpool3d.default)
-    yield row(Family.TRANSFORM, "grouped_mm(input*, weight, offs=None, bias=None, out_dtype=None)")
+    yield row(Family.TRANSFORM, to, torch.ops.aten.max_unpool3d.default, **known)
+    yield row(Family.TRANSFORM, "grouped_mm(input*, weight, offs=None, bias=None, out_dtype=None)", **known)
     yield row(
         Family.TRANSFORM,
         "grouped_mm_fallback(input*, weight, offs)",
         functions.grouped_mm_fallback,
+        allocates=True,
         qualified_names=("torch._ops.transformers.transformers::grouped_mm_fallback",),
     )
     put = "index_put(input*, indices, values*, accumulate=False)"
-    yield row(Family.TRANSFORM, put, torch.ops.aten.index_put.default)
+    yield row(Family.TRANSFORM, put, torch.ops.aten.index_put.default, **known)
     yield row(
         Family.TRANSFORM,
         "scatter(input*, dim, index, src*=None, value=None, reduce=None)",

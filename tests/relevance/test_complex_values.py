@@ -44,7 +44,7 @@ class Rotary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = torch.view_as_complex(self.first(x).unflatten(-1, (-1, 2)))
-        rotated = torch.view_as_real(pairs * self.rotation).flatten(-2)
+        rotated = torch.view_as_real(pairs * self.rotation).flatten(-2)  # type: ignore[operator]
         return self.head(rotated.mean(1))
 
 
@@ -58,8 +58,8 @@ class Filtered(nn.Module):
         self.head = nn.Linear(12, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        spectrum = torch.stft(x, 4, 2, window=self.window, return_complex=True)
-        return self.head(torch.istft(spectrum * self.mask, 4, 2, window=self.window, length=12))
+        spectrum = torch.stft(x, 4, 2, window=self.window, return_complex=True)  # type: ignore[arg-type]
+        return self.head(torch.istft(spectrum * self.mask, 4, 2, window=self.window, length=12))  # type: ignore[arg-type, operator]
 
 
 class Constant(nn.Module):
@@ -101,7 +101,7 @@ def gradient_times_input(model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", NETS)
 def test_lrp_0_is_gradient_times_input(name: str, capture: str, optimize: bool) -> None:
     model, x = net(name)
-    explain = fxlrp.compile(model, LRP0, example_inputs=x, capture=capture, optimize=optimize)
+    explain = fxlrp.compile(model, LRP0, example_inputs=x, capture=capture, optimize=optimize)  # type: ignore[arg-type]
     assert_relevance(explain(x), gradient_times_input(model, x), 1e-9)
 
 

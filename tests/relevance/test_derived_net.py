@@ -33,10 +33,10 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         nodes = torch.relu(self.first(x))
-        messages = nodes.index_select(1, self.source)
-        passed = torch.zeros_like(nodes).index_add(1, self.target, messages)
-        sampled = F.grid_sample(passed.unsqueeze(1), self.grid.expand(x.shape[0], 2, 2, 2), align_corners=False)
-        distances = torch.cdist(passed, self.places.expand(x.shape[0], 3, 6)).mean(1)
+        messages = nodes.index_select(1, self.source)  # type: ignore[arg-type]
+        passed = torch.zeros_like(nodes).index_add(1, self.target, messages)  # type: ignore[arg-type]
+        sampled = F.grid_sample(passed.unsqueeze(1), self.grid.expand(x.shape[0], 2, 2, 2), align_corners=False)  # type: ignore[operator]
+        distances = torch.cdist(passed, self.places.expand(x.shape[0], 3, 6)).mean(1)  # type: ignore[operator]
         soft = torch.logsumexp(self.second(sampled.flatten(1)), 1, keepdim=True)
         products = (passed[..., :2] + 1.5).prod(-1)
         return self.head(torch.cat([sampled.flatten(1), distances, soft, products], 1))
@@ -113,5 +113,5 @@ def test_in_a_backward(made: tuple[fxlrp.Explainer, Tensor, Tensor]) -> None:
 
 def test_front_ends_agree() -> None:
     model, x = net()
-    first, second = (fxlrp.compile(model, EPSILON, example_inputs=x, capture=each)(x, target=0) for each in FRONT_ENDS)
+    first, second = (fxlrp.compile(model, EPSILON, example_inputs=x, capture=each)(x, target=0) for each in FRONT_ENDS)  # type: ignore[arg-type]
     assert_relevance(first, second, 1e-9)

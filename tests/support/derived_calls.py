@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.operation import Family, Operation
-from fxlrp.vocabulary import CANONICAL
 from operation_samples import Setting, call_as_written, mixed, settings, tensors_of
+from operation_settings import SAMPLED
 from places import Place
 
 DERIVED_PRODUCTS = tuple("tensordot inner kron cross linalg_cross linalg_multi_dot chain_matmul".split())
@@ -26,7 +26,7 @@ UNWRITTEN = ("expected_log_loss",)
 
 def _scatter(input: Tensor, dim: int, index: Tensor, src: Any, value: Any, reduce: str | None) -> Tensor:
     how = {} if reduce is None else {"reduce": reduce}
-    return torch.scatter(input, dim, index, value if src is None else src, **how)
+    return torch.scatter(input, dim, index, value if src is None else src, **how)  # type: ignore[call-overload, no-any-return]
 
 
 def _pooling_with_indices(n: int) -> Callable[..., Any]:
@@ -118,7 +118,7 @@ def operations() -> list[Operation]:
     """All operations whose relevance is derived by default."""
     return [
         operation
-        for name, operation in CANONICAL.operations.items()
+        for name, operation in SAMPLED.items()
         if (operation.family in DERIVED or name in DERIVED_PRODUCTS) and name not in UNWRITTEN
     ]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp import rules
 from fxlrp.operation import Family, Operation
-from fxlrp.vocabulary import CANONICAL
 from operation_samples import Setting, call_as_written, settings, tensors_of
+from operation_settings import SAMPLED
 from places import Place, fixed
 
 # What only passes write, and models do not.
@@ -22,7 +22,7 @@ OF_PASSES = ("expect_dims", "mask_scores")
 DERIVED = (Family.TRANSFORM, Family.SELECTION, Family.FUNCTION, Family.MATRIX_FUNCTION)
 WRITTEN: list[Operation] = [
     operation
-    for operation in CANONICAL.operations.values()
+    for operation in SAMPLED.values()
     if operation.family not in (Family.NO_RELEVANCE, *DERIVED)
     and operation.name not in OF_PASSES
     and all(place.domain == "any" for setting in settings(operation) for place in setting.places)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.vocabulary import CANONICAL
 from places import ALONG, BOOLS, CUBE, IMAGE, TOKENS, Arguments, M, V, each, fixed, of, only, two
 from settings_of_functions import FUNCTIONS
 from settings_of_matrix_functions import MATRIX_FUNCTIONS
@@ -524,9 +525,14 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
     yield "longest", [dict(input=V(3))]
     yield "causal_mask", [dict(input=V(3, 4), key=V(5, 4)), dict(input=V(2, 3, 4), key=V(2, 3, 4))]
     yield "argsort", of(M, dict(dim=0), dict(descending=True))
+    yield "new_full", only(M, dict(size=(2, 3), fill_value=1.5), dict(size=(), fill_value=-1, dtype=torch.float32))
     for name in ("new_zeros", "new_ones", "new_empty"):
         yield name, only(M, dict(size=(2, 3)), dict(size=(), dtype=torch.float32))
 
+
+# They have no kernel for float64 on a CPU, or belong to transformers: tests/relevance/test_grouped_products.py.
+WITHOUT_SAMPLES = ("grouped_mm", "grouped_mm_fallback")
+SAMPLED = {name: operation for name, operation in CANONICAL.operations.items() if name not in WITHOUT_SAMPLES}
 
 SETTINGS: dict[str, list[Arguments]] = {
     **TRANSFORMS,

@@ -40,6 +40,8 @@ def _of_two() -> Iterator[tuple[str, list[Arguments]]]:
         yield name, [two(M, POSITIVE), two(M, V(6, domain="positive")), two(M, fixed(6)), two(V(4, 1), fixed(1, 6))]
     for name in ("fmod", "remainder"):
         yield name, [two(M, POSITIVE), two(M, 0.7), two(M, fixed(6) + 2)]
+    modes, divisors = ("floor", "trunc"), (POSITIVE, fixed(6) + 2)
+    yield "rounded_quotient", [two(M, each, rounding_mode=mode) for mode in modes for each in divisors]
     yield "ldexp", [two(M, M), two(M, torch.tensor([1, -1, 2, 0, 1, 3])), two(M, fixed(6))]
     yield "xlogy", [two(M, POSITIVE), two(M, 2.0), two(fixed(4, 6), POSITIVE)]
     yield "special_xlog1py", [two(M, POSITIVE), two(M, 2.0), two(fixed(4, 6), POSITIVE)]

@@ -197,6 +197,9 @@ def _sampled() -> Iterator[tuple[str, list[Arguments]]]:
                 dict(indices=index, kernel_size=(2,) * n, stride=(2,) * n, output_size=(2, 2, *(4,) * n)),
             ),
         )
+        to: Arguments = dict(indices=index, size=(4,) * n)
+        if n > 1:
+            yield f"max_unpool{n}d_to", only(V(*shape), to if n == 2 else dict(**to, stride=(2,) * 3, padding=(0,) * 3))
     lower = torch.eye(3, dtype=torch.float64) * 1.5 + fixed(3, 3).tril(-1)
     yield (
         "cholesky_solve",

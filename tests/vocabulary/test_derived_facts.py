@@ -7,9 +7,9 @@ import torch
 
 from derived_calls import Dense, cases
 from fxlrp.operation import Operation
-from fxlrp.vocabulary import CANONICAL
+from operation_settings import SAMPLED
 
-OPERATIONS = CANONICAL.operations.values()
+OPERATIONS = SAMPLED.values()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -27,9 +27,10 @@ from fxlrp.rules.preset import Pair, Preset
 from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary import CANONICAL
 from operation_samples import KINDS, Setting, call, mixed, non_negative, samples, settings, tensors_of
+from operation_settings import SAMPLED
 from places import Place
 
-OPERATIONS = CANONICAL.operations.values()
+OPERATIONS = SAMPLED.values()
 
 
 def named(operations: Iterator[Operation]) -> list[Any]:
@@ -187,20 +188,24 @@ def relevance_of(operation: Operation, rule: Rule, setting: Setting, kind: str, 
         if not (output.is_floating_point() or output.is_complex()):
             continue
         generator = torch.Generator().manual_seed(which)
-        seed = torch.randn(output.shape, generator=generator, dtype=_of_sixty_four_bits(output)).to(output.dtype)
-        seed = seed.masked_fill(~(output > 0), 0.0) if supported else seed
+        shown = torch.view_as_real(output.resolve_conj()) if output.is_complex() else output
+        seed = torch.randn(shown.shape, generator=generator, dtype=torch.float64).to(shown.dtype)
+        seed = seed.masked_fill(~(shown > 0), 0.0) if supported else seed
         for index, x in enumerate(values):
-            program = one_call(operation, rule, setting, values, index, which if operation.multiple_results else None)
+            result = which if operation.multiple_results else None
+            program = one_call(operation, rule, setting, values, index, result, output.is_complex())
             if program is not None:
                 yield x, program(x, None, seed)
 
 
-def _of_sixty_four_bits(output: Tensor) -> torch.dtype:
-    return torch.complex128 if output.is_complex() else torch.float64
-
-
 def one_call(
-    operation: Operation, rule: Rule, setting: Setting, values: list[Tensor], index: int, which: int | None
+    operation: Operation,
+    rule: Rule,
+    setting: Setting,
+    values: list[Tensor],
+    index: int,
+    which: int | None,
+    is_complex: bool,
 ) -> fx.GraphModule | None:
     """The program that explains one operand of a single canonical call; None for one that receives no relevance."""
     graph, constants = fx.Graph(), nn.Module()
@@ -217,7 +222,10 @@ def one_call(
     arguments = tree_map_only(Tensor, lambda value: constant(f"other_{next(count)}", value), dict(arguments))
     args, kwargs = operation.call(arguments)
     made = graph.call_function(operation.function, args, kwargs)
-    graph.output(made if which is None else graph.call_function(getitem, (made, which)))
+    result = made if which is None else graph.call_function(getitem, (made, which))
+    if is_complex:
+        result = graph.call_function(torch.view_as_real, (graph.call_function(torch.resolve_conj, (result,)),))
+    graph.output(result)
     preset = Preset("one call", (Pair(lambda node: node.target is operation.function, rule, "test"),))
     options = Options(preset, examples=(InputSpec.of(values[index]),))
     program = Program(on_live_model(nn.Module(), graph, constants), CANONICAL, options)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fxlrp.vocabulary import CANONICAL
 from operation_samples import LAYOUTS, call, mixed, non_negative, samples, settings, tensors_of
-from operation_settings import SETTINGS
+from operation_settings import SAMPLED, SETTINGS
 from places import Place
 
-OPERATIONS = CANONICAL.operations
+OPERATIONS = SAMPLED
 
 
 def test_every_operation_has_settings() -> None:

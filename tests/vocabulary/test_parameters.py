@@ -61,7 +61,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         for n in (1, 2, 3)
     },
     "expand": {"implicit": "for torch's own use"},
-    "repeat_interleave": {"output_size": "a hint for speed"},
     "sort": {"stable": _OVERLOADS},
     **{
         name: {"unbiased": _OVERLOADS, "correction": _OVERLOADS, "dim": _OVERLOADS}
@@ -96,7 +95,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         }
         for name in ("zeros_like", "ones_like", "empty_like", "full_like")
     },
-    **{name: {"layout": _FACTORY, "pin_memory": _FACTORY} for name in ("new_zeros", "new_ones", "new_empty")},
+    **{
+        name: {"layout": _FACTORY, "pin_memory": _FACTORY}
+        for name in ("new_zeros", "new_ones", "new_empty", "new_full")
+    },
 }
 
 # Compared with no source, and why.
@@ -113,6 +115,9 @@ UNCOMPARED = {
     **dict.fromkeys(("attention_mask", "padding_mask", "both_masks", "causal_mask"), "fxlrp's own"),
     "to": "its overloads share no parameter, and calls are kept as written; its spellings are tested with the passes",
     "expect_dims": "fxlrp's own",
+    "grouped_mm": "torch calls the matrices mat_a and mat_b",
+    **dict.fromkeys(("grouped_mm_fallback", "rounded_quotient"), "fxlrp's own"),
+    **dict.fromkeys(("max_unpool2d_to", "max_unpool3d_to"), "ATen's max_unpool, which takes the size"),
     **dict.fromkeys(("power", "scatter_product", "index_product", "expected_log_loss"), "fxlrp's own"),
     **dict.fromkeys(("median_of", "nanmedian_of"), "one overload of the median, for fxlrp's passes"),
     "tensordot": "torch.tensordot is written in Python; ATen's takes the dimensions of each operand",
