@@ -98,6 +98,11 @@ def _vecdot(build: Builder, x: Any, y: Any, dim: int) -> fx.Node:
     return build("sum", build("mul", x, y), dim=dim)
 
 
+def _polar(build: Builder, abs: Any, angle: Any) -> fx.Node:
+    parts = (build("mul", abs, build(function, angle)) for function in ("cos", "sin"))
+    return build("complex", *parts)
+
+
 def _bilinear(build: Builder, input1: Any, input2: Any, weight: Any, bias: Any) -> fx.Node:
     product = build("einsum", "...i,kij,...j->...k", input1, weight, input2)
     return product if bias is None else build("add", product, bias)
@@ -135,6 +140,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "lerp": _lerp,
     "outer": _outer,
     "vdot": _vdot,
+    "polar": _polar,
     "bilinear": _bilinear,
     "linalg_vecdot": _vecdot,
     "glu": _glu,

@@ -79,6 +79,16 @@ def _pairwise_distance(build: Builder, x1: Any, x2: Any, p: float, eps: float, k
     return build("vector_norm", difference, ord=p, dim=-1, keepdim=keepdim)
 
 
+def _cosine_embedding_loss(
+    build: Builder, input1: Any, input2: Any, target: Any, margin: float, reduction: str, **given: Any
+) -> fx.Node:
+    """``1 - cos`` for pairs that belong together, else ``max(0, cos - margin)``."""
+    cosine = _cosine_similarity(build, input1, input2, -1, 1e-8)
+    apart = build("relu", build("sub", cosine, margin))
+    losses = build("where", build("eq", target, 1), build("sub", 1.0, cosine), apart)
+    return losses if reduction == "none" else build(reduction, losses)
+
+
 def _max_pool(dims: int) -> Callable[..., Made | None]:
     """Max pooling that also returns indices."""
 
@@ -139,6 +149,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "std_mean": _std_mean,
     "normalize_vectors": _normalize_vectors,
     "cosine_similarity": _cosine_similarity,
+    "cosine_embedding_loss": _cosine_embedding_loss,
     "dist": _dist,
     "pairwise_distance": _pairwise_distance,
     "cross_entropy": _cross_entropy,

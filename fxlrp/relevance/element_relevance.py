@@ -221,7 +221,9 @@ def where_relevance(operand: Any, r: Tensor, chosen: Tensor) -> Tensor:
 
 def cat_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
     """The part of each concatenated tensor."""
-    parts = torch.split(r, [tensor.shape[dim] for tensor in tensors], dim)
+    # An empty tensor of one dimension joins tensors of any shape, as the caches of language models begin.
+    sizes = [0 if tensor.dim() == 1 and tensor.shape[0] == 0 else tensor.shape[dim] for tensor in tensors]
+    parts = torch.split(r, sizes, dim)
     return tuple(as_type_of(part, tensor) for part, tensor in zip(parts, tensors, strict=True))
 
 

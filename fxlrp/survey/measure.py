@@ -137,6 +137,8 @@ def prepare(model: nn.Module, inputs: Any) -> None:
                 # Some heads are initialized to zero, and their relevance would be zero.
                 value.normal_(0, 0.02, generator=generator)
         norms = [module for module in model.modules() if isinstance(getattr(module, "running_var", None), Tensor)]
+        if not norms:
+            return
         hooks = [norm.register_forward_pre_hook(_calibrate) for norm in norms]
         try:
             model(inputs) if isinstance(inputs, Tensor) else model(**inputs)

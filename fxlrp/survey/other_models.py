@@ -260,10 +260,10 @@ class Translator(nn.Module):
         self.tokens, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
         self.transformer = nn.Transformer(16, 4, 1, 1, 32, batch_first=True)
 
-    def forward(self, source: Tensor, target: Tensor) -> Any:
+    def forward(self, source: Tensor, shifted: Tensor) -> Any:
         """Score the next token at every position of the target."""
-        mask = nn.Transformer.generate_square_subsequent_mask(target.size(1), dtype=self.head.weight.dtype)
-        return self.head(self.transformer(self.tokens(source), self.tokens(target), tgt_mask=mask))
+        mask = nn.Transformer.generate_square_subsequent_mask(shifted.size(1), dtype=self.head.weight.dtype)
+        return self.head(self.transformer(self.tokens(source), self.tokens(shifted), tgt_mask=mask))
 
 
 class PackedRecurrent(nn.Module):
@@ -317,7 +317,7 @@ _WRITTEN: Mapping[str, Callable[[], Case]] = {
         TableTransformer().eval(), {"categories": torch.randint(0, 30, (2, 4)), "numbers": torch.randn(2, 5)}
     ),
     "nn_transformer": lambda: Case(
-        Translator().eval(), {"source": torch.randint(0, 30, (2, 6)), "target": torch.randint(0, 30, (2, 5))}
+        Translator().eval(), {"source": torch.randint(0, 30, (2, 6)), "shifted": torch.randint(0, 30, (2, 5))}
     ),
     "packed_lstm": lambda: Case(PackedRecurrent().eval(), torch.randn(2, 6, 4)),
     "conformer": lambda: Case(

@@ -10,7 +10,6 @@ from fxlrp.operation import Family, Gate, Operation
 from fxlrp.vocabulary.schema import row, rows
 
 _ELEMENTWISE = """
-    atan2(input*, other*)
     hypot(input*, other*)
     copysign(input*, other*)
     fmod(input*, other*)
@@ -18,7 +17,6 @@ _ELEMENTWISE = """
     ldexp(input*, other*)
     xlogy(input*, other*)
     special.xlog1py(input*, other*)
-    polar(abs*, angle*)
     float_power(input*, exponent*)
     mse_loss(input*, target*, size_average=None, reduce=None, reduction="mean", weight=None)
     l1_loss(input*, target*, size_average=None, reduce=None, reduction="mean", weight=None)
@@ -39,7 +37,6 @@ _NOT_ELEMENTWISE = """
     multilabel_margin_loss(input*, target, size_average=None, reduce=None, reduction="mean")
     multilabel_soft_margin_loss(input*, target, weight=None, size_average=None, reduce=None, reduction="mean")
     multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, size_average=None, reduce=None, reduction="mean")
-    cosine_embedding_loss(input1*, input2*, target, margin=0, size_average=None, reduce=None, reduction="mean")
     ctc_loss(log_probs*, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False)
 """
 
@@ -109,6 +106,8 @@ def nonlinear() -> Iterator[Operation]:
     quotient = "rounded_quotient(input*, other*, rounding_mode)"
     yield row(Family.FUNCTION, quotient, functions.rounded_quotient, **elementwise)
     yield row(Family.FUNCTION, "power(input*, exponent*)", functions.power, **elementwise)
+    # Only the ratio matters: the denominator is a weight, as in a quotient.
+    yield row(Family.FUNCTION, "atan2(input*, other)", held_constant=("other",), **elementwise)
     yield row(Family.FUNCTION, f"binary_cross_entropy_with_logits(input*, target*, {_LOGITS})", **elementwise)
     yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", **elementwise)
     yield from rows(Family.FUNCTION, _NOT_ELEMENTWISE, **known)

@@ -117,7 +117,12 @@ def transforms() -> Iterator[Operation]:
     yield row(Family.TRANSFORM, "max_unpool2d_to(input*, indices, size)", torch.ops.aten.max_unpool2d.default, **known)
     to = "max_unpool3d_to(input*, indices, size, stride, padding)"
     yield row(Family.TRANSFORM, to, torch.ops.aten.max_unpool3d.default, **known)
-    yield row(Family.TRANSFORM, "grouped_mm(input*, weight, offs=None, bias=None, out_dtype=None)", **known)
+    yield row(
+        Family.TRANSFORM,
+        "grouped_mm(input*, weight, offs=None, bias=None, out_dtype=None)",
+        aliases=("_grouped_mm",),
+        **known,
+    )
     yield row(
         Family.TRANSFORM,
         "grouped_mm_fallback(input*, weight, offs)",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fxlrp
 import zoo
 from fxlrp import presets
-from fxlrp.errors import ExportError, InputError
+from fxlrp.errors import ExportError
 from helpers import FRONT_ENDS
 from oracles import assert_relevance, random
 
@@ -105,7 +105,6 @@ def test_lrp_0_is_gradient_times_input(name: str, capture: str, optimize: bool) 
     assert_relevance(explain(x), gradient_times_input(model, x), 1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="a product of complex values has the stabilizer 1e-6 of SignalTakeAll")
 def test_the_epsilon_of_the_preset_is_that_of_complex_products() -> None:
     model, x = net("constant")
     found = fxlrp.compile(model, presets.epsilon(1e-12), example_inputs=x)(x)
@@ -128,18 +127,10 @@ def test_another_batch(name: str) -> None:
     model, x = net(name)
     explain = fxlrp.compile(model, LRP0, example_inputs=x)
     more = torch.cat([x, -0.5 * x.flip(0), x[:1]])
-    if name != "rotary":
-        # Some sizes become numbers in the traces of complex and irfft.
-        with pytest.raises(InputError, match="other sizes"):
-            explain(more)
-        return
     assert_relevance(explain(more), gradient_times_input(model, more), 1e-9)
 
 
-LAZY = pytest.mark.xfail(strict=True, reason="debugging reads a conjugated view as real numbers")
-
-
-@pytest.mark.parametrize("name", ["spectrum", "rotary", "filtered", pytest.param("constant", marks=LAZY)])
+@pytest.mark.parametrize("name", NETS)
 def test_node_by_node(name: str) -> None:
     """Every node conserves relevance, the real and the imaginary parts together."""
     model, x = net(name)
@@ -160,7 +151,7 @@ def test_code_and_table(name: str) -> None:
 def test_exported(name: str, tmp_path: Path) -> None:
     model, x = net(name)
     explain = fxlrp.compile(model, LRP0, example_inputs=x)
-    if name != "rotary":
+    if name not in ("rotary", "spectrum"):
         with pytest.raises(ExportError, match="batch"):
             explain.export(tmp_path / "explain.pt2", x)
         return

@@ -17,7 +17,6 @@ from oracles import assert_relevance, random
 # What does not work yet, by operation, and by the inputs or the setting if the rest works.
 _DATA = "torch looks at values to differentiate it, so the step cannot be traced"
 _TWICE = "the linear part needs a second derivative, which torch does not have"
-_DEGREE_0 = "homogeneous of degree 0: the linear part vanishes, and rounding is divided by rounding"
 KNOWN = {
     "scatter_product": _DATA,
     "index_product": _DATA,
@@ -25,9 +24,6 @@ KNOWN = {
     "gaussian_nll_loss": _DATA,
     "multi_margin_loss": _TWICE,
     "multilabel_margin_loss": _TWICE,
-    "atan2": _DEGREE_0,
-    "cosine_embedding_loss": _DEGREE_0,
-    "polar": "a real operand of a complex result receives complex relevance",
     "linalg_matrix_norm": "the smallest singular value gives NaN",
 }
 
@@ -35,10 +31,8 @@ KNOWN = {
 def is_known(case: Case) -> bool:
     """Whether a call of an operation in ``KNOWN`` fails."""
     name, count = case.operation.name, len(case.dependent)
-    if name in ("atan2", "gaussian_nll_loss"):
+    if name == "gaussian_nll_loss":
         return count > 1
-    if name == "polar":
-        return len(case.setting.places) > 1
     return case.setting.arguments["ord"] == -2 if name == "linalg_matrix_norm" else name in KNOWN
 
 

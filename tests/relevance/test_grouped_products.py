@@ -14,7 +14,7 @@ from oracles import assert_relevance
 class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)))
+        self.weight = nn.Parameter(torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0)))
         self.ends = nn.Buffer(torch.tensor([3, 3, 6], dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def test_each_row_goes_back_through_the_matrix_of_its_expert() -> None:
     model = Experts().bfloat16().eval()
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
     explain = fxlrp.compile(model, fxlrp.presets.epsilon(1e-9), example_inputs=x)
-    seed = torch.randn(6, 4, generator=torch.Generator().manual_seed(2)).bfloat16()
+    seed = torch.randn(6, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
     weight = model.weight.detach()[[0, 0, 0, 2, 2, 2]].double()
     contributions = x[:, :, None].double() * weight
     expected = (contributions / contributions.sum(1, keepdim=True) * seed[:, None]).sum(2)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxlrp
 from fxlrp import presets
 from helpers import Function, assert_close, explained, of_one, of_two
 from oracles import dense_map, epsilon_rule, move_back, random, randomize, through
@@ -158,3 +159,14 @@ def test_scores_against_normalized_prototypes() -> None:
         lambda x: 20.0 * (x / x.norm(dim=-1, keepdim=True)) @ prototypes.T, X, seed, presets.epsilon(epsilon=0)
     )
     assert_close(relevance, X * ((seed / (X @ prototypes.T)) @ prototypes))
+
+
+def test_an_empty_tensor_of_one_dimension_joins_any_shape() -> None:
+    class Cache(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([torch.tensor([], dtype=x.dtype), 2 * x], -2)
+
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    for capture in ("symbolic", "export"):
+        explain = fxlrp.compile(Cache().eval(), presets.epsilon(0.0), example_inputs=x, capture=capture)
+        torch.testing.assert_close(explain(x, seed=lambda output: output), 2 * x)
