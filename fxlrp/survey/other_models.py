@@ -41,8 +41,9 @@ class _Detector(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Any:
-        result = self.network(x)
-        return result[0] if isinstance(result, list | tuple) else result
+        boxes, raw = self.network(x)
+        # The transformer returns chosen boxes with the numbers of their classes: its scores are explained instead.
+        return raw[1][-1] if isinstance(raw, tuple) else boxes
 
 
 def _ultralytics(name: str) -> Case:
