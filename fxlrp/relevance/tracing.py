@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -221,6 +222,22 @@ _STRIDED = (
 )
 
 
+_EMPTY = frozenset("empty empty_like empty_strided new_empty new_empty_strided".split())
+# They overwrite their first argument, and read only its sizes and strides.
+_OVERWRITE = frozenset("copy fill zero".split())
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target._schema.name).removeprefix("aten::") if isinstance(node.target, OpOverload) else ""
+
+
+def reads_unwritten(graph: fx.Graph) -> bool:
+    """Whether a functional graph reads the elements of a tensor without values, because a write to it was lost."""
+    return any(
+        _name(node) in _EMPTY and any(_name(user) not in _OVERWRITE for user in node.users) for node in graph.nodes
+    )
+
+
 def contiguous(value: Any) -> Any:
     """A tensor in contiguous memory; a number as it is."""
     return value.contiguous() if isinstance(value, Tensor) else value
@@ -229,6 +246,8 @@ def contiguous(value: Any) -> Any:
 def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributions: int) -> tuple[fx.Node, ...]:
     """Copy the calls of a traced graph, except that of the operation itself, whose value the program has."""
     graph.eliminate_dead_code()
+    if reads_unwritten(graph):
+        raise InternalError(f"the trace of the step of {step.operation.name} reads memory that nothing has written")
     depends_on_strides = any(node.target in _STRIDED for node in graph.nodes)
     if depends_on_strides:
         # The fake tensors were contiguous.

@@ -42,7 +42,6 @@ _LINEAR = """
 # Their results may share memory with the operand.
 _VIEWS = """
     sum_to_size(input*, size)
-    conj_physical(input*)
 """
 
 _FOURIER = """
@@ -97,7 +96,8 @@ def transforms() -> Iterator[Operation]:
     yield from rows(Family.TRANSFORM, _LINEAR, **known)
     yield from rows(Family.TRANSFORM, _FOURIER, **known)
     yield from rows(Family.TRANSFORM, _VIEWS)
-    yield row(Family.TRANSFORM, "conj(input*)", aliases=("_conj",))
+    # Not the view that torch.conj returns: some operations do not take it.
+    yield row(Family.TRANSFORM, "conj(input*)", torch.conj_physical, aliases=("_conj", "conj_physical"))
     rest = "pad_mode='reflect', normalized=False, onesided=None, return_complex=None, align_to_window=None"
     yield row(Family.TRANSFORM, f"stft({_STFT}, {rest})", **known)
     rest = "normalized=False, onesided=None, length=None, return_complex=False"

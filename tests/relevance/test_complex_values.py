@@ -130,10 +130,7 @@ def test_another_batch(name: str) -> None:
     assert_relevance(explain(more), gradient_times_input(model, more), 1e-9)
 
 
-LAZY = pytest.mark.xfail(strict=True, reason="the program for debugging reads a conjugated view as real numbers")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LAZY) if name == "constant" else name for name in NETS])
+@pytest.mark.parametrize("name", NETS)
 def test_node_by_node(name: str) -> None:
     """Every node conserves relevance, the real and the imaginary parts together."""
     model, x = net(name)

@@ -225,7 +225,7 @@ def _losses() -> Iterator[tuple[str, list[Arguments]]]:
 
 
 def _of_complex_numbers() -> Iterator[tuple[str, list[Arguments]]]:
-    for name in ("conj", "conj_physical", "resolve_conj", "resolve_neg"):
+    for name in ("conj", "resolve_conj", "resolve_neg"):
         yield name, [*of(COMPLEX), *of(M)]
     yield from _fourier()
     window = torch.hann_window(4, dtype=torch.float64)
