@@ -268,6 +268,10 @@ def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributio
         if node.op != "call_function":
             raise InternalError(f"the derived step of {step.operation.name} reads a constant, {node.target}")
         args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        if isinstance(kwargs.get("device"), torch.device):
+            # Tensors that the step makes are on the device of its relevance, not on that of the examples.
+            kwargs = {**kwargs, "device": step.call(getattr, inputs[-1], "device")}
+            kwargs["device"].meta[SIZE] = True
         if node.target in _LAZY and isinstance(args[0], complex):
             values[node] = args[0].conjugate() if node.target is torch.ops.aten._conj.default else -args[0]
         elif node.target in _RESHAPED:
