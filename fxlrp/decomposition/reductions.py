@@ -89,6 +89,18 @@ def _cosine_embedding_loss(
     return losses if reduction == "none" else build(reduction, losses)
 
 
+def _multilabel_soft_margin_loss(
+    build: Builder, input: Any, target: Any, weight: Any, reduction: str, **given: Any
+) -> fx.Node:
+    """The mean over the classes of the binary cross entropies of the logits."""
+    of_members = build("mul", target, build("logsigmoid", input))
+    of_others = build("mul", build("sub", 1, target), build("logsigmoid", build("neg", input)))
+    losses = build("neg", build("add", of_members, of_others))
+    weighted = losses if weight is None else build("mul", losses, weight)
+    means = build("div", build("sum", weighted, dim=-1), build("size", input, -1))
+    return means if reduction == "none" else build(reduction, means)
+
+
 def _max_pool(dims: int) -> Callable[..., Made | None]:
     """Max pooling that also returns indices."""
 
@@ -150,6 +162,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "normalize_vectors": _normalize_vectors,
     "cosine_similarity": _cosine_similarity,
     "cosine_embedding_loss": _cosine_embedding_loss,
+    "multilabel_soft_margin_loss": _multilabel_soft_margin_loss,
     "dist": _dist,
     "pairwise_distance": _pairwise_distance,
     "cross_entropy": _cross_entropy,

@@ -54,6 +54,7 @@ _SCHEMAS = """
     median(input*, dim=None, keepdim=False)
     nanmedian(input*, dim=None, keepdim=False)
     cosine_embedding_loss(input1*, input2*, target, margin=0, size_average=None, reduce=None, reduction="mean")
+    multilabel_soft_margin_loss(input*, target, weight=None, size_average=None, reduce=None, reduction="mean")
     polar(abs*, angle*)
     constant_pad_nd(input*, pad, value=0)
 """

@@ -35,7 +35,6 @@ _NOT_ELEMENTWISE = """
     cumprod(input*, dim, dtype=None)
     linalg.vander(x*, N=None)
     multilabel_margin_loss(input*, target, size_average=None, reduce=None, reduction="mean")
-    multilabel_soft_margin_loss(input*, target, weight=None, size_average=None, reduce=None, reduction="mean")
     multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, size_average=None, reduce=None, reduction="mean")
     ctc_loss(log_probs*, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False)
 """
