@@ -85,6 +85,11 @@ def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> T
     return input.new_zeros(count, input.size(batch_dim), features)
 
 
+def broadcast_among(input: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """``input``, expanded to the shape that it and the others broadcast to."""
+    return torch.broadcast_tensors(input, *others)[0]
+
+
 def rounded_quotient(input: Any, other: Any, rounding_mode: str) -> Tensor:
     """``torch.div`` with a rounding mode, which keeps integers."""
     return torch.div(input, other, rounding_mode=rounding_mode)

@@ -101,6 +101,14 @@ def _multilabel_soft_margin_loss(
     return means if reduction == "none" else build(reduction, means)
 
 
+def _broadcast_tensors(build: Builder, tensors: Any) -> Made:
+    """Each tensor by itself: the result of a constant one is constant."""
+    return tuple(
+        build("broadcast_among", tensor, [*tensors[:index], *tensors[index + 1 :]])
+        for index, tensor in enumerate(tensors)
+    )
+
+
 def _max_pool(dims: int) -> Callable[..., Made | None]:
     """Max pooling that also returns indices."""
 
@@ -163,6 +171,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "cosine_similarity": _cosine_similarity,
     "cosine_embedding_loss": _cosine_embedding_loss,
     "multilabel_soft_margin_loss": _multilabel_soft_margin_loss,
+    "broadcast_tensors": _broadcast_tensors,
     "dist": _dist,
     "pairwise_distance": _pairwise_distance,
     "cross_entropy": _cross_entropy,

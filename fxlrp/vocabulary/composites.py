@@ -96,6 +96,8 @@ def composites() -> Iterator[Operation]:
     for name in ("var_mean", "std_mean"):
         yield _composite(name, getattr(torch, name), spread)
     yield from rows(Family.COMPOSITE, _SCHEMAS, allocates=True)
+    together: dict[str, Any] = {"variadic": "tensors", "multiple_results": True}
+    yield row(Family.COMPOSITE, "broadcast_tensors(tensors*)", torch.ops.aten.broadcast_tensors.default, **together)
     yield row(Family.COMPOSITE, f"cross_entropy(input*, target, {_CROSS_ENTROPY})", allocates=True)
     for name in ("max", "min"):
         yield _composite(name, getattr(torch, name), {"input": REQUIRED, "dim": None, "keepdim": False, "other": None})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fxlrp import functions
 from fxlrp.operation import Family, Operation
 from fxlrp.vocabulary.schema import row, rows
 
@@ -82,7 +83,9 @@ def selections() -> Iterator[Operation]:
         name = f"max_pool{n}d_with_indices"
         yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), allocates=True, **several)
     several["variadic"] = "tensors"
-    yield row(Family.SELECTION, "broadcast_tensors(tensors*)", torch.ops.aten.broadcast_tensors.default, **several)
+    yield row(
+        Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, without_relevance=("others",)
+    )
     yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", **several)
     joined: dict[str, Any] = {"variadic": "tensors", "allocates": True}
     yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, **joined)

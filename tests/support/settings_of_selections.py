@@ -47,6 +47,7 @@ def _of_two() -> Iterator[tuple[str, list[Arguments]]]:
         yield name, [two(M, M), two(M, V(6)), two(M, fixed(6)), two(V(4, 1), V(1, 6))]
     joined: list[list[Any]] = [[M], [M, M], [M, fixed(4, 6), V(4)]]
     yield "column_stack", [dict(tensors=tensors) for tensors in joined]
+    yield "broadcast_among", only(V(4, 1), *each("others", [fixed(1, 6)], [fixed(4, 6), fixed(6)]))
     yield "broadcast_tensors", [dict(tensors=tensors) for tensors in ([M, V(6)], [V(4, 1), V(1, 6)], [M, fixed(6)])]
     yield "meshgrid", [dict(tensors=[V(3), V(4)], indexing=indexing) for indexing in ("ij", "xy")]
     yield "block_diag", [dict(tensors=tensors) for tensors in ([M], [M, V(2, 3)], [M, fixed(2, 2), V(3)])]
