@@ -87,7 +87,8 @@ def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> T
 
 def broadcast_among(input: Tensor, others: Sequence[Tensor]) -> Tensor:
     """``input``, expanded to the shape that it and the others broadcast to."""
-    return torch.broadcast_tensors(input, *others)[0]
+    expanded: Tensor = torch.broadcast_tensors(input, *others)[0]
+    return expanded
 
 
 def rounded_quotient(input: Any, other: Any, rounding_mode: str) -> Tensor:
