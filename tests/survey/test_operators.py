@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fxlrp import presets
-from fxlrp.survey.operators import Entry, entries, explained
+from fxlrp.survey.operators import entries, explained
 
 ENTRIES = {entry.name: entry for entry in entries()}
 
@@ -18,9 +18,14 @@ def test_the_database_is_complete() -> None:
     assert {"index_add", "nn_functional_grid_sample", "fft_rfft", "linalg_det", "std"} <= ENTRIES.keys()
 
 
+# ``fxlrp survey operators`` tries all of them.
+SOME = list(ENTRIES)[::3]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-def test_every_operator(entry: Entry) -> None:
+@pytest.mark.parametrize("name", SOME)
+def test_operators(name: str) -> None:
+    entry = ENTRIES[name]
     result = explained(entry, presets.epsilon(1e-12))
     assert result.state in ("explained", "refused"), result.problem
     if result.state == "explained" and result.homogeneous and entry.name not in NOT_GRADIENT_TIMES_INPUT:
