@@ -103,6 +103,10 @@ class MadeOnInputs(Generic[T]):
         """Do not return a value again for inputs of these sizes, which it turned out not to take."""
         self._refused.add((id(made), _shapes(values)))
 
+    def _is_refused(self, made: T, values: Sequence[Tensor]) -> bool:
+        # The sizes may be symbolic, which cannot be looked up, but then nothing has been refused.
+        return bool(self._refused) and (id(made), _shapes(values)) in self._refused
+
     def _that_takes(
         self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[T, tuple[Tensor, ...]] | None:
@@ -114,7 +118,7 @@ class MadeOnInputs(Generic[T]):
                     raise InputError(values.message)
                 continue
             made.signature.check(values, parameter)
-            if made.signature.misfit(values) is None and (id(made), _shapes(values)) not in self._refused:
+            if made.signature.misfit(values) is None and not self._is_refused(made, values):
                 return made, values
         return None
 

@@ -37,7 +37,7 @@ except fxlrp.errors.FxlrpError as error:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "features", "error"),
-    [("x.sum() > 0", 4, "CaptureError"), ("len(x) < 0", 5, "CaptureError")],
+    [("x.sum() > 0", 4, "CaptureError"), ("len(x) < 0", 5, "InputError")],
     ids=["values", "sizes that do not fit"],
 )
 def test_a_refused_model_leaves_standard_error_quiet(condition: str, features: int, error: str) -> None:

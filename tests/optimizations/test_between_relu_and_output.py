@@ -25,17 +25,15 @@ CASES = [
     pytest.param(operation, setting, id=f"{operation.name}({setting.name})")
     for operation in WRITTEN
     for setting in settings(operation)
+    # A power of a negative number with a fraction is NaN.
+    if not (operation.name == "pow" and len(setting.places) > 1)
 ]
 
 # What is an error of fxlrp's, optimized or not, and why; by operation, setting and sources.
 REFUSED = {
-    "addmm(*beta=1, alpha=1) hidden/constant/constant": "the bias of what is a linear map then",
-    "div(*) constant/hidden": "a denominator has no relevance",
     "einsum(equation=ii*) hidden": "a diagonal",
     "embedding(*) hidden": "the weight of an embedding has no relevance",
-    "pow(input=4x6, exponent=4x6) */[!c]*": "an exponent has no relevance",
-    "pow(input=2, *) hidden": "an exponent has no relevance",
-    "pow(input=0.5, *) hidden": "an exponent has no relevance",
+    "embedding_bag(*) hidden": "the weight of an embedding has no relevance",
 }
 
 

@@ -105,7 +105,7 @@ X, Y = random(3, 6, seed=3), random(3, 6, seed=4)
 def test_unusual_neighbours(function: Callable[[Tensor, Tensor], Tensor], pairs: Any) -> None:
     for rule in (rules.Epsilon(0.0), rules.ZPlus(), rules.AlphaBeta(), rules.Gamma()):
         more = [(is_linear, rule)] if any(map(is_linear, fxlrp.compile(Two(function).eval()).nodes)) else []
-        preset = PRESETS["epsilon"].override([*pairs, *more])
+        preset = PRESETS["epsilon"].override(more).override(pairs)
         assert_same(Two(function).eval(), preset, X, Y, configurations=MAIN_CONFIGURATIONS, seed=torch.ones_like)
 
 

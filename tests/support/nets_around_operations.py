@@ -17,7 +17,7 @@ from operation_settings import SAMPLED
 from places import Place, fixed
 
 # What only passes write, and models do not.
-OF_PASSES = ("expect_dims", "mask_scores")
+OF_PASSES = ("expect_dims", "mask_scores", "sum_bags")
 # Their steps are derived: tests/relevance/test_derived_steps.py compares them with and without optimizations.
 DERIVED = (Family.TRANSFORM, Family.SELECTION, Family.FUNCTION, Family.MATRIX_FUNCTION)
 WRITTEN: list[Operation] = [
@@ -25,6 +25,8 @@ WRITTEN: list[Operation] = [
     for operation in SAMPLED.values()
     if operation.family not in (Family.NO_RELEVANCE, *DERIVED)
     and operation.name not in OF_PASSES
+    # Their results are not real numbers.
+    and not (operation.makes_integers and not operation.keeps_arguments)
     and all(place.domain == "any" for setting in settings(operation) for place in setting.places)
 ]
 
