@@ -18,6 +18,7 @@ from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation
 from fxlrp.provenance import describe
 from fxlrp.relevance import fitting_rules, implementation
+from fxlrp.relevance.derived import stands_for_complex
 from fxlrp.relevance.step import Choice, Implementation, Receivers
 from fxlrp.relevance.tokens import MAPPED, MapTokens
 from fxlrp.rules.preset import Pair
@@ -139,8 +140,28 @@ class _Walk:
         rule, how, origin, reason = chosen
         receivers = _receivers(self.program, node, operation, rule, how)
         self.count += 1
-        reasons = "; ".join(part for part in (reason, receivers.reason) if part)
-        return Annotation(rule, receivers.positions, origin, reasons)
+        reasons = (reason, receivers.reason, self._of_complex(node, operation, rule, how, receivers))
+        return Annotation(rule, receivers.positions, origin, "; ".join(filter(None, reasons)))
+
+    def _of_complex(
+        self, node: fx.Node, operation: Operation, rule: Rule, how: Implementation, receivers: Receivers
+    ) -> str:
+        """What is done instead of a rule that is not valid for complex values; empty if there are none.
+
+        Raises:
+            RuleError: LRP-epsilon would be another rule than the one that was chosen.
+        """
+        operands = operation.operands_of(node)
+        values = (node, *(operands[position] for position in receivers.positions))
+        specs = (self.program.facts.values.get(value.name) for value in values)
+        if how.of_complex or not any(spec is not None and spec.dtype.is_complex for spec in specs):
+            return ""
+        if not stands_for_complex(rule):
+            raise RuleError(
+                f"{rule} is not defined for complex values: choose fxlrp.rules.Epsilon() for the "
+                f"{describe(node, operation.name)}"
+            )
+        return "complex: LRP-epsilon of real and imaginary parts"
 
     def _problem(self, node: fx.Node, operation: Operation | None) -> str:
         """Why an operation cannot carry relevance; empty if it can."""

@@ -29,7 +29,8 @@ from fxlrp.relevance import fourier
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step
-from fxlrp.rules.specs import Epsilon, Gradient, PassThrough
+from fxlrp.rules.rule import Rule
+from fxlrp.rules.specs import Epsilon, Gradient, PassThrough, SignalTakeAll, Uniform
 
 if TYPE_CHECKING:
     from fxlrp.relevance.tracing import Apply, Body
@@ -154,6 +155,11 @@ _WRITTEN: Mapping[str, Callable[[Step, fx.Node, int], fx.Node]] = {
     **dict.fromkeys(fourier.TRANSFORMS, _fourier_transposed),
     **dict.fromkeys(("grouped_mm", "grouped_mm_fallback"), _grouped_transposed),
 }
+
+
+def stands_for_complex(rule: Rule) -> bool:
+    """Whether LRP-epsilon by components may stand for a rule: of a linear operation they are the same."""
+    return isinstance(rule, Epsilon | PassThrough | SignalTakeAll | Uniform)
 
 
 def complex_implementation(operation: Operation) -> Implementation:

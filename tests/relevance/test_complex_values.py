@@ -167,3 +167,24 @@ def test_under_torch_compile() -> None:
     explain = fxlrp.compile(model, LRP0, example_inputs=x)
     compiled = torch.compile(explain, fullgraph=True, backend="aot_eager")
     assert_relevance(compiled(x), gradient_times_input(model, x), 1e-9)
+
+
+class ComplexConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 1, 3, 2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(x)[:, None]
+        return torch.view_as_real(nn.functional.conv1d(spectrum, torch.view_as_complex(self.weight))).flatten(1)
+
+
+def test_a_rule_that_is_not_defined_for_complex_values_is_refused() -> None:
+    model, x = ComplexConvolution().eval(), random(2, 12)
+    with pytest.raises(fxlrp.errors.RuleError, match=r"ZPlus.* is not defined for complex values.*conv1d"):
+        fxlrp.compile(model, "epsilon_plus", example_inputs=x)
+    explain = fxlrp.compile(model, presets.epsilon(1e-12), example_inputs=x)
+    assert "complex: LRP-epsilon of real and imaginary parts" in explain.table()
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
+    assert_relevance(explain(x, seed=lambda output: output), x * gradient, 1e-9)
