@@ -13,6 +13,8 @@ class Optimizations:
     """The optimizations of :func:`fxlrp.compile`. Each is a pass that can be disabled; none changes the relevance.
 
     Args:
+        fuse_attention: Compute attention and its relevance by the fused kernels of the device, or in blocks of queries,
+            so that memory is linear in the length.
         infer_signs: Prove which values are never negative, and omit the terms that only negative values need.
         infer_support: Prove where relevance is zero for outputs that are not positive, and omit their terms.
         carry_quotients: Carry ``R / x`` instead of ``R`` where that saves divisions and multiplications.
@@ -29,6 +31,7 @@ class Optimizations:
         False
     """
 
+    fuse_attention: bool = True
     infer_signs: bool = True
     infer_support: bool = True
     carry_quotients: bool = True

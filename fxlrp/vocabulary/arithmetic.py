@@ -28,9 +28,18 @@ def _is_multiple(call: Call) -> bool:
     return facts.one_varies(call) and all(number != 0 for number in numbers) and len(numbers) == 1
 
 
+def _sum_is_positive(call: Call) -> bool:
+    a, b = call.operands
+    return any(
+        call.is_positive(one) and (call.is_positive(other) or call.is_non_negative(other))
+        for one, other in ((a, b), (b, a))
+    )
+
+
 def _quotient_is_finite(call: Call) -> bool:
     other = call.arguments["other"]
-    return facts.finite_operands(call) and isinstance(other, int | float) and other != 0
+    is_number = isinstance(other, int | float) and other != 0
+    return facts.finite_operands(call) and (is_number or call.is_positive(other))
 
 
 def _reciprocal_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
@@ -49,6 +58,7 @@ def arithmetic() -> Iterator[Operation]:
         allocates=True,
         in_place=add_into,
         non_negative=facts.of_operands,
+        positive=_sum_is_positive,
         finite=facts.finite_operands,
         neutral=True,
         maps_tokens=facts.one_varies,

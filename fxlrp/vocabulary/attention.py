@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+import fxlrp.attention as fused
 from fxlrp.functions import mask_scores
 from fxlrp.operation import REQUIRED, Family, Gate, Operation
 from fxlrp.vocabulary import facts
@@ -28,6 +29,19 @@ def attention() -> Iterator[Operation]:
         mask_scores,
         {"input": REQUIRED, "mask": REQUIRED},
         ("input", "mask"),
+        allocates=True,
+        mask_operand="mask",
+    )
+    yield Operation(
+        "attention",
+        Family.ATTENTION,
+        fused.attention,
+        {
+            **dict.fromkeys(("query", "keys", "value"), REQUIRED),
+            **dict(mask=None, scale=1.0, is_causal=False, hides_finitely=False),
+        },
+        ("query", "keys", "value"),
+        multiple_results=True,
         allocates=True,
         mask_operand="mask",
     )

@@ -103,10 +103,11 @@ def casts() -> Iterator[Operation]:
         keeps_arguments=True,
         makes_integers=_to_integers,
         maps_tokens=_to_other_than_truth_values,
+        is_cast=True,
     )
-    yield _of_input("cpu", Tensor.cpu, {"memory_format": torch.preserve_format})
+    yield _of_input("cpu", Tensor.cpu, {"memory_format": torch.preserve_format}, is_cast=True)
     for name in ("float", "double", "half", "bfloat16"):
-        yield _of_input(name, getattr(Tensor, name), {"memory_format": torch.preserve_format})
+        yield _of_input(name, getattr(Tensor, name), {"memory_format": torch.preserve_format}, is_cast=True)
 
 
 def copies() -> Iterator[Operation]:

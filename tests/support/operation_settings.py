@@ -530,8 +530,9 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
         yield name, only(M, dict(size=(2, 3)), dict(size=(), dtype=torch.float32))
 
 
-# They have no kernel for float64 on a CPU, or belong to transformers: tests/relevance/test_grouped_products.py.
-WITHOUT_SAMPLES = ("grouped_mm", "grouped_mm_fallback")
+# They have no kernel for float64 on a CPU, or belong to transformers: tests/relevance/test_grouped_products.py. The
+# second result of attention has no relevance: tests/attention.
+WITHOUT_SAMPLES = ("attention", "grouped_mm", "grouped_mm_fallback")
 SAMPLED = {name: operation for name, operation in CANONICAL.operations.items() if name not in WITHOUT_SAMPLES}
 
 SETTINGS: dict[str, list[Arguments]] = {
