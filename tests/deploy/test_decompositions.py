@@ -153,11 +153,12 @@ def test_attention(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     mask = options.get("attn_mask")
     told = {**options, "attn_mask": mask.repeat(3)[None, None, None]} if mask is not None else options
-    inputs = [torch.randn(2, 3, length, 4, dtype=torch.float64, requires_grad=True) for length in (5, 6, 6)]
-    expected = F.scaled_dot_product_attention(*inputs, **told)
+    q, k, v = (torch.randn(2, 3, length, 4, dtype=torch.float64, requires_grad=True) for length in (5, 6, 6))
+    inputs = (q, k, v)
+    expected = F.scaled_dot_product_attention(q, k, v, **told)
     gradients = torch.autograd.grad(expected, inputs, expected)
     with Recorded() as recorded:
-        out = F.scaled_dot_product_attention(*inputs, **told)
+        out = F.scaled_dot_product_attention(q, k, v, **told)
         got = torch.autograd.grad(out, inputs, out)
     assert recorded.count == 2
     torch.testing.assert_close((out, *got), (expected, *gradients))
