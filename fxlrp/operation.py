@@ -154,6 +154,8 @@ class Operation:
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance unless they
             are tokens.
         is_cast: Whether the result has the values of the operand in another type or on another device.
+        rowwise: Tells whether each row along the last dimension of the result of a call is computed from the same row
+            of the operands.
         ignores_values: Whether the result depends on the sizes, type and device of the operands, not on their values.
         elementwise: Whether each element of the result is a function of one element of each operand.
         homogeneous: Whether the result is homogeneous of degree one in the operands together.
@@ -194,6 +196,7 @@ class Operation:
     elementwise: bool = False
     homogeneous: bool = False
     is_cast: bool = False
+    rowwise: Fact | None = None
     ignores_values: bool = False
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,10 @@ def infer_finite(program: Program) -> int:
     signs = program.facts.non_negative
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
-        if node.op == "placeholder":
+        spec = program.facts.values.get(node.name)
+        if spec is not None and not spec.is_floating:
+            known.add(node)  # integers and truth values
+        elif node.op == "placeholder":
             for_finite_inputs.add(node)
         elif node.op == "get_attr" and _is_finite(operator.attrgetter(str(node.target))(program.graph_module)):
             known.add(node)

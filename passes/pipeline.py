@@ -31,6 +31,7 @@ from fxlrp.passes.recognize_attention import recognize_attention
 from fxlrp.passes.remove_dead_code import remove_dead_code
 from fxlrp.passes.remove_identities import remove_identities
 from fxlrp.passes.reuse_memory import reuse_memory
+from fxlrp.passes.select_positions import select_positions
 from fxlrp.passes.share_across_batch import share_across_batch
 
 CANONICALIZE: tuple[Pass, ...] = (
@@ -52,6 +53,7 @@ EXPLANATION: tuple[Pass, ...] = (
     check_inputs,
     *ANNOTATE,
     *SPECIALIZE,
+    select_positions,
     emit_relevance,
     remove_dead_code,
     checkpoint,

@@ -154,6 +154,8 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
         allocates=True,
         keeps_support=name in _POSITIVE_WITH_OPERAND,
         neutral=True,
+        # The weights of prelu are those of the second dimension.
+        rowwise=None if name == "prelu" else facts.always,
         **options,
     )
 

@@ -19,7 +19,7 @@ def attention() -> Iterator[Operation]:
     along: dict[str, Any] = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
     of_python = {**along, "_stacklevel": 3}
     gate: dict[str, Any] = dict(allocates=True, non_negative=facts.always, gate=Gate.SATURATING)
-    gate["finite"] = facts.finite_operands
+    gate.update(finite=facts.finite_operands, rowwise=facts.along_rows)
     yield Operation("softmax", Family.SOFTMAX, F.softmax, of_python, **gate)
     yield Operation("safe_softmax", Family.SOFTMAX, torch._safe_softmax, along, **gate)
     yield Operation("log_softmax", Family.SOFTMAX, F.log_softmax, of_python, allocates=True)
@@ -43,6 +43,7 @@ def attention() -> Iterator[Operation]:
         ("query", "keys", "value"),
         multiple_results=True,
         allocates=True,
+        finite=facts.finite_operands,
         mask_operand="mask",
     )
     yield Operation(

@@ -67,6 +67,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "remove_dead_code",
         "remove_identities",
         "reuse_memory",
+        "select_positions",
         "share_across_batch",
     }
     assert {each.name: each for each in (*EVERY, *pipeline.BACKWARD)} == declared()
