@@ -50,7 +50,6 @@ _MATRIX = """
     matrix_exp(input*)
     cholesky(input*, upper=False)
     cholesky_inverse(input*, upper=False)
-    corrcoef(input*)
     logdet(input*)
     pinverse(input*, rcond=1e-15)
     linalg.det(A*)
@@ -104,6 +103,8 @@ def nonlinear() -> Iterator[Operation]:
     yield from rows(Family.FUNCTION, _ELEMENTWISE, **elementwise)
     quotient = "rounded_quotient(input*, other*, rounding_mode)"
     yield row(Family.FUNCTION, quotient, functions.rounded_quotient, **elementwise)
+    covariance = "cov(input*, correction=1, fweights=None, aweights=None)"
+    yield row(Family.FUNCTION, covariance, functions.covariance, **known)
     yield row(Family.FUNCTION, "power(input*, exponent*)", functions.power, **elementwise)
     # Only the ratio matters: the denominator is a weight, as in a quotient.
     yield row(Family.FUNCTION, "atan2(input*, other)", held_constant=("other",), **elementwise)
@@ -125,4 +126,5 @@ def nonlinear() -> Iterator[Operation]:
 def matrix_functions() -> Iterator[Operation]:
     """Functions of matrices, for which the field has no rule."""
     yield from rows(Family.MATRIX_FUNCTION, _MATRIX, allocates=True)
+    yield row(Family.MATRIX_FUNCTION, "corrcoef(input*)", functions.correlation, allocates=True)
     yield from rows(Family.MATRIX_FUNCTION, _MATRIX_SEVERAL, multiple_results=True, allocates=True)

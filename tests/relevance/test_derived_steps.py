@@ -19,8 +19,6 @@ _DATA = "torch looks at values to differentiate it, so the step cannot be traced
 _TWICE = "the linear part needs a second derivative, which torch does not have"
 _ROUNDING = "a random seed is divided by parts that are zero but for rounding"
 KNOWN = {
-    "scatter_product": _DATA,
-    "index_product": _DATA,
     "ctc_loss": _DATA,
     "gaussian_nll_loss": _DATA,
     "multi_margin_loss": _TWICE,

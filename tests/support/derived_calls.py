@@ -41,6 +41,8 @@ AS_WRITTEN: Mapping[str, Callable[..., Any]] = {
     "affine_grid": F.affine_grid,
     "scatter_product": lambda source, **given: torch.scatter_reduce(src=source, reduce="prod", **given),
     "index_product": lambda **given: torch.index_reduce(reduce="prod", **given),
+    "cov": torch.cov,
+    "corrcoef": torch.corrcoef,
     "chain_matmul": lambda tensors: torch.chain_matmul(*tensors),
     "broadcast_tensors": lambda tensors: torch.broadcast_tensors(*tensors),
     "block_diag": lambda tensors: torch.block_diag(*tensors),

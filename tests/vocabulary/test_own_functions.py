@@ -30,6 +30,8 @@ THEIRS = {
     "scatter": scattered,
     "power": torch.pow,
     "affine_grid": torch.nn.functional.affine_grid,
+    "cov": torch.cov,
+    "corrcoef": torch.corrcoef,
 }
 
 
