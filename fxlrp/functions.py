@@ -209,6 +209,27 @@ def correlation(input: Tensor) -> Tensor:
     )
 
 
+def matrix_norm(
+    A: Tensor,
+    ord: float | str = "fro",
+    dim: tuple[int, int] = (-2, -1),
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``torch.linalg.matrix_norm``; the largest and the smallest singular value are from a decomposition with vectors.
+
+    Its derivative looks for the value among those of such a decomposition, and other algorithms round differently.
+    """
+    if ord not in (2, -2):
+        norm: Tensor = torch.linalg.matrix_norm(A, ord, dim, keepdim, dtype=dtype)
+        return norm
+    matrices = (A if dtype is None else A.to(dtype)).movedim(dim, (-2, -1))
+    values = torch.linalg.svd(matrices, full_matrices=False)[1]
+    chosen: Tensor = values.amax(-1) if ord == 2 else values.amin(-1)
+    first, second = sorted(each % A.dim() for each in dim)
+    return chosen.unsqueeze(first).unsqueeze(second) if keepdim else chosen
+
+
 def factor_count(
     input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool, operands: Sequence[int]
 ) -> Tensor:

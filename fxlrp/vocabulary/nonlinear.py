@@ -43,7 +43,6 @@ _NORMS = """
     cdist(x1*, x2*, p=2.0, compute_mode=None)
     pdist(input*, p=2)
     linalg.norm(A*, ord=None, dim=None, keepdim=False, dtype=None)
-    linalg.matrix_norm(A*, ord="fro", dim=(-2, -1), keepdim=False, dtype=None)
 """
 
 _MATRIX = """
@@ -115,7 +114,11 @@ def nonlinear() -> Iterator[Operation]:
     for name in ("scatter", "index"):
         schema = f"{name}_product(input*, dim, index, source*, include_self=True)"
         yield row(Family.FUNCTION, schema, getattr(functions, f"{name}_product"), **known)
-    yield from rows(Family.FUNCTION, _NORMS, gate=Gate.STATISTIC, homogeneous=True, **known)
+    norm: dict[str, Any] = {"gate": Gate.STATISTIC, "homogeneous": True, **known}
+    yield from rows(Family.FUNCTION, _NORMS, **norm)
+    named: dict[str, Any] = {"qualified_names": ("torch._C._linalg.linalg_matrix_norm",)}
+    of_matrices = 'linalg.matrix_norm(A*, ord="fro", dim=(-2, -1), keepdim=False, dtype=None)'
+    yield row(Family.FUNCTION, of_matrices, functions.matrix_norm, **norm, **named)
     rest = "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean'"
     yield row(Family.TRANSFORM, f"nll_loss(input*, target, {rest})", aliases=("nll_loss_nd",), **known)
     rest = "weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0"

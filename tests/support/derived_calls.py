@@ -42,6 +42,7 @@ AS_WRITTEN: Mapping[str, Callable[..., Any]] = {
     "scatter_product": lambda source, **given: torch.scatter_reduce(src=source, reduce="prod", **given),
     "index_product": lambda **given: torch.index_reduce(reduce="prod", **given),
     "cov": torch.cov,
+    "linalg_matrix_norm": lambda A, ord, dim, keepdim, dtype: torch.linalg.matrix_norm(A, ord, dim, keepdim),
     "corrcoef": torch.corrcoef,
     "chain_matmul": lambda tensors: torch.chain_matmul(*tensors),
     "broadcast_tensors": lambda tensors: torch.broadcast_tensors(*tensors),
