@@ -85,6 +85,7 @@ def test_a_condition_on_a_real_input_has_to_be_declared() -> None:
         assert_relevance(explain(x, mask, target=1), x * layer.weight[1], 1e-12)
 
 
+@pytest.mark.slow
 def test_a_size_of_a_known_input_remains_open() -> None:
     class Net(nn.Module):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:

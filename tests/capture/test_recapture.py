@@ -138,6 +138,7 @@ def test_the_model_is_not_changed() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_programs_of_a_limited_number_of_sizes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxlrp.first_call._KEPT", 3)
     model, explain = explainer()
