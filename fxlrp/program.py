@@ -113,6 +113,7 @@ class Facts:
         first_layer: The linear maps that read a model input directly.
         non_negative: The nodes whose value is never negative.
         finite: The nodes whose value is finite.
+        infinite: The nodes whose value may be infinite though the inputs are finite, such as masked scores.
         supported: The nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may pass on relevance as quotients.
         positions: Decision: the node that computes which positions of the output are explained; None for all.
@@ -131,6 +132,7 @@ class Facts:
     first_layer: frozenset[fx.Node] = frozenset()
     non_negative: frozenset[fx.Node] = frozenset()
     finite: frozenset[fx.Node] = frozenset()
+    infinite: frozenset[fx.Node] = frozenset()
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     positions: fx.Node | None = None

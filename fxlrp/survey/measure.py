@@ -30,8 +30,8 @@ class Result:
         error: The relevance that all nodes except those below created or absorbed, as a fraction of the explained
             output; None if nothing was computed.
         softmax: The relevance that the Taylor rule of softmax created or absorbed, as the same fraction.
-        constants: The relevance that constants beside the inputs (position embeddings, class tokens, masks) absorbed,
-            as the same fraction.
+        constants: The relevance that constants beside the inputs (position embeddings, class tokens, masks, zeros that
+            pad) absorbed, as the same fraction.
         problem: Why the model does not work; empty if it works.
     """
 
@@ -96,7 +96,9 @@ def _result(name: str, explain: Explainer, seconds: float, relevance: Any, balan
     sums = {"softmax": 0.0, "constants": 0.0, "": 0.0}
     for each in balance.nodes:
         kind = by_design.get(each.node, "")
-        sums[kind] += each.created if kind else abs(each.created)
+        sums[kind] += each.created if kind else abs(each.created + each.zeros)
+        if not kind:
+            sums["constants"] -= each.zeros
     problem = ""
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         problem = "the relevance is not finite"
