@@ -14,7 +14,7 @@ from torch import fx
 
 from fxlrp.functions import at_positions
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import ANNOTATION, Annotation, Program
+from fxlrp.program import ANNOTATION, Annotation, Program, receivers
 from fxlrp.provenance import is_inside, provenance
 from fxlrp.relevance.positions import asked_positions
 from fxlrp.rules.specs import PassThrough
@@ -30,12 +30,13 @@ def select_positions(program: Program) -> int:
     (output,) = program.outputs
     read = dict.fromkeys(source for node in program.graph.nodes if node in rows for source in _rows_read(program, node))
     values = [value for value in read if value not in rows]
+    with_relevance = {value for node in rows for value in receivers(node, program.vocabulary)}
     with program.graph.inserting_before(next(node for node in program.graph.nodes if node in rows)):
         classes = program.facts.values[output.name].shape[-1]
         positions = program.graph.call_function(asked_positions, (values[0], classes))
         positions._rename("positions")
         for value in values:
-            selected = _selected(program, value, positions)
+            selected = _selected(program, value, positions, value in with_relevance)
             value.replace_all_uses_with(selected, lambda user: user in rows)
     program.facts.positions = positions
     return len(values)
@@ -88,7 +89,7 @@ def _is_requested(program: Program, rows: Collection[fx.Node]) -> bool:
     return at is not None and any(node.name == at or is_inside(node, at) for node in rows)
 
 
-def _selected(program: Program, value: fx.Node, positions: fx.Node) -> fx.Node:
+def _selected(program: Program, value: fx.Node, positions: fx.Node, receives: bool) -> fx.Node:
     """Select the positions of a value, with what is known of it."""
     made = program.graph.call_function(at_positions, (value, positions))
     made.meta = provenance(value)
@@ -98,5 +99,6 @@ def _selected(program: Program, value: fx.Node, positions: fx.Node) -> fx.Node:
     facts.quotients |= {made}
     if value in facts.finite:
         facts.finite |= {made}
-    made.meta[ANNOTATION] = Annotation(PassThrough(), (0,), "select_positions", "the positions of the target")
+    if receives:
+        made.meta[ANNOTATION] = Annotation(PassThrough(), (0,), "select_positions", "the positions of the target")
     return made

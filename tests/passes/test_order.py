@@ -44,7 +44,7 @@ def nets() -> dict[str, tuple[nn.Module, Tensor]]:
     found = {name: zoo.small_net(name) for name in zoo.SMALL_NETS if name in names}
     made = {name: (model, inputs[0]) for name, (model, inputs) in found.items() if len(inputs) == 1}
     torch.manual_seed(0)
-    attention = One(lambda x: (x @ x.transpose(-2, -1)).softmax(-1) @ x).eval(), random(2, 5, 4)
+    attention = One(lambda x: (x @ x.transpose(-2, -1)).softmax(-1) @ x * 2.0).eval(), random(2, 5, 4)
     return {**made, "in place": (InPlace().double().eval(), random(2, 2, 8, 8)), "attention": attention}
 
 
