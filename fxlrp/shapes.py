@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.errors import InputError
 from fxlrp.quiet import quiet
 
@@ -75,7 +76,7 @@ class _Reader(fx.Interpreter):
 
 def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]) -> Inferred:
     """The specification of every tensor of a forward graph, by name; ``graph_module`` contains its parameters."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet(), without_fake_weights():
         fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
         reader = _Reader(graph_module, graph)
         # Sizes that depend on values, as of x[mask], and all that follow from them, remain unknown.
