@@ -2,14 +2,17 @@
 
 ``torch.export`` records in-place operations and views as they are. ``run_decompositions`` makes them functional, but
 traces the whole model a second time, which takes longer than the export itself. Most graphs contain no in-place
-operation, or only some whose result is all that is read afterwards, such as ``ReLU(inplace=True)``: these are replaced
-by their out-of-place forms. All other graphs are traced again.
+operation, or only some that change a value as a whole, such as ``ReLU(inplace=True)``, or a part of it, such as
+``x[:, 1:] = 0``: these are replaced by their out-of-place forms. If other values share the changed memory and are read
+afterwards, or part of the model is in another precision, the graph is traced again.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -66,16 +69,15 @@ def functional(exported: ExportedProgram, vocabulary: Vocabulary) -> ExportedPro
         vocabulary: The canonical operations.
     """
     nodes = list(exported.graph.nodes)
-    replaced = None if _autocast_is_enabled(nodes) else _out_of_place(nodes, vocabulary)
-    for node, function in (replaced or {}).items():
-        node.target = function
-    if replaced is None or not all(_is_plain(node, vocabulary) for node in nodes):
-        # This decomposes nothing that need not be.
+    if _autocast_is_enabled(nodes) or not _Changes(exported, vocabulary).make_functional():
+        return _traced_again(exported)
+    if not all(_is_plain(node, vocabulary) for node in nodes):
         return _traced_again(exported)
     return exported
 
 
 def _traced_again(exported: ExportedProgram) -> ExportedProgram:
+    """The program as PyTorch makes it functional; this decomposes nothing that need not be."""
     functional: ExportedProgram = exported.run_decompositions({})
     return functional
 
@@ -100,37 +102,84 @@ def _is_plain(node: fx.Node, vocabulary: Vocabulary) -> bool:
     return not is_composite or spell(node, vocabulary).function is not target
 
 
-def _out_of_place(nodes: list[fx.Node], vocabulary: Vocabulary) -> dict[fx.Node, OpOverload] | None:
-    """The out-of-place form of every in-place operation; None if one of them changes a value that is read later."""
-    position = {node: index for index, node in enumerate(nodes)}
-    # The nodes that may share memory, by each of them.
-    sharing: dict[fx.Node, list[fx.Node]] = {}
-    found: dict[fx.Node, OpOverload] = {}
-    for node in nodes:
-        if not _changes_memory(node):
-            _join(sharing, node, _may_share(node, vocabulary))
-            continue
+# How a changed view is written into the value that it is a view of.
+_WRITTEN_BACK: Mapping[Any, OpOverload] = {
+    torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
+    torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
+}
+
+
+class _Changes:
+    """Replaces in-place operations, one after the other. The program computes the same after each."""
+
+    def __init__(self, exported: ExportedProgram, vocabulary: Vocabulary) -> None:
+        self._exported, self._vocabulary = exported, vocabulary
+        # New nodes only read values that earlier nodes read as well, so they have no position.
+        self._position = {node: index for index, node in enumerate(exported.graph.nodes)}
+        # The nodes that may share memory, by each of them.
+        self._sharing: dict[fx.Node, list[fx.Node]] = {}
+
+    def make_functional(self) -> bool:
+        """Replace all in-place operations; return whether that was possible."""
+        for node in self._position:
+            if not _changes_memory(node):
+                self._join(node, _may_share(node, self._vocabulary))
+            elif not self._replace(node):
+                return False
+        return True
+
+    def _replace(self, node: fx.Node) -> bool:
         changed, function = node.args[0] if node.args else None, _out_of_place_form(node)
         if not isinstance(changed, fx.Node) or function is None:
-            return None
-        aliases = sharing[changed]
-        is_read = any(position[user] > position[node] for alias in aliases for user in alias.users)
+            return False
+        # The changed value, and the values that it is a part of.
+        whole = [changed]
+        while whole[-1].target in _WRITTEN_BACK:
+            whole.append(whole[-1].args[0])  # type: ignore[arg-type]
+        aliases = self._sharing[changed]
+        is_read = any(self._later(alias, node) for alias in aliases if alias not in whole)
         if is_read or any(alias.op == "placeholder" for alias in aliases):
-            return None
-        found[node] = function
-        sharing[node] = [node]
-    return found
+            return False
+        node.target = function
+        self._read_instead(node, changed, node)
+        self._sharing[node] = [node]
+        self._write_back(node, whole)
+        return True
 
+    def _write_back(self, node: fx.Node, whole: list[fx.Node]) -> None:
+        """Replace the values that contain the changed one, as far as they are read after ``node``."""
+        new = node
+        for part, base in itertools.pairwise(whole):
+            if not any(self._later(each, node) for each in whole[whole.index(base) :]):
+                return
+            with self._exported.graph.inserting_after(new):
+                scatter = _WRITTEN_BACK[part.target]
+                made = self._exported.graph.call_function(scatter, (base, new, *part.args[1:]), dict(part.kwargs))
+            made.meta = {**node.meta, "val": base.meta["val"]}
+            self._read_instead(made, base, node)
+            # They are one memory in the model.
+            self._join(made, [new])
+            new = made
 
-def _join(sharing: dict[fx.Node, list[fx.Node]], node: fx.Node, sources: Iterable[fx.Node]) -> None:
-    """Note that a node may share memory with ``sources``."""
-    groups = {id(group): group for group in (sharing[source] for source in sources)}
-    largest, *others = sorted(groups.values(), key=len, reverse=True) or [[]]
-    largest.append(node)
-    sharing[node] = largest
-    for group in others:
-        largest.extend(group)
-        sharing.update(dict.fromkeys(group, largest))
+    def _later(self, value: fx.Node, node: fx.Node) -> list[fx.Node]:
+        """The nodes after ``node`` that read a value."""
+        return [user for user in value.users if self._position.get(user, -1) > self._position[node]]
+
+    def _read_instead(self, new: fx.Node, old: fx.Node, node: fx.Node) -> None:
+        for user in self._later(old, node):
+            user.replace_input_with(old, new)
+            if user.op == "output":
+                self._exported.graph_signature.replace_all_uses(old.name, new.name)
+
+    def _join(self, node: fx.Node, sources: Iterable[fx.Node]) -> None:
+        """Note that a node may share memory with ``sources``."""
+        groups = {id(group): group for group in (self._sharing[source] for source in sources)}
+        largest, *others = sorted(groups.values(), key=len, reverse=True) or [[]]
+        largest.append(node)
+        self._sharing[node] = largest
+        for group in others:
+            largest.extend(group)
+            self._sharing.update(dict.fromkeys(group, largest))
 
 
 def _changes_memory(node: fx.Node) -> bool:
@@ -139,14 +188,17 @@ def _changes_memory(node: fx.Node) -> bool:
 
 def _may_share(node: fx.Node, vocabulary: Vocabulary) -> list[fx.Node]:
     """The values whose memory a result may share."""
-    if isinstance(node.target, OpOverload):
-        spelling = vocabulary.spelling(spell(node, vocabulary).function)
-        states_it = any(result.alias_info is not None for result in node.target._schema.returns)
-        if not states_it and spelling is not None and spelling.operation.allocates:
-            return []
-    elif node.target is not operator.getitem:
+    source = node.args[0] if node.target is operator.getitem else None
+    if isinstance(source, fx.Node):
+        # The results of an operation that allocates have memory of their own, unlike the elements of a list.
+        several = isinstance(source.target, OpOverload) and len(source.target._schema.returns) > 1
+        return [] if several and not _may_share(source, vocabulary) else [source]
+    if not isinstance(node.target, OpOverload):
         return []
-    return node.all_input_nodes
+    spelling = vocabulary.spelling(spell(node, vocabulary).function)
+    states_it = any(result.alias_info is not None for result in node.target._schema.returns)
+    allocates = spelling is not None and spelling.operation.allocates and not states_it
+    return [] if allocates else node.all_input_nodes
 
 
 def _out_of_place_form(node: fx.Node) -> OpOverload | None:
