@@ -333,6 +333,9 @@ _PARAMETER_SYNONYMS = {
     "size": "shape",
     "split_size": "split_size_or_sections",
     "split_sizes": "split_size_or_sections",
+    "sections": "indices_or_sections",
+    "indices": "indices_or_sections",
+    "tensor_indices_or_sections": "indices_or_sections",
     "train": "training",
     "tensors": "operands",
 }

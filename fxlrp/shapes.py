@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
 )
 
+from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.errors import InputError
 from fxlrp.quiet import quiet
 
@@ -61,11 +63,25 @@ _UNKNOWN = object()
 
 
 class _Reader(fx.Interpreter):
-    """Runs a graph on fake tensors and records their specifications."""
+    """Runs a graph on fake tensors and records their specifications.
+
+    Equal calls, as in the blocks of a transformer, run once.
+    """
 
     def __init__(self, graph_module: fx.GraphModule, graph: fx.Graph) -> None:
         super().__init__(graph_module, graph=graph)
         self.inferred = Inferred({}, {})
+        self._results: dict[Any, Any] = {}
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            call = (target, _key(args), _key(kwargs))
+            hash(call)
+        except TypeError:
+            return super().call_function(target, args, kwargs)
+        if call not in self._results:
+            self._results[call] = super().call_function(target, args, kwargs)
+        return self._results[call]
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "output" and any(self.env.get(source) is _UNKNOWN for source in n.all_input_nodes):
@@ -81,9 +97,30 @@ class _Reader(fx.Interpreter):
         return value
 
 
+def _key(value: Any) -> Any:
+    """Equal for arguments for which a function returns values of the same specification.
+
+    Raises:
+        TypeError: The values of a tensor may matter, or it has no strides.
+    """
+    if isinstance(value, list | tuple):
+        return (type(value), *map(_key, value))
+    if isinstance(value, dict):
+        return tuple((name, _key(each)) for name, each in value.items())
+    if isinstance(value, slice):
+        return (slice, _key(value.start), _key(value.stop), _key(value.step))
+    if not isinstance(value, Tensor):
+        return (type(value), value)
+    has_no_values = type(value) is nn.Parameter or (type(value) is FakeTensor and value.constant is None)
+    if not has_no_values or value.layout != torch.strided:
+        raise TypeError(f"{type(value).__name__} is more than its specification")
+    geometry = (value.shape, value.stride(), value.storage_offset())
+    return (*geometry, value.dtype, value.device, value.is_conj(), value.is_neg(), type(value))
+
+
 def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence[InputSpec]) -> Inferred:
     """The specification of every tensor of a forward graph, by name; ``graph_module`` contains its parameters."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet(), without_fake_weights():
         fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
         reader = _Reader(graph_module, graph)
         reader.run(*fake, enable_io_processing=False)

@@ -98,6 +98,20 @@ def _to_copy(given: Arguments) -> Call:
     return _call(torch.Tensor.to, given["self"], **options) if options else _call(torch.clone, given["self"])
 
 
+def _to(given: Arguments) -> Call:
+    """A cast; no operation if it keeps the type and the device of the examples."""
+    other = given.get("other")
+    if other is not None:
+        return _call(torch.Tensor.to, given["self"], other)
+    value = given["self"].meta["val"]
+    keeps = given.get("dtype") in (None, value.dtype) and given.get("device") in (None, value.device)
+    return _call(torch.Tensor.contiguous, given["self"]) if keeps else _to_copy(given)
+
+
+def _reversed_dims(given: Arguments) -> Call:
+    return _call(torch.Tensor.permute, given["self"], tuple(reversed(range(given["self"].meta["val"].dim()))))
+
+
 def _elu(given: Arguments) -> Call | None:
     alpha, scale = given.get("alpha", 1), given.get("scale", 1)
     if given.get("input_scale", 1) != 1:
@@ -178,6 +192,9 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "fill": lambda given: _call(torch.full_like, given["self"], given["value"]),
     "zero": lambda given: _call(torch.zeros_like, given["self"]),
     "_to_copy": _to_copy,
+    "to": _to,
+    "mT": lambda given: _call(torch.transpose, given["self"], -2, -1),
+    "numpy_T": _reversed_dims,
     "alias": lambda given: _call(torch.Tensor.contiguous, given["self"]),
     "lift_fresh_copy": lambda given: _call(torch.clone, given["self"]),
     "elu": _elu,
@@ -208,6 +225,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
         torch.Tensor.unfold, *(given[name] for name in ("self", "dimension", "size", "step"))
     ),
     "sym_size": lambda given: _call(torch.Tensor.size, given["self"], given["dim"]),
+    "sym_numel": lambda given: _call(torch.Tensor.numel, given["self"]),
     **{f"upsample_{name}": _upsample(mode) for name, mode in _UPSAMPLED.items()},
     **{f"upsample_nearest{n}d": _upsample("nearest") for n in (1, 2, 3)},
     **{f"_upsample_nearest_exact{n}d": _upsample("nearest-exact") for n in (1, 2, 3)},
@@ -244,7 +262,7 @@ def name_of(target: Any) -> str:
 
 def only_first_is_read(node: fx.Node) -> bool:
     """Whether a call may be converted to a function of torch that returns only the first of its results."""
-    return name_of(node.target) in _FIRST_OF_SEVERAL and all(user.args[1] == 0 for user in node.users)
+    return name_of(node.target) in _FIRST_OF_SEVERAL and all(user.args[1] == 0 for user in node.users if user.users)
 
 
 def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
@@ -261,7 +279,7 @@ def spell(node: fx.Node, vocabulary: Vocabulary) -> Call:
     if form is not None:
         return form(given) or as_it_is
     spelling = vocabulary.spelling(node.target.overloadpacket)
-    if spelling is None:
+    if spelling is None or not (returns_first or spelling.operation.multiple_results):
         return as_it_is
     operation = spelling.operation
     if operation.keeps_arguments or operation.signatures:

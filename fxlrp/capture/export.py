@@ -23,9 +23,11 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from fxlrp import nested
+from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.capture import hidden_views
 from fxlrp.capture.aten import ASSERTIONS, name_of, only_first_is_read, spell
 from fxlrp.capture.escaped_paths import any_name_in_code
+from fxlrp.capture.functional_graph import functional, open_regions
 from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.known_constants import KnownConstants
 from fxlrp.capture.lock import ONE_CAPTURE
@@ -225,14 +227,13 @@ def _dynamic(values: Mapping[str, Tensor], lengths: bool) -> tuple[Any, ...]:
 def _export(
     holder: Holder, values: Mapping[str, Tensor], dynamic_shapes: tuple[Any, ...], vocabulary: Vocabulary
 ) -> ExportedProgram:
-    with ONE_CAPTURE, torch.no_grad(), quiet(), any_name_in_code():
+    with ONE_CAPTURE, torch.no_grad(), quiet(), any_name_in_code(), without_fake_weights():
         exported = torch.export.export(
             holder, tuple(values.values()), dynamic_shapes={INPUTS: dynamic_shapes}, strict=False
         )
+        open_regions(exported.graph_module)
         hidden_views.check(exported.graph, vocabulary)
-        # Decompose nothing: this only makes in-place operations functional.
-        functional: ExportedProgram = exported.run_decompositions({})
-    return functional
+        return functional(exported, vocabulary)
 
 
 class _Converter:

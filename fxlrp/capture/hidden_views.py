@@ -1,10 +1,13 @@
 """Reject in-place changes that ``torch.export`` would capture incorrectly.
 
-It functionalizes a graph according to the alias annotations in the schemas of operators. ``einsum``, and dropout in
-eval mode, may return views without such an annotation: a change of the result would not reach the operand.
+It functionalizes a graph according to the alias annotations in the schemas of operators. ``einsum``, ``unsafe_split``,
+and dropout in eval mode, may return views without such an annotation: a change of the result would not reach the
+operand.
 """
 
 from __future__ import annotations
+
+import operator
 
 import torch.utils._pytree as pytree
 from torch import fx
@@ -27,7 +30,8 @@ def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
     owner: dict[fx.Node, fx.Node] = {}
     shared: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        owner[node] = node
+        source = node.args[0] if node.target is operator.getitem else None
+        owner[node] = owner[source] if isinstance(source, fx.Node) else node
         if not isinstance(node.target, OpOverload):
             continue
         schema = node.target._schema

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.errors import InternalError, UnsupportedOpError
 from fxlrp.inputs import ExamplesNeeded
@@ -116,7 +117,8 @@ def _trace(
 
     def attempt(*, any_sizes: bool) -> _Traced:
         environment = ShapeEnv(duck_shape=False)
-        with ONE_CAPTURE, torch.no_grad(), FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True):
+        fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+        with ONE_CAPTURE, torch.no_grad(), fake_mode, without_fake_weights():
             fakes = [
                 _fake(environment, spec, f"value{index}") if any_sizes else _fixed(spec)
                 for index, spec in enumerate(specs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -114,6 +115,7 @@ def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair
     return checked
 
 
+@functools.cache
 def _default_rules(epsilon: float) -> Mapping[Family, Rule]:
     return {
         Family.LINEAR: Epsilon(epsilon),

@@ -32,7 +32,8 @@ def identities() -> Iterator[Operation]:
     in_eval: dict[str, Any] = dict(required_values={"training": False})
     dropout: dict[str, Any] = {"input": REQUIRED, "p": 0.5, "training": True, "inplace": False}
     for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):
-        yield Operation(name, Family.IDENTITY, getattr(F, name), dropout, **in_eval)
+        aliases = ("feature_dropout",) if name == "dropout1d" else ()
+        yield Operation(name, Family.IDENTITY, getattr(F, name), dropout, aliases=aliases, **in_eval)
     for name in ("alpha_dropout", "feature_alpha_dropout"):
         yield Operation(name, Family.IDENTITY, getattr(F, name), {**dropout, "training": False}, **in_eval)
     yield Operation(
