@@ -15,7 +15,8 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """
     if epsilon == 0:
         return torch.where(z == 0, torch.ones_like(z), z)
-    return torch.where(z < 0, z - epsilon, z + epsilon)
+    # Not a selection, which is many times slower on a CPU where signs alternate. The sum makes -0.0 a positive zero.
+    return torch.copysign(z.new_full((), epsilon), z + 0.0).add_(z)
 
 
 def is_finite(value: Tensor) -> bool:

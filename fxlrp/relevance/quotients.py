@@ -45,6 +45,18 @@ def share(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
     return (base / denominator).mul_(factor)
 
 
+def divide_(r: Tensor, denominator: Tensor) -> Tensor:
+    """:func:`divide` in the memory of ``R``."""
+    return r.div_(denominator)
+
+
+@allocates
+@with_in_place_form(divide_)
+def divide(r: Tensor, denominator: Tensor) -> Tensor:
+    """``R / d``, for a stabilized denominator of the shape and type of the relevance."""
+    return r / denominator
+
+
 def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
     """:func:`stabilize_positive` in the memory of ``z``."""
     return torch.threshold_(z, 0.0, 1.0).add_(epsilon)
@@ -84,7 +96,7 @@ def over(step: Step, denominator: fx.Node) -> fx.Node:
     """Emit ``R / d`` for a stabilized denominator."""
     received = step.single
     if received.base is None:
-        return step.named("share", operator.truediv, received.factor, denominator)
+        return step.named("share", divide, received.factor, denominator)
     return step.named("share", share, received.factor, received.base, denominator)
 
 

@@ -18,7 +18,7 @@ _NON_NEGATIVE_WITH_OPERAND = (
     "silu mish hardswish softsign tanhshrink tanh leaky_relu elu celu selu gelu softshrink hardshrink prelu"
 ).split()
 _POSITIVE_WITH_OPERAND = (
-    "relu relu6 selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink"
+    "relu relu6 celu selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink clamp_max"
 ).split()
 # Functions that have poles, or that overflow.
 _MAY_BE_INFINITE = "log log2 log10 log1p sqrt rsqrt reciprocal exp exp2 expm1 tan".split()
@@ -86,6 +86,31 @@ def _threshold_is_non_negative(call: Call) -> bool:
     return call.is_non_negative(value) and (call.is_non_negative(threshold) or call.is_non_negative(x))
 
 
+def _where_not_positive(*names: str) -> Fact:
+    """The result is positive only if the operand is, if these arguments are at most zero; None counts as zero."""
+
+    def fact(call: Call) -> bool:
+        values = (call.arguments[name] for name in names)
+        return all(value is None or (isinstance(value, int | float) and value <= 0) for value in values)
+
+    return fact
+
+
+def _where_not_negative(name: str) -> Fact:
+    """The result is positive only if the operand is, if this argument is at least zero."""
+    return lambda call: call.is_non_negative(call.arguments[name])
+
+
+_SUPPORT: Mapping[str, Fact] = {
+    **dict.fromkeys(_POSITIVE_WITH_OPERAND, facts.always),
+    **dict.fromkeys(("clamp", "clamp_min"), _where_not_positive("min")),
+    "hardtanh": _where_not_positive("min_val"),
+    "threshold": _where_not_positive("value"),
+    "leaky_relu": _where_not_negative("negative_slope"),
+    "elu": _where_not_negative("alpha"),
+}
+
+
 _SIGNS: Mapping[str, Fact] = {
     **dict.fromkeys(_ALWAYS_NON_NEGATIVE, facts.always),
     **dict.fromkeys(_NON_NEGATIVE_WITH_OPERAND, facts.of_operands),
@@ -125,7 +150,7 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
         function,
         {"input": REQUIRED, **parameters},
         allocates=True,
-        keeps_support=name in _POSITIVE_WITH_OPERAND,
+        keeps_support=_SUPPORT.get(name),
         neutral=True,
         **options,
     )
