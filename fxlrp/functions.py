@@ -270,3 +270,18 @@ def add_into(input: Tensor, other: Tensor) -> Tensor:
 def multiply_into(input: Tensor, other: Tensor) -> Tensor:
     """``input * other``, in the memory of ``input`` if it has the type of the product."""
     return input.mul_(other) if input.dtype == other.dtype else input * other
+
+
+def relu6_into(input: Tensor) -> Tensor:
+    """``relu6(input)``, in the memory of ``input``."""
+    return F.relu6(input, inplace=True)
+
+
+def silu_into(input: Tensor) -> Tensor:
+    """``silu(input)``, in the memory of ``input``."""
+    return F.silu(input, inplace=True)
+
+
+def hardswish_into(input: Tensor) -> Tensor:
+    """``hardswish(input)``, in the memory of ``input``."""
+    return F.hardswish(input, inplace=True)

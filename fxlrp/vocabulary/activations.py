@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fxlrp.functions import hardswish_into, relu6_into, silu_into
 from fxlrp.operation import REQUIRED, Call, Fact, Family, Gate, Operation
 from fxlrp.vocabulary import facts
 from fxlrp.vocabulary.schema import rows
@@ -158,8 +159,14 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
 
 def activations() -> Iterator[Operation]:
     """The activations of ``torch.nn``, and the elementary functions."""
-    options: dict[str, dict[str, Any]] = {"sigmoid": {"aliases": ("expit",)}, "relu": {"in_place": torch.relu_}}
-    options["logsigmoid"] = {"aliases": ("log_sigmoid",)}
+    options: dict[str, dict[str, Any]] = {
+        "sigmoid": {"aliases": ("expit",)},
+        "logsigmoid": {"aliases": ("log_sigmoid",)},
+        "relu": {"in_place": torch.relu_},
+        "relu6": {"in_place": relu6_into},
+        "silu": {"in_place": silu_into},
+        "hardswish": {"in_place": hardswish_into},
+    }
     for name in "relu relu6 selu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink tanh sigmoid".split():
         function = getattr(torch, name, None) or getattr(F, name)
         yield _activation(name, function, {"inplace": False}, **options.get(name, {}))
@@ -180,6 +187,7 @@ def activations() -> Iterator[Operation]:
     }
     for name, (function, parameters) in parametrized.items():
         known: dict[str, Any] = {"maps_tokens": facts.one_varies} if name.startswith("clamp") else {}
+        known |= {"in_place": F.hardtanh_} if name == "hardtanh" else {}
         yield _activation(name, function, parameters, aliases=("clip",) if name == "clamp" else (), **known)
     rrelu = dict(lower=1 / 8, upper=1 / 3, training=False, inplace=False)
     yield _activation("rrelu", F.rrelu, rrelu, required_values={"training": False})

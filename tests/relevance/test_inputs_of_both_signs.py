@@ -19,7 +19,8 @@ from oracles import assert_relevance, dense_map, random, relative_error, through
 # Layers, each with the shape of a sample.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 8), (6,)),
-    "conv": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (4, 6, 5)),
+    "conv": (lambda: nn.Conv2d(4, 3, 3, stride=2, padding=1), (4, 6, 5)),
+    "widening": (lambda: nn.Conv2d(2, 6, 3, padding="same"), (2, 5, 4)),
     "depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4, padding=1), (4, 5, 5)),
     "transposed": (lambda: nn.ConvTranspose2d(4, 3, 3, stride=2, output_padding=1, bias=False), (4, 3, 3)),
 }
@@ -135,7 +136,7 @@ def test_nothing_cancels(after: str, name: str) -> None:
         ("gamma", "relu6", "identity", 2, 2),
         ("gamma", "relu6", "relu6", 2, 1),
         ("zplus", "silu", "silu", 3, 2),
-        ("zplus", "silu", "relu6", 2, 2),
+        ("zplus", "silu", "relu6", 3, 2),
         ("zplus", "relu6", "silu", 2, 1),
         ("alpha_beta", "silu", "silu", 5, 4),
         ("alpha_beta", "silu", "clamp", 3, 4),
@@ -147,3 +148,9 @@ def test_number_of_maps(layer: str, name: str, before: str, after: str, forward:
     model, x = between(layer, before, after)
     count = kernels(fxlrp.compile(model, preset(RULES[name][0])), x).count
     assert (count["convolution"], count["convolution_backward"]) == (forward, backward)
+
+
+def test_a_widening_layer_has_one_map_for_both_signs() -> None:
+    model, x = between("widening", "silu", "silu")
+    count = kernels(fxlrp.compile(model, preset(rules.ZPlus())), x).count
+    assert (count["convolution"], count["convolution_backward"]) == (2, 1)
