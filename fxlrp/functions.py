@@ -355,3 +355,18 @@ def at_positions(input: Tensor, positions: Tensor | None) -> Tensor:
 def row_index(x: Tensor, positions: Tensor) -> Tensor:
     """The index with which ``gather`` and ``scatter`` select whole rows of ``(batch, length, features)``."""
     return positions.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+
+
+def relu6_into(input: Tensor) -> Tensor:
+    """``relu6(input)``, in the memory of ``input``."""
+    return F.relu6(input, inplace=True)
+
+
+def silu_into(input: Tensor) -> Tensor:
+    """``silu(input)``, in the memory of ``input``."""
+    return F.silu(input, inplace=True)
+
+
+def hardswish_into(input: Tensor) -> Tensor:
+    """``hardswish(input)``, in the memory of ``input``."""
+    return F.hardswish(input, inplace=True)

@@ -139,8 +139,8 @@ class Operation:
         non_negative: Tells whether the result of a call is never negative.
         positive: Tells whether the result of a call is positive, not counting underflow.
         finite: Tells whether the result of a call is finite if the operands are, not counting overflow.
-        keeps_support: Whether a positive element of the result comes from a positive element of an operand, which
-            receives its relevance if a rule passes relevance on.
+        keeps_support: Tells whether a positive element of the result of a call comes from a positive element of an
+            operand, which receives its relevance if a rule passes relevance on.
         moves: Whether the result consists of elements of the operands, and of numbers given as arguments.
         keeps_elements: Whether every element of the operands is in the result.
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
@@ -182,7 +182,7 @@ class Operation:
     non_negative: Fact | None = None
     positive: Fact | None = None
     finite: Fact | None = None
-    keeps_support: bool = False
+    keeps_support: Fact | None = None
     moves: bool = False
     keeps_elements: bool = False
     neutral: bool = False

@@ -25,11 +25,12 @@ def infer_support(program: Program) -> int:
         if node not in outside:
             inside.add(node)
         how, operands = implementation(operation, annotated.rule), operation.operands_of(node)
+        keeps_support = operation.tells(operation.keeps_support, operation.arguments(node))
         for position in annotated.carries:
             operand = operands[position]
             # The contribution is zero wherever the operand is, or follows elements that are positive only if it is.
             vanishes = how is not None and how.vanishes and operand in program.facts.non_negative
-            follows = how is not None and how.follows and operation.keeps_support and node in inside
+            follows = how is not None and how.follows and keeps_support and node in inside
             if not (vanishes or follows):
                 outside.add(operand)
     program.facts.supported = frozenset(inside)

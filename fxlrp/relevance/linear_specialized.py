@@ -1,31 +1,38 @@
-"""Cheaper steps for linear maps, where the facts of the compiler allow them.
+"""Cheaper steps for linear maps, where the facts and decisions of the compiler allow them.
 
 If the input is non-negative, the terms with ``x-`` vanish, and with them half of the maps of ZPlus, AlphaBeta and
-Gamma. An input of both signs is split into channels ``(x+, x-)``, each with its own weights in one map. If relevance
-is zero wherever the output is not positive (before a ReLU), the half of Gamma for negative outputs vanishes, and
-``z+ = z + |z-|`` needs no separate map. All pass on quotients ``C`` of ``R_x = x * C``. An emitter
-returns None if the facts do not allow it.
+Gamma. The step passes on a quotient ``C`` of ``R_x = x * C``.
+
+If the input has both signs, ``(w x)+ = (w x + |w x|) / 2`` turns the four maps of Gamma into the layer's own and one
+more, the sum of magnitudes ``a = f(|W|, |b|; |x|)``. In ZPlus and AlphaBeta ``z + a`` could cancel, so ``x+`` and
+``x-`` have their own maps. The step passes on ``R_x``, which is the cheaper form of a sum of two products.
+
+If relevance is zero wherever the output is not positive, the half of Gamma for negative outputs vanishes, and
+``z+ = z + |z-|`` needs no separate map. An emitter returns None if no cheaper step is allowed.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx
 
-from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.allocation import allocates, with_in_place_form
 from fxlrp.relevance.linear_maps import (
     Convolution,
     Geometry,
     convolution_transposed,
     dense_transposed,
+    forward,
     geometry_of,
     transposed_convolution_transposed,
 )
-from fxlrp.relevance.quotients import is_rectified, over, stabilize_positive, stabilize_positive_
+from fxlrp.relevance.linear_maps import transposed as transposed_map
+from fxlrp.relevance.quotients import is_rectified, over, stabilize_positive
 from fxlrp.relevance.step import Contributions, Step
 from fxlrp.rules.specs import AlphaBeta, Gamma, ZPlus
 
@@ -55,9 +62,9 @@ def raise_positive(weight: Tensor, gamma: float) -> Tensor:
     return weight.clamp(min=0).mul_(gamma).add_(weight)
 
 
-def raise_negative(weight: Tensor, gamma: float) -> Tensor:
-    """``W + gamma * W-``."""
-    return weight.clamp(max=0).mul_(gamma).add_(weight)
+def magnitude(weight: Tensor, share: float) -> Tensor:
+    """``share * |W|``."""
+    return weight.abs().mul_(share)
 
 
 @allocates
@@ -66,77 +73,119 @@ def weigh(raising: Tensor, lowering: Tensor, alpha: float, beta: float) -> Tenso
     return (alpha * raising).sub_(lowering, alpha=beta)
 
 
-def gamma_parts(factor: Tensor, z: Tensor, z_pos: Tensor, gamma: float, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The relevance ``z * C`` of positive and negative outputs, each divided by ``|z| + gamma |z+-| + epsilon``.
-
-    ``|z-| = z+ - z``; for negative outputs both terms have the same sign, so nothing cancels.
-    """
-    above, below = z.clamp(min=0), z.neg().clamp_(min=0)
-    denominator = stabilize_positive_((z_pos + below).mul_(gamma).add_(above).add_(below), epsilon)
-    return above.div_(denominator).mul_(factor), below.div_(denominator).mul_(factor)
-
-
-def split_signs(x: Tensor, channels: int) -> Tensor:
-    """``x+`` and ``x-`` as channels of one tensor."""
-    return torch.cat((x.clamp(min=0), x.clamp(max=0)), channels)
+def add_product_(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """:func:`add_product`, in the memory of ``total`` if it has the type of the sum."""
+    return total.addcmul_(a, b) if total.dtype == a.dtype == b.dtype else add_product(total, a, b)
 
 
 @allocates
-def of_own_sign(factor: Tensor, x: Tensor, channels: int) -> Tensor:
-    """Combine quotients by ``x+`` and ``x-``, in the order of :func:`split_signs`, to the quotient by ``x``."""
-    above, below = factor.chunk(2, channels)
-    return torch.where(x > 0, above, below)
+@with_in_place_form(add_product_)
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``total + a * b``."""
+    return torch.addcmul(total, a, b)
+
+
+def sum_of_products_(first: Tensor, x: Tensor, second: Tensor, y: Tensor) -> Tensor:
+    """:func:`sum_of_products`, in the memory of ``first`` if it has the type of the sum."""
+    if len({each.dtype for each in (first, x, second, y)}) > 1:
+        return sum_of_products(first, x, second, y)
+    return first.mul_(x).addcmul_(second, y)
+
+
+@allocates
+@with_in_place_form(sum_of_products_)
+def sum_of_products(first: Tensor, x: Tensor, second: Tensor, y: Tensor) -> Tensor:
+    """``first * x + second * y``."""
+    return (first * x).addcmul_(second, y)
+
+
+_Pair: TypeAlias = tuple[Tensor, Tensor]
+
+
+@allocates
+def forward_of_signs(x: _Pair, weights: _Pair, bias: Tensor | None, geometry: Geometry = None) -> Tensor:
+    """The sum of the maps of ``x+`` and ``x-``, each with its own weights."""
+    channels = _joined(weights[0], geometry)
+    if channels is not None:
+        return forward(torch.cat(x, channels), torch.cat(weights, 1), bias, geometry)
+    return forward(x[0], weights[0], bias, geometry).add_(forward(x[1], weights[1], None, geometry))
+
+
+@allocates
+def relevance_of_signs(r: Tensor, x: _Pair, weights: _Pair, geometry: Geometry = None) -> Tensor:
+    """``x+ * V^T(r) + x- * W^T(r)``, for the weights ``V`` of ``x+`` and ``W`` of ``x-``."""
+    channels = _joined(weights[0], geometry)
+    if channels is None:
+        of_above, of_below = (transposed_map(r, weight, x[0], geometry) for weight in weights)
+        return of_above.mul_(x[0]).addcmul_(of_below, x[1])
+    sizes = list(x[0].shape)
+    sizes[channels] *= 2
+    of_both = transposed_map(r, torch.cat(weights, 1), x[0].new_empty(()).expand(sizes), geometry)
+    of_above, of_below = of_both.chunk(2, channels)
+    return (of_above * x[0]).addcmul_(of_below, x[1])
+
+
+def _joined(weight: Tensor, geometry: Geometry) -> int | None:
+    """The dimension of the channels, if both maps are better computed as one with twice the channels.
+
+    That saves a pass over the outputs, and costs one over the inputs.
+    """
+    is_ungrouped = geometry is None or (isinstance(geometry, Convolution) and geometry.groups == 1)
+    if not is_ungrouped or weight.dim() == 1 or weight.shape[0] <= weight.shape[1]:
+        return None
+    return 1 - weight.dim()
 
 
 _OfWeight: TypeAlias = Callable[..., Tensor]
 
 
 class _Map:
-    """Emits the maps of one step: forward and transposed, with the weights of its rule."""
+    """Emits the maps of one step, forward and transposed, with the weights of its rule.
 
-    def __init__(self, step: Step, signed: bool | None = None) -> None:
+    An input of both signs has two parts, ``x+`` and ``x-``, each with its own weights.
+    """
+
+    def __init__(self, step: Step) -> None:
         self.step = step
         self.arguments = step.arguments
         self.weight, self.bias, self.x = (self.arguments[name] for name in ("weight", "bias", "input"))
         self.geometry: tuple[Geometry, ...] = geometry_of(step.operation, self.arguments)
-        # Whether positive and negative inputs have separate weights.
-        self.signed = self.x not in step.facts.non_negative if signed is None else signed
-        # Channels are the last dimension for a dense layer, else the dimension before the spatial ones.
-        self._channels = -1 - step.operation.dims
-        self._split: fx.Node | None = None
+        self.signed = self.x not in step.facts.non_negative
 
     @property
     def possible(self) -> bool:
-        """Whether the facts allow a cheaper step: relevance may be a quotient, and the input can be split if needed."""
-        if not self.step.facts.quotients and self.signed:
-            return False
-        kind = self.geometry[0] if self.geometry else None
-        return not self.signed or kind is None or (isinstance(kind, Convolution) and kind.groups == 1)
+        """Whether a cheaper step is allowed: something is known about the input, or the form of relevance is free."""
+        return self.step.facts.quotients or not self.signed
 
-    @property
-    def operand(self) -> fx.Node:
-        """The input, split by sign if it has both."""
-        if self.signed and self._split is None:
-            self._split = self.step.named("signs", split_signs, self.x, self._channels)
-        return self._split or self.x
-
-    def weights(self, name: str, of_positive: _OfWeight, of_negative: _OfWeight, *args: float) -> fx.Node:
-        """The weights of the rule for positive inputs, concatenated with those for negative inputs if needed."""
-        above = self.step.named(name, of_positive, self.weight, *args)
+    @cached_property
+    def parts(self) -> tuple[fx.Node, ...]:
+        """The input, or its positive and its negative part."""
         if not self.signed:
-            return above
-        below = self.step.named(f"{name}_of_negative", of_negative, self.weight, *args)
-        return self.step.named(f"{name}_of_both", torch.cat, (above, below), 1 if self.geometry else -1)
+            return (self.x,)
+        return (self.step.named("above", positive, self.x), self.step.named("below", non_positive, self.x))
+
+    def weights(self, name: str, *functions: _OfWeight) -> tuple[fx.Node, ...]:
+        """The weights of the rule for each part of the input."""
+        names = (name, f"{name}_of_negative")
+        return tuple(
+            self.step.named(each, function, self.weight)
+            for each, function, _ in zip(names, functions, self.parts, strict=False)
+        )
 
     def biases(self, name: str, function: _OfWeight, bias: fx.Node | None, *args: float) -> fx.Node | None:
         """The bias of the rule; None without a bias."""
         return None if bias is None else self.step.named(name, function, bias, *args)
 
-    def forward(self, name: str, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
+    def forward(self, name: str, x: fx.Node, weight: fx.Node, bias: fx.Node | None = None) -> fx.Node:
         """``f(weight, bias; x)``."""
-        changed = {"input": self.operand, "weight": weight, "bias": bias}
-        args, kwargs = self.step.operation.call({**self.arguments, **changed})
+        args, kwargs = self.step.operation.call({**self.arguments, "input": x, "weight": weight, "bias": bias})
         return self.step.named(name, self.step.operation.function, *args, **kwargs)
+
+    def total(self, name: str, weights: tuple[fx.Node, ...], bias: fx.Node | None) -> fx.Node:
+        """The sum of the maps of the parts."""
+        if self.signed:
+            return self.step.named(name, forward_of_signs, self.parts, weights, bias, *self.geometry)
+        return self.forward(name, self.x, weights[0], bias)
 
     def transposed(self, r: fx.Node, weight: fx.Node) -> fx.Node:
         """``weight^T(r)``."""
@@ -145,25 +194,19 @@ class _Map:
         function = (
             convolution_transposed if isinstance(self.geometry[0], Convolution) else transposed_convolution_transposed
         )
-        return self.step.call(function, r, weight, self.operand, *self.geometry)
-
-    def contribution(self, factor: fx.Node) -> Contributions:
-        """The result of the step, ``R_x = x * factor``."""
-        if self.signed:
-            factor = self.step.call(of_own_sign, factor, self.x, self._channels)
-        return [self.step.times(self.x, factor)]
+        return self.step.call(function, r, weight, self.x, *self.geometry)
 
 
 def transposed(step: Step, u: fx.Node, _: int) -> fx.Node:
     """Emit ``W^T(u)``."""
-    maps = _Map(step, signed=False)
+    maps = _Map(step)
     return maps.transposed(u, maps.weight)
 
 
 def without_bias(step: Step) -> fx.Node | None:
     """Emit ``f(W, 0; x)``; None without a bias."""
-    maps = _Map(step, signed=False)
-    return None if maps.bias is None else maps.forward("without_bias", maps.weight, None)
+    maps = _Map(step)
+    return None if maps.bias is None else maps.forward("without_bias", maps.x, maps.weight)
 
 
 def zplus(step: Step) -> Contributions | None:
@@ -175,10 +218,12 @@ def zplus(step: Step) -> Contributions | None:
 
 def _raising(maps: _Map, rule: ZPlus | AlphaBeta) -> Contributions:
     step, bias = maps.step, maps.bias if rule.bias else None
-    weight = maps.weights("weight_pos", positive, non_positive)
-    z_pos = maps.forward("pos", weight, maps.biases("bias_pos", positive, bias))
+    weights = maps.weights("weight_pos", positive, non_positive)
+    z_pos = maps.total("pos", weights, maps.biases("bias_pos", positive, bias))
     r = over(step, step.named("s", stabilize_positive, z_pos, rule.stabilizer))
-    return maps.contribution(maps.transposed(r, weight))
+    if maps.signed:
+        return [step.call(relevance_of_signs, r, maps.parts, weights, *maps.geometry)]
+    return [step.times(maps.x, maps.transposed(r, weights[0]))]
 
 
 def alpha_beta(step: Step) -> Contributions | None:
@@ -191,39 +236,64 @@ def alpha_beta(step: Step) -> Contributions | None:
     if rule.beta == 0:
         return _raising(maps, rule)
     bias = maps.bias if rule.bias else None
-    weight_pos = maps.weights("weight_pos", positive, non_positive)
-    weight_neg = maps.weights("weight_neg", negative, minus_positive)
-    z_neg = maps.forward("neg", weight_neg, maps.biases("bias_neg", negative, bias))
+    weights_pos = maps.weights("weight_pos", positive, non_positive)
+    weights_neg = maps.weights("weight_neg", negative, minus_positive)
+    z_neg = maps.total("neg", weights_neg, maps.biases("bias_neg", negative, bias))
     if step.facts.supported and bias is maps.bias:
         z_pos = step.named("pos", operator.add, _output(step), z_neg)
     else:
-        z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, bias))
+        z_pos = maps.total("pos", weights_pos, maps.biases("bias_pos", positive, bias))
     above, below = (over(step, step.named("s", stabilize_positive, z, rule.stabilizer)) for z in (z_pos, z_neg))
-    raising, lowering = maps.transposed(above, weight_pos), maps.transposed(below, weight_neg)
-    return maps.contribution(step.call(weigh, raising, lowering, rule.alpha, rule.beta))
+    factors = [
+        step.call(weigh, maps.transposed(above, raising), maps.transposed(below, lowering), rule.alpha, rule.beta)
+        for raising, lowering in zip(weights_pos, weights_neg, strict=True)
+    ]
+    if maps.signed:
+        return [step.call(sum_of_products, factors[0], maps.parts[0], factors[1], maps.parts[1])]
+    return [step.times(maps.x, *factors)]
 
 
 def gamma(step: Step) -> Contributions | None:
-    """``C = (W + gamma W+)^T r`` for positive outputs; ``+ (W + gamma W-)^T r`` for negative ones."""
-    rule, received = step.rule, step.single
+    """``C = (W + gamma W+)^T r`` for positive outputs; with ``a`` for outputs and inputs of both signs."""
+    rule = step.rule
     assert isinstance(rule, Gamma)
     maps = _Map(step)
     if not maps.possible or (maps.bias is not None and not rule.bias):
         return None
+    if maps.signed or not step.facts.supported:
+        # w x + gamma (w x)+ is w x + share |w x| for a share of gamma / (2 + gamma), times 1 + gamma / 2.
+        return _by_magnitude(maps, rule.gamma / (2 + rule.gamma), rule.stabilizer / (1 + rule.gamma / 2))
+    raised = step.named("raised", raise_positive, maps.weight, rule.gamma)
+    bias = maps.biases("bias_raised", raise_positive, maps.bias, rule.gamma)
+    z = maps.forward("raised", maps.x, raised, bias)
+    r = over(step, step.named("s", stabilize_positive, z, rule.stabilizer))
+    return [step.times(maps.x, maps.transposed(r, raised))]
+
+
+def _by_magnitude(maps: _Map, share: float, epsilon: float) -> Contributions:
+    """``R_x = x * W^T r + |x| * (share |W|)^T |r|``, where ``|r|`` is ``r`` with the sign of the relevance.
+
+    The contributions of positive outputs are ``w x + share |w x|``, those of negative ones ``w x - share |w x|``. Their
+    sum is ``z + a`` or ``z - a`` with ``a = f(share |W|, share |b|; |x|)``, of which nothing cancels.
+    """
+    step, x = maps.step, maps.x
+    size = step.named("size", torch.abs, x) if maps.signed else x
+    weight = step.named("magnitude", magnitude, maps.weight, share)
+    a = maps.forward("of_magnitude", size, weight, maps.biases("bias_magnitude", magnitude, maps.bias, share))
     if step.facts.supported:
-        raised = maps.weights("raised", raise_positive, raise_negative, rule.gamma)
-        z = maps.forward("raised", raised, maps.biases("bias_raised", raise_positive, maps.bias, rule.gamma))
-        r = over(step, step.named("s", stabilize_positive, z, rule.stabilizer))
-        return maps.contribution(maps.transposed(r, raised))
-    if received.base is not step.node:
-        return None
-    weight_pos = maps.weights("weight_pos", positive, non_positive)
-    z_pos = maps.forward("pos", weight_pos, maps.biases("bias_pos", positive, maps.bias))
-    parts = step.named("shares", gamma_parts, received.factor, step.node, z_pos, rule.gamma, rule.stabilizer)
-    above, below = (step.named("share", operator.getitem, parts, index) for index in (0, 1))
-    from_above = maps.transposed(above, maps.weights("raised", raise_positive, raise_negative, rule.gamma))
-    from_below = maps.transposed(below, maps.weights("lowered", raise_negative, raise_positive, rule.gamma))
-    return maps.contribution(step.call(operator.add, from_above, from_below))
+        total = step.named("total", operator.add, a, _output(step))
+        r = of_size = over(step, step.named("s", stabilize_positive, total, epsilon))
+    else:
+        sign = step.named("sign", torch.sign, step.node)
+        total = step.named("total", add_product, a, sign, step.node)
+        divided = over(step, step.named("s", stabilize_positive, total, epsilon))
+        r = step.named("signed", operator.mul, divided, sign)
+        # Nothing flows where z is zero, so the sign of zero is zero here, too.
+        of_size = step.named("unsigned", operator.mul, sign, r)
+    of_signs, of_sizes = maps.transposed(r, maps.weight), maps.transposed(of_size, weight)
+    if maps.signed:
+        return [step.call(sum_of_products, of_signs, x, of_sizes, size)]
+    return [step.times(x, step.call(operator.add, of_signs, of_sizes))]
 
 
 def _output(step: Step) -> fx.Node:

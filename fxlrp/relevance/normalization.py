@@ -42,9 +42,10 @@ def layer_norm_transposed(
 
 def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     """Compute in at least single precision, as the kernels of torch do for half precision."""
-    sigma = torch.sqrt(widened(x).var(dims, correction=0, keepdim=True) + eps)
+    # The kernel of the normalization computes 1/sigma many times faster than torch.var.
+    inverse_sigma = torch.native_layer_norm(widened(x), x.shape[-len(dims) :], None, None, eps)[2]
     u = widened(u)
-    return (u - u.mean(dims, keepdim=True)) / sigma
+    return (u - u.mean(dims, keepdim=True)).mul_(inverse_sigma)
 
 
 def group_norm_transposed(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Gate
+from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import SignalTakeAll, Uniform
@@ -66,6 +67,7 @@ def _emit_product(step: Step) -> Contributions:
     return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
 
 
+@allocates
 def product_factor(operand: Tensor, other: Tensor | float, factor: Tensor, *, share: float, divided: bool) -> Tensor:
     """``C`` of a factor ``x``, for relevance ``R = y * C`` of ``y = x * g``: ``share * C * g``."""
     factor = factor / other if divided else factor * other

@@ -6,8 +6,6 @@ divides by a value of the same magnitude as ``base``. The functions write only i
 
 from __future__ import annotations
 
-import operator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
@@ -17,7 +15,16 @@ from fxlrp.relevance.numerics import divide_components, stabilize
 from fxlrp.relevance.step import Step
 
 
+def rescale_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`rescale`, in the memory of ``C`` if the product ``z * C`` cannot overflow."""
+    if epsilon < _smallest(z) or not _is_precise(factor, z):
+        return rescale(factor, z, epsilon)
+    magnitude = z.abs()
+    return factor.mul_(magnitude).div_(magnitude.add_(epsilon))
+
+
 @allocates
+@with_in_place_form(rescale_)
 def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``C * z / s(z)``, for relevance ``R = z * C``.
 
@@ -33,7 +40,15 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return torch.addcdiv(factor, factor, z.abs().add_(epsilon), value=-epsilon)
 
 
+def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`rescale_positive`, in the memory of ``C`` if the product ``z * C`` cannot overflow."""
+    if epsilon < _smallest(z) or not _is_precise(factor, z):
+        return rescale_positive(factor, z, epsilon)
+    return factor.mul_(z).div_(z + epsilon)
+
+
 @allocates
+@with_in_place_form(rescale_positive_)
 def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale` where ``z`` is nowhere negative."""
     if epsilon < _smallest(z):
@@ -41,10 +56,35 @@ def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return torch.addcdiv(factor, factor, z + epsilon, value=-epsilon)
 
 
+def share_(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
+    """:func:`share`, in the memory of ``C`` if the product ``base * C`` cannot overflow."""
+    if not _is_precise(factor, base, denominator):
+        return share(factor, base, denominator)
+    return factor.mul_(base).div_(denominator)
+
+
 @allocates
+@with_in_place_form(share_)
 def share(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
     """``C * base / d``, for relevance ``R = base * C`` and a stabilized denominator."""
     return (base / denominator).mul_(factor)
+
+
+def divide_(r: Tensor, denominator: Tensor) -> Tensor:
+    """:func:`divide`, in the memory of ``R`` if it has the type of the quotient."""
+    return r.div_(denominator) if r.dtype == denominator.dtype else r / denominator
+
+
+@allocates
+@with_in_place_form(divide_)
+def divide(r: Tensor, denominator: Tensor) -> Tensor:
+    """``R / d``, for a stabilized denominator of the shape of the relevance."""
+    return r / denominator
+
+
+def _is_precise(*tensors: Tensor) -> bool:
+    """Whether all tensors have the same type, of at least single precision."""
+    return tensors[0].dtype in (torch.float32, torch.float64) and len({each.dtype for each in tensors}) == 1
 
 
 def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
@@ -73,7 +113,7 @@ def over_value(step: Step, epsilon: float) -> fx.Node:
     if step.is_complex(z):
         return step.named("share", divide_components, step.relevance, z, epsilon)
     if received.base is None:
-        return step.named("share", operator.truediv, received.factor, step.named("s", stabilize, z, epsilon))
+        return over(step, step.named("s", stabilize, z, epsilon))
     if received.base is z:
         function = rescale_positive if z in step.facts.non_negative else rescale
         return step.named("share", function, received.factor, z, epsilon)
@@ -86,7 +126,7 @@ def over(step: Step, denominator: fx.Node) -> fx.Node:
     """Emit ``R / d`` for a stabilized denominator."""
     received = step.single
     if received.base is None:
-        return step.named("share", operator.truediv, received.factor, denominator)
+        return step.named("share", divide, received.factor, denominator)
     return step.named("share", share, received.factor, received.base, denominator)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fxlrp.functions import hardswish_into, relu6_into, silu_into
 from fxlrp.operation import REQUIRED, Call, Fact, Family, Gate, Operation
 from fxlrp.vocabulary import facts
 from fxlrp.vocabulary.schema import rows
@@ -18,7 +19,7 @@ _NON_NEGATIVE_WITH_OPERAND = (
     "silu mish hardswish softsign tanhshrink tanh leaky_relu elu celu selu gelu softshrink hardshrink prelu"
 ).split()
 _POSITIVE_WITH_OPERAND = (
-    "relu relu6 selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink"
+    "relu relu6 celu selu silu gelu mish hardswish tanh softsign tanhshrink softshrink hardshrink clamp_max"
 ).split()
 # Functions that have poles, or that overflow.
 _MAY_BE_INFINITE = "log log2 log10 log1p sqrt rsqrt reciprocal exp exp2 expm1 tan".split()
@@ -91,6 +92,31 @@ def _threshold_is_non_negative(call: Call) -> bool:
     return call.is_non_negative(value) and (call.is_non_negative(threshold) or call.is_non_negative(x))
 
 
+def _where_not_positive(*names: str) -> Fact:
+    """The result is positive only if the operand is, if these arguments are at most zero; None counts as zero."""
+
+    def fact(call: Call) -> bool:
+        values = (call.arguments[name] for name in names)
+        return all(value is None or (isinstance(value, int | float) and value <= 0) for value in values)
+
+    return fact
+
+
+def _where_not_negative(name: str) -> Fact:
+    """The result is positive only if the operand is, if this argument is at least zero."""
+    return lambda call: call.is_non_negative(call.arguments[name])
+
+
+_SUPPORT: Mapping[str, Fact] = {
+    **dict.fromkeys(_POSITIVE_WITH_OPERAND, facts.always),
+    **dict.fromkeys(("clamp", "clamp_min"), _where_not_positive("min")),
+    "hardtanh": _where_not_positive("min_val"),
+    "threshold": _where_not_positive("value"),
+    "leaky_relu": _where_not_negative("negative_slope"),
+    "elu": _where_not_negative("alpha"),
+}
+
+
 _SIGNS: Mapping[str, Fact] = {
     **dict.fromkeys(_ALWAYS_NON_NEGATIVE, facts.always),
     **dict.fromkeys(_NON_NEGATIVE_WITH_OPERAND, facts.of_operands),
@@ -152,7 +178,7 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
         function,
         {"input": REQUIRED, **parameters},
         allocates=True,
-        keeps_support=name in _POSITIVE_WITH_OPERAND,
+        keeps_support=_SUPPORT.get(name),
         neutral=True,
         # The weights of prelu are those of the second dimension.
         rowwise=None if name == "prelu" else facts.always,
@@ -162,8 +188,14 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
 
 def activations() -> Iterator[Operation]:
     """The activations of ``torch.nn``, and the elementary functions."""
-    options: dict[str, dict[str, Any]] = {"sigmoid": {"aliases": ("expit",)}, "relu": {"in_place": torch.relu_}}
-    options["logsigmoid"] = {"aliases": ("log_sigmoid",)}
+    options: dict[str, dict[str, Any]] = {
+        "sigmoid": {"aliases": ("expit",)},
+        "logsigmoid": {"aliases": ("log_sigmoid",)},
+        "relu": {"in_place": torch.relu_},
+        "relu6": {"in_place": relu6_into},
+        "silu": {"in_place": silu_into},
+        "hardswish": {"in_place": hardswish_into},
+    }
     for name in "relu relu6 selu silu mish hardswish hardsigmoid logsigmoid softsign tanhshrink tanh sigmoid".split():
         function = getattr(torch, name, None) or getattr(F, name)
         yield _activation(name, function, {"inplace": False}, **options.get(name, {}))
@@ -184,6 +216,7 @@ def activations() -> Iterator[Operation]:
     }
     for name, (function, parameters) in parametrized.items():
         known: dict[str, Any] = {"maps_tokens": facts.one_varies} if name.startswith("clamp") else {}
+        known |= {"in_place": F.hardtanh_} if name == "hardtanh" else {}
         yield _activation(name, function, parameters, aliases=("clip",) if name == "clamp" else (), **known)
     rrelu = dict(lower=1 / 8, upper=1 / 3, training=False, inplace=False)
     yield _activation("rrelu", F.rrelu, rrelu, required_values={"training": False})

@@ -22,7 +22,7 @@ def checks() -> Iterator[Operation]:
         {"input": REQUIRED, "dims": REQUIRED, "why": REQUIRED},
         non_negative=facts.of_operands,
         finite=facts.finite_operands,
-        keeps_support=True,
+        keeps_support=facts.always,
         neutral=True,
     )
 

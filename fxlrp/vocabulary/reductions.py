@@ -16,7 +16,7 @@ from fxlrp.vocabulary import facts
 def max_pooling() -> Iterator[Operation]:
     """The operations that select the largest element."""
     known: dict[str, Any] = dict(
-        allocates=True, non_negative=facts.of_operands, finite=facts.finite_operands, keeps_support=True
+        allocates=True, non_negative=facts.of_operands, finite=facts.finite_operands, keeps_support=facts.always
     )
     for n in (1, 2, 3):
         windows = dict(input=REQUIRED, kernel_size=REQUIRED, stride=None, padding=0, dilation=1, ceil_mode=False)

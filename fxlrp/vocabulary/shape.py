@@ -24,7 +24,9 @@ _KEEP_ELEMENTS = (
 def _shape(name: str, function: Callable[..., Any], parameters: dict[str, Any], **options: Any) -> Operation:
     options = {"non_negative": facts.of_operands, "finite": facts.finite_operands, **options}
     options["keeps_elements"] = name in _KEEP_ELEMENTS
-    return Operation(name, Family.SHAPE, function, parameters, keeps_support=True, moves=True, neutral=True, **options)
+    return Operation(
+        name, Family.SHAPE, function, parameters, keeps_support=facts.always, moves=True, neutral=True, **options
+    )
 
 
 def _of_input(name: str, function: Callable[..., Any], parameters: dict[str, Any], **options: Any) -> Operation:

@@ -24,7 +24,7 @@ from oracles import assert_relevance, random
 
 # Those that only make programs cheaper. What becomes of tokens, masks and gates decides what is explained.
 OF_OPERATIONS: Mapping[str, Any] = dict(
-    non_negative=None, finite=None, keeps_support=False, keeps_elements=False, in_place=None
+    non_negative=None, finite=None, keeps_support=None, keeps_elements=False, in_place=None
 )
 OF_RULES: Mapping[str, Any] = dict(quotients=False, vanishes=False, follows=False)
 

@@ -1,6 +1,9 @@
 """infer_support: which values are zero wherever another is."""
 
+from collections.abc import Callable
+
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,3 +44,26 @@ def test_infer_support_knows_where_it_ends() -> None:
     # Half of the sum's relevance reaches `b` where it is zero.
     supported = [node.name for node in by_parts.graph.nodes if node in by_parts.facts.supported]
     assert supported == ["relu", "add", "relu_2"]
+
+
+@pytest.mark.parametrize(
+    ("activation", "is_supported"),
+    [
+        (F.relu6, True),
+        (lambda z: F.hardtanh(z, 0.0, 6.0), True),
+        (lambda z: F.hardtanh(z, 0.5, 6.0), False),
+        (lambda z: z.clamp(0, 6), True),
+        (lambda z: z.clamp(min=0), True),
+        (lambda z: z.clamp(min=0.5), False),
+        (lambda z: z.clamp_min(0).clamp_max(6), True),
+        (lambda z: F.threshold(z, 0.1, 0.0), True),
+        (lambda z: F.threshold(z, -0.1, 0.2), False),
+        (lambda z: torch.sigmoid(z), False),
+    ],
+    ids="relu6 hardtanh hardtanh_above_0 clamp clamp_below clamp_above_0 two threshold to_above_0 sigmoid".split(),
+)
+def test_infer_support_sees_through_activations(activation: Callable[[Tensor], Tensor], is_supported: bool) -> None:
+    """If the result is not negative, and positive only where the operand is."""
+    program = specialized(One(lambda x: F.linear(activation(F.linear(x, WEIGHT)), OTHER)), PRESETS["epsilon"])
+    assert any(node.name == "linear" for node in program.graph.nodes)
+    assert ("linear" in {node.name for node in program.facts.supported}) == is_supported

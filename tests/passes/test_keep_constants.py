@@ -26,15 +26,16 @@ def folded(model: nn.Module) -> int:
     ("name", "preset", "count"),
     [
         ("vgg16", "epsilon", 0),
-        # Without BatchNorm: a weight and a bias of the rule for every convolution.
-        ("vgg16", "epsilon_plus", 2 * 13),
+        # Without BatchNorm: a weight and a bias of the rule for every convolution, and W- for the negative part of the
+        # image.
+        ("vgg16", "epsilon_plus", 2 * 13 + 1),
         # W + gamma W+, and its bias, behind a ReLU; nothing where ZBox computes its own.
         ("vgg16", "epsilon_gamma_box", 2 * 12),
-        # |W-| and its bias, and W+ for the way back.
-        ("vgg16", "epsilon_alpha2_beta1", 3 * 13),
+        # |W-| and its bias, and W+ for the way back; W- and -W+ for the negative part of the image.
+        ("vgg16", "epsilon_alpha2_beta1", 3 * 13 + 2),
         # BatchNorm folds into a weight and a bias each, in all 20 convolutions.
         ("resnet18", "epsilon", 2 * 20),
-        ("resnet18", "epsilon_plus", 2 * 20 + 2 * 20),
+        ("resnet18", "epsilon_plus", 2 * 20 + 2 * 20 + 1),
         ("resnet18", "epsilon_plus_flat", 2 * 20 + 2 * 19),
     ],
 )
