@@ -28,6 +28,7 @@ __all__ = [
     "Only",
     "PassThrough",
     "Rule",
+    "Selective",
     "SignalTakeAll",
     "Taylor",
     "Uniform",
@@ -231,6 +232,25 @@ class SignalTakeAll(Stabilized):
 
     Args:
         stabilizer: The stabilizer of LRP-epsilon in matrix products and recurrent layers.
+    """
+
+
+@dataclass(frozen=True)
+class Selective(Stabilized):
+    """Weights that a signal selects for itself count as constants, other factors share equally (Jafari et al., 2024).
+
+    ``R_weight = 0`` and ``R_a = R_b = R / 2`` where there is no weight. For products and matrix products.
+
+    A factor is such a weight if it is computed from the signal that the other factor carries, as the parameters of a
+    selective state-space model are: in ``h_t = a_t * h_(t-1) + b_t * x_t`` and ``y_t = c_t * h_t``, with ``a``, ``b``
+    and ``c`` computed from ``x``, all relevance of ``y`` reaches ``x`` as a signal. A factor is also a weight if it
+    results from ``exp`` or ``softplus`` and the other does not, or if it is a statistic of the values.
+
+    In a matrix product the operands that receive relevance do so by LRP-epsilon, and the result of a softmax or a
+    sigmoid is a weight, too.
+
+    Args:
+        stabilizer: The stabilizer of LRP-epsilon in matrix products.
     """
 
 

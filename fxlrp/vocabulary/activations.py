@@ -96,6 +96,18 @@ _SIGNS: Mapping[str, Fact] = {
 }
 
 
+def _is_scale(call: Call) -> bool:
+    """A clamped scale remains one."""
+    return call.operands[0] in call.known
+
+
+_SCALES: Mapping[str, Fact] = {
+    **dict.fromkeys(("exp", "exp2"), facts.always),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _is_scale),
+    "softplus": _softplus_is_non_negative,
+}
+
+
 def _power_is_finite(call: Call) -> bool:
     exponent = call.arguments["exponent"]
     return facts.finite_operands(call) and isinstance(exponent, int) and exponent >= 0
@@ -119,6 +131,7 @@ def _power_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
 def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
     finite = None if name in _MAY_BE_INFINITE else _FINITE.get(name, facts.finite_operands)
     options = {"gate": _GATES.get(name, Gate.NO), "non_negative": _SIGNS.get(name), "finite": finite, **options}
+    options["scale"] = _SCALES.get(name)
     return Operation(
         name,
         Family.ACTIVATION,
