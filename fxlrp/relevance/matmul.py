@@ -11,7 +11,7 @@ from fxlrp.errors import RuleError
 from fxlrp.operation import Gate
 from fxlrp.relevance.derived import transposed
 from fxlrp.relevance.numerics import unbroadcast
-from fxlrp.relevance.products import gate_rank
+from fxlrp.relevance.products import gate_rank, signals
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Choice, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, Selective, SignalTakeAll
@@ -94,9 +94,9 @@ def _values(choice: Choice) -> Receivers:
 
 def _selective(choice: Choice) -> Receivers:
     """The operands that are neither weights that a signal selects nor results of a softmax or the like."""
-    if choice.weights:
-        positions = tuple(position for position in choice.dependent if position not in choice.weights)
-        return Receivers(positions, f"operand {choice.weights[0]} is a weight that the signal selects")
+    known = signals(choice)
+    if known is not None:
+        return known
     if max(gate_rank(operand, choice) for operand in choice.operands) < Gate.SATURATING:
         return Receivers(choice.dependent)
     return _values(choice)

@@ -62,12 +62,20 @@ def _equals(choice: Choice) -> Receivers:
     return Receivers(choice.dependent)
 
 
-def _selective(choice: Choice) -> Receivers:
-    """Every factor except weights and statistics."""
+def signals(choice: Choice) -> Receivers | None:
+    """The factors that are no weights under :class:`~fxlrp.rules.Selective`; None if it is not known which are."""
+    assert isinstance(choice.rule, Selective)
+    named = choice.rule.signal
+    if named is not None and named in choice.dependent:
+        return Receivers((named,), f"operand {named} is the signal")
     if choice.weights:
         positions = tuple(each for each in choice.dependent if each not in choice.weights)
         return Receivers(positions, f"operand {choice.weights[0]} is a weight that the signal selects")
-    return _equals(choice)
+    return None
+
+
+def _selective(choice: Choice) -> Receivers:
+    return signals(choice) or _equals(choice)
 
 
 def _emit_product(step: Step) -> Contributions:

@@ -251,7 +251,25 @@ class Selective(Stabilized):
 
     Args:
         stabilizer: The stabilizer of LRP-epsilon in matrix products.
+        signal: The position of the signal among the factors, for products in which the weights are computed beside the
+            signal and not from it, as in Mamba 2 and linear attention. None if it is to be found as described.
+
+    Raises:
+        RuleError: ``stabilizer`` is negative or not a finite number, or ``signal`` is negative or not an integer.
+
+    Example:
+        >>> import fxlrp
+        >>> rules = fxlrp.presets.mambalrp().override([("einsum", fxlrp.rules.Selective(signal=1))])
     """
+
+    signal: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        wrong = isinstance(self.signal, bool) or not isinstance(self.signal, int | None)
+        if wrong or (self.signal is not None and self.signal < 0):
+            raise RuleError(f"Selective: signal must be the position of a factor or None, not {self.signal!r}")
 
 
 @dataclass(frozen=True)

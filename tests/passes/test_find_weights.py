@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxlrp.errors import RuleError
 from fxlrp.passes.find_weights import find_weights
+from fxlrp.rules import Selective
 from pass_programs import before, program_after
 from state_space import Mixer
 
@@ -69,3 +72,9 @@ def test_find_weights_of_a_selective_scan(form: str, count: int) -> None:
     assert find_weights(program) == count
     gated = [node for node in program.graph.nodes if node.name == "mul"]
     assert not set(gated) & set(program.facts.weights)
+
+
+@pytest.mark.parametrize("signal", [True, -1, 1.0, "left"])
+def test_signal_is_a_position(signal: Any) -> None:
+    with pytest.raises(RuleError, match="signal must be the position of a factor or None"):
+        Selective(signal=signal)
