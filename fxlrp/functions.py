@@ -270,3 +270,17 @@ def add_into(input: Tensor, other: Tensor) -> Tensor:
 def multiply_into(input: Tensor, other: Tensor) -> Tensor:
     """``input * other``, in the memory of ``input`` if it has the type of the product."""
     return input.mul_(other) if input.dtype == other.dtype else input * other
+
+
+def at_positions(input: Tensor, positions: Tensor | None) -> Tensor:
+    """Select positions of ``(batch, length, features)``: the same of all samples, or some of each."""
+    if positions is None:
+        return input
+    if positions.shape[0] == 1:
+        return input.index_select(1, positions[0])
+    return input.gather(1, row_index(input, positions))
+
+
+def row_index(x: Tensor, positions: Tensor) -> Tensor:
+    """The index with which ``gather`` and ``scatter`` select whole rows of ``(batch, length, features)``."""
+    return positions.unsqueeze(-1).expand(-1, -1, x.shape[-1])

@@ -30,6 +30,7 @@ class Family(enum.Enum):
     SHAPE = "shape"
     SOFTMAX = "softmax"
     MASK = "mask"
+    ATTENTION = "attention"
     EMBEDDING = "embedding"
     RECURRENT = "recurrent"
     TRANSFORM = "linear transform"
@@ -80,16 +81,26 @@ class Call:
         arguments: The arguments by parameter name.
         operands: The values in the operand positions.
         known: The nodes that are known to have the property in question.
+        positive: The nodes that are known to be positive.
+        non_negative: The nodes that are known to be non-negative, if that is not the property in question.
     """
 
     arguments: Mapping[str, Any]
     operands: tuple[Any, ...] = ()
     known: Collection[fx.Node] = ()
+    positive: Collection[fx.Node] = ()
+    non_negative: Collection[fx.Node] = ()
+
+    def is_positive(self, value: Any) -> bool:
+        """Whether a value is known to be positive: a known node, or a number."""
+        if isinstance(value, fx.Node):
+            return value in self.positive
+        return isinstance(value, int | float) and value > 0
 
     def is_non_negative(self, value: Any) -> bool:
         """Whether a value is known to be non-negative: a known node, or a number."""
         if isinstance(value, fx.Node):
-            return value in self.known
+            return value in self.known or value in self.non_negative
         return isinstance(value, int | float) and value >= 0
 
     def is_finite(self, value: Any) -> bool:
@@ -126,6 +137,7 @@ class Operation:
         allocates: Whether the result never shares memory with an argument.
         in_place: The function that writes the result into the memory of the first operand.
         non_negative: Tells whether the result of a call is never negative.
+        positive: Tells whether the result of a call is positive, not counting underflow.
         finite: Tells whether the result of a call is finite if the operands are, not counting overflow.
         keeps_support: Whether a positive element of the result comes from a positive element of an operand, which
             receives its relevance if a rule passes relevance on.
@@ -144,6 +156,9 @@ class Operation:
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance unless they
             are tokens.
+        is_cast: Whether the result has the values of the operand in another type or on another device.
+        rowwise: Tells whether each row along the last dimension of the result of a call is computed from the same row
+            of the operands.
         ignores_values: Whether the result depends on the sizes, type and device of the operands, not on their values.
         elementwise: Whether each element of the result is a function of one element of each operand.
         homogeneous: Whether the result is homogeneous of degree one in the operands together.
@@ -168,6 +183,7 @@ class Operation:
     allocates: bool = False
     in_place: Callable[..., Any] | None = None
     non_negative: Fact | None = None
+    positive: Fact | None = None
     finite: Fact | None = None
     keeps_support: bool = False
     moves: bool = False
@@ -184,6 +200,8 @@ class Operation:
     makes_integers: Fact | None = None
     elementwise: bool = False
     homogeneous: bool = False
+    is_cast: bool = False
+    rowwise: Fact | None = None
     ignores_values: bool = False
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,9 +297,16 @@ class Operation:
             operands.extend(value if isinstance(value, list | tuple) else (value,))
         return tuple(operands)
 
-    def tells(self, fact: Fact | None, arguments: Mapping[str, Any], known: Collection[fx.Node] = ()) -> bool:
+    def tells(
+        self,
+        fact: Fact | None,
+        arguments: Mapping[str, Any],
+        known: Collection[fx.Node] = (),
+        positive: Collection[fx.Node] = (),
+        non_negative: Collection[fx.Node] = (),
+    ) -> bool:
         """Whether a stated fact holds for a call, given the nodes for which it is known; False if it is not stated."""
-        return fact is not None and fact(Call(arguments, self.operands_among(arguments), known))
+        return fact is not None and fact(Call(arguments, self.operands_among(arguments), known, positive, non_negative))
 
     def gate_of(self, node: fx.Node, dependent: Collection[Any]) -> Gate:
         """Return the gate level of the value of a canonical node.

@@ -13,9 +13,13 @@ class Optimizations:
     """The optimizations of :func:`fxlrp.compile`. Each is a pass that can be disabled; none changes the relevance.
 
     Args:
+        fuse_attention: Compute attention and its relevance by the fused kernels of the device, or in blocks of queries,
+            so that memory is linear in the length.
         infer_signs: Prove which values are never negative, and omit the terms that only negative values need.
         infer_support: Prove where relevance is zero for outputs that are not positive, and omit their terms.
         carry_quotients: Carry ``R / x`` instead of ``R`` where that saves divisions and multiplications.
+        select_positions: Compute only the positions of a sequence that the target selects, from where positions no
+            longer mix. Sizes must be known: compile with ``example_inputs``.
         share_across_batch: Compute once what the rules of first layers would compute for every sample or channel.
         keep_constants: Keep values that are computed from parameters alone, such as the weights of rules, between
             calls, and recompute them when a parameter has changed. If disabled, they are computed at every call and
@@ -29,9 +33,11 @@ class Optimizations:
         False
     """
 
+    fuse_attention: bool = True
     infer_signs: bool = True
     infer_support: bool = True
     carry_quotients: bool = True
+    select_positions: bool = True
     share_across_batch: bool = True
     keep_constants: bool = True
     keep_pool_indices: bool = True

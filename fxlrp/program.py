@@ -116,6 +116,7 @@ class Facts:
         finite: The nodes whose value is finite.
         supported: The nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may pass on relevance as quotients.
+        positions: Decision: the node that computes which positions of the output are explained; None for all.
     """
 
     values: Mapping[str, InputSpec] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class Facts:
     finite: frozenset[fx.Node] = frozenset()
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
+    positions: fx.Node | None = None
 
 
 @dataclass
@@ -166,6 +168,7 @@ class Program:
         facts: The facts about the forward graph.
         properties: The properties that passes have provided so far.
         observers: Notified of every stage.
+        annotated: The annotated graph, if a later pass has changed the graph of the program.
     """
 
     graph_module: fx.GraphModule
@@ -174,6 +177,7 @@ class Program:
     facts: Facts = field(default_factory=Facts)
     properties: set[str] = field(default_factory=set)
     observers: tuple[Observer, ...] = ()
+    annotated: fx.Graph | None = None
     _emitted: Emitted | None = field(default=None, init=False)
 
     @property

@@ -23,12 +23,12 @@ from fxlrp.relevance.initial_relevance import initial_relevance
 def emit_relevance(program: Program) -> int:
     """Append a step for every annotated node and return the inputs' relevance; return how many steps there are."""
     graph, output = program.graph, program.graph.output_node()
-    annotated, forward = copy.deepcopy(graph), list(graph.nodes)
+    annotated, forward = program.annotated or copy.deepcopy(graph), list(graph.nodes)
     inputs = inputs_among(forward)
     controls = _controls(graph, inputs)
     (explained,) = program.outputs
     with graph.inserting_before(output):
-        start = graph.call_function(initial_relevance, (explained, *controls.values()), _tokens(program, forward))
+        start = _start(program, explained, controls, _tokens(program, forward))
         ledger = propagate(program, forward, {explained: start})
         asked = _asked_for(program, forward, ledger)
         results = [_result(graph, ledger, name, node, explained) for name, node in asked.items()]
@@ -53,6 +53,16 @@ def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
             last = graph.placeholder("explanation_" * (name in taken) + name, default_value=None)
         controls[name] = last
     return controls
+
+
+def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], tokens: dict[str, Any]) -> fx.Node:
+    """The initial relevance; the positions that are computed depend on the target, too."""
+    positions = program.facts.positions
+    if positions is None:
+        return program.graph.call_function(initial_relevance, (explained, *controls.values()), tokens)
+    positions.args, positions.kwargs = (*positions.args, *controls.values()), tokens
+    told = {**tokens, "positions": positions}
+    return program.graph.call_function(initial_relevance, (explained, *controls.values()), told)
 
 
 def _tokens(program: Program, forward: Sequence[fx.Node]) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from fxlrp.errors import SymbolicTraceError
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.provenance import describe
-from fxlrp.vocabulary import SHAPE_ATTRIBUTES, Vocabulary
+from fxlrp.vocabulary import Vocabulary
+from fxlrp.vocabulary.sizes import sizes_of
 
 
 @compiler_pass(provides=["functional"])
 def functionalize(program: Program) -> int:
     """Make later uses of a value changed in place read the changing node; return how many changes there were."""
-    sizes = _sizes(program)
+    sizes = sizes_of(program.graph, program.vocabulary)
     position = {node: index for index, node in enumerate(program.graph.nodes)}
     memory: dict[fx.Node, frozenset[fx.Node]] = {}
     changes = 0
@@ -60,20 +61,6 @@ def _writes_back(user: fx.Node, base: fx.Node, view: fx.Node, changed: fx.Node) 
     """Whether ``user`` is the end of ``base[i] += y``, which Python executes as a change of a view and a write-back."""
     reads = view.target is operator.getitem and view.args[0] is base
     return reads and user.target is operator.setitem and user.args == (base, view.args[1], changed)
-
-
-def _sizes(program: Program) -> set[fx.Node]:
-    """The nodes whose value is a size or computed from sizes: ``+=`` replaces numbers and does not change them."""
-    found: set[fx.Node] = set()
-    for node in program.graph.nodes:
-        spelling = program.vocabulary.spelling(node.target) if node.op.startswith("call") else None
-        sources = node.all_input_nodes
-        is_size = spelling is not None and spelling.operation.is_size
-        is_attribute = node.target is getattr and node.args[1] in SHAPE_ATTRIBUTES
-        is_arithmetic = getattr(node.target, "__module__", None) in ("_operator", "math", "builtins")
-        if is_size or is_attribute or (is_arithmetic and sources and found.issuperset(sources)):
-            found.add(node)
-    return found
 
 
 def _first(node: fx.Node) -> fx.Node | None:

@@ -16,7 +16,7 @@ from fxlrp.program import Program
 from fxlrp.relevance.numerics import is_finite
 
 
-@compiler_pass(needs=["dependence"], before=["emit_relevance", "emit_backward"])
+@compiler_pass(needs=["dependence"], after=["infer_signs"], before=["emit_relevance", "emit_backward"])
 def infer_finite(program: Program) -> int:
     """Record the values that are known to be finite; return how many there are.
 
@@ -25,17 +25,24 @@ def infer_finite(program: Program) -> int:
     """
     known: set[fx.Node] = set()
     for_finite_inputs: set[fx.Node] = set()
+    positive: set[fx.Node] = set()
+    signs = program.facts.non_negative
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
-        if node.op == "placeholder":
+        spec = program.facts.values.get(node.name)
+        if spec is not None and not spec.is_floating:
+            known.add(node)  # integers and truth values
+        elif node.op == "placeholder":
             for_finite_inputs.add(node)
         elif node.op == "get_attr" and _is_finite(operator.attrgetter(str(node.target))(program.graph_module)):
             known.add(node)
         elif operation is not None:
             arguments = operation.arguments(node)
-            if operation.tells(operation.finite, arguments, known):
+            if operation.tells(operation.positive, arguments, positive, positive, signs):
+                positive.add(node)
+            if operation.tells(operation.finite, arguments, known, positive, signs):
                 known.add(node)
-            elif operation.tells(operation.finite, arguments, known | for_finite_inputs):
+            elif operation.tells(operation.finite, arguments, known | for_finite_inputs, positive, signs):
                 (for_finite_inputs if operation.neutral else known).add(node)
     program.facts.finite = frozenset(known)
     return len(known)

@@ -18,6 +18,7 @@ from fxlrp.passes.find_first_layers import find_first_layers
 from fxlrp.passes.find_weights import find_weights
 from fxlrp.passes.fold_batch_norm import fold_batch_norm
 from fxlrp.passes.functionalize import functionalize
+from fxlrp.passes.fuse_attention import fuse_attention
 from fxlrp.passes.infer_dependence import infer_dependence
 from fxlrp.passes.infer_finite import infer_finite
 from fxlrp.passes.infer_signs import infer_signs
@@ -27,9 +28,11 @@ from fxlrp.passes.keep_constants import keep_constants
 from fxlrp.passes.keep_pool_indices import keep_pool_indices
 from fxlrp.passes.name_nodes import name_nodes
 from fxlrp.passes.normalize import normalize
+from fxlrp.passes.recognize_attention import recognize_attention
 from fxlrp.passes.remove_dead_code import remove_dead_code
 from fxlrp.passes.remove_identities import remove_identities
 from fxlrp.passes.reuse_memory import reuse_memory
+from fxlrp.passes.select_positions import select_positions
 from fxlrp.passes.share_across_batch import share_across_batch
 
 CANONICALIZE: tuple[Pass, ...] = (
@@ -48,8 +51,8 @@ ANALYZE: tuple[Pass, ...] = (
     find_first_layers,
     find_weights,
 )
-ANNOTATE: tuple[Pass, ...] = (annotate,)
-SPECIALIZE: tuple[Pass, ...] = (infer_signs, infer_support, infer_finite, carry_quotients)
+ANNOTATE: tuple[Pass, ...] = (annotate, recognize_attention)
+SPECIALIZE: tuple[Pass, ...] = (fuse_attention, infer_signs, infer_support, infer_finite, carry_quotients)
 ANNOTATED: tuple[Pass, ...] = (*CANONICALIZE, *ANALYZE, *ANNOTATE)
 
 EXPLANATION: tuple[Pass, ...] = (
@@ -58,6 +61,7 @@ EXPLANATION: tuple[Pass, ...] = (
     check_inputs,
     *ANNOTATE,
     *SPECIALIZE,
+    select_positions,
     emit_relevance,
     remove_dead_code,
     checkpoint,

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from fxlrp.capture import DynamicShapes
 from fxlrp.deploy import onnx, package
-from fxlrp.deploy.decompositions import ADAPTIVE, BACKWARD
+from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS
 from fxlrp.deploy.metadata import describe, rules_of
 from fxlrp.deploy.metadata import read as metadata
 from fxlrp.deploy.program import Exportable, ExportedExplanation, ExportTarget, export
@@ -31,7 +31,7 @@ class _Writer(NamedTuple):
 _WRITERS: Mapping[str, _Writer] = {
     "export": _Writer(".pt2", package.write_export),
     "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, ADAPTIVE),
-    "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **BACKWARD}),
+    "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **KERNELS}),
 }
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
+from fxlrp.attention.call import Call
 from fxlrp.relevance.windows import ntuple
 
 aten = torch.ops.aten
@@ -135,6 +137,49 @@ def max_pool_backward(r: Tensor, x: Tensor, *arguments: Any, dims: int) -> Tenso
     return torch.zeros_like(x).flatten(-dims).scatter_add(-1, winners, r.flatten(-dims)).reshape(x.shape)
 
 
+def attention_for_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out. The second result, which only the fused transposed map reads, is empty."""
+    return in_blocks(_call(query, key, value, is_causal, attn_mask, scale)), query.new_empty(0)
+
+
+def attention_for_cpu_backward(
+    u: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The transposed map of attention written out."""
+    of_query, of_keys, of_value = transposed_in_blocks(u, _call(query, key, value, is_causal, attn_mask, scale))
+    return of_query, of_keys.transpose(-2, -1), of_value
+
+
+def _call(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Call:
+    return Call(
+        query, key.transpose(-2, -1), value, mask, query.size(-1) ** -0.5 if scale is None else scale, is_causal
+    )
+
+
+def copysign(x: Tensor, sign: Tensor) -> Tensor:
+    """``|x|`` with the sign of another tensor."""
+    return torch.where(sign < 0, -x.abs(), x.abs())
+
+
 # Runtimes decompose these by the sizes of the example, even where sizes are dynamic.
 ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     operator: functools.partial(adaptive_avg_pool, dims=dims)
@@ -146,7 +191,10 @@ ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     for operator in operators
 }
 
-BACKWARD: Mapping[Any, Callable[..., Any]] = {
+KERNELS: Mapping[Any, Callable[..., Any]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu.default: attention_for_cpu,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_for_cpu_backward,
+    aten.copysign.Tensor: copysign,
     aten.convolution_backward.default: convolution_backward,
     aten.avg_pool2d_backward.default: avg_pool_backward,
     aten.avg_pool3d_backward.default: avg_pool_backward,

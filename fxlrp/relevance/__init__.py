@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance import (
     activation,
+    attention,
     average,
     custom,
     derived,
@@ -41,6 +42,7 @@ RULES: Mapping[Family, RuleTable] = {
     Family.SHAPE: shape.RULES,
     Family.SOFTMAX: softmax.RULES,
     Family.MASK: mask.RULES,
+    Family.ATTENTION: attention.RULES,
     Family.EMBEDDING: embedding.RULES,
     Family.RECURRENT: recurrent.RULES,
     Family.CHECK: activation.RULES,

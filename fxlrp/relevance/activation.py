@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import PassThrough
 
@@ -11,4 +13,12 @@ def _emit_pass(step: Step) -> Contributions:
     return step.to_receivers(lambda *_: step.single)
 
 
-RULES: RuleTable = {PassThrough: Implementation(_emit_pass, quotients=True, follows=True)}
+def _specialize_pass(step: Step) -> Contributions | None:
+    """Convert a quotient by ``-x`` to one by ``x``, so that it remains a quotient behind views of ``x``."""
+    (x, *_), received = step.operands, step.single
+    if step.operation.function is not operator.neg or received.base is not step.node or not step.facts.quotients:
+        return None
+    return [step.times(x, step.call(operator.neg, received.factor))]
+
+
+RULES: RuleTable = {PassThrough: Implementation(_emit_pass, specialize=_specialize_pass, quotients=True, follows=True)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import InputError
-from fxlrp.relevance.targets import Target, at_largest, at_last_position, at_target
+from fxlrp.relevance.targets import Target, at_largest, at_last_position, at_target, has_class_for_each_token
 
 __all__ = ["Seed", "Target", "initial_relevance"]
 
@@ -17,7 +17,11 @@ Seed: TypeAlias = "Tensor | Callable[[Tensor], Tensor] | None"
 
 
 def initial_relevance(
-    output: Tensor, target: Target = None, seed: Seed = None, tokens: Sequence[Tensor] = ()
+    output: Tensor,
+    target: Target = None,
+    seed: Seed = None,
+    tokens: Sequence[Tensor] = (),
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Return the relevance of the output: its value at the target and zero elsewhere, or the seed.
 
@@ -27,6 +31,7 @@ def initial_relevance(
             and for a language model that of the last position.
         seed: The initial relevance in the shape of ``output``, or a function that computes it from ``output``.
         tokens: The inputs that are tokens, which show whether the model is a language model.
+        positions: The positions of the output that were computed, those of the target; None for all.
 
     Raises:
         InputError: Both are given, or one does not fit the output.
@@ -42,15 +47,12 @@ def initial_relevance(
             raise InputError("the output is a single number; it takes no target")
         return output.clone()
     if target is not None:
-        return at_target(output, target)
+        return at_target(output, target, selected=positions is not None)
     if output.dim() == 1:
         return output.clone()
-    return at_last_position(output) if _has_class_for_each_token(output, tokens) else at_largest(output)
-
-
-def _has_class_for_each_token(output: Tensor, tokens: Sequence[Tensor]) -> bool:
-    """Whether the output is that of a language model: ``(batch, length, classes)`` for tokens ``(batch, length)``."""
-    return output.dim() == 3 and any(each.dim() == 2 and each.shape[1] == output.shape[1] for each in tokens)
+    if positions is not None or has_class_for_each_token(output, tokens):
+        return at_last_position(output)
+    return at_largest(output)
 
 
 def _seed_relevance(output: Tensor, seed: Tensor | Callable[[Tensor], Tensor]) -> Tensor:

@@ -11,11 +11,12 @@ from fxlrp.errors import InputError
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for ``epsilon = 0`` zeros become ones.
 
-    So LRP-0 computes ``0/0`` as 0. Relevance is lost where contributions cancel to exactly 0.
+    A negative zero has the sign -1: all terms of such a sum are zero, and so is their relevance. LRP-0 computes
+    ``0/0`` as 0. Relevance is lost where contributions cancel to exactly 0.
     """
     if epsilon == 0:
-        return torch.where(z == 0, torch.ones_like(z), z)
-    return torch.where(z < 0, z - epsilon, z + epsilon)
+        return z.masked_fill(z == 0, 1.0)
+    return z.abs().add_(epsilon).copysign_(z)
 
 
 def is_finite(value: Tensor) -> bool:
@@ -37,7 +38,7 @@ def stabilize_one_sign(z: Tensor, epsilon: float) -> Tensor:
 
     Where the sum is zero all terms are, and any divisor is valid; 1 prevents overflow in half precision.
     """
-    return torch.where(z == 0, torch.ones_like(z), stabilize(z, epsilon))
+    return stabilize(z, epsilon).masked_fill_(z == 0, 1.0)
 
 
 def unbroadcast(relevance: Tensor, like: Tensor) -> Tensor:

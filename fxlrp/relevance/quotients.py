@@ -26,9 +26,11 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     rounds_to_zero = z.dtype in (torch.bfloat16, torch.float16) and epsilon < torch.finfo(z.dtype).eps
     if epsilon < _smallest(z):
         return factor.clone() if rounds_to_zero else factor.masked_fill(z == 0, 0.0)
-    magnitude = z.abs()
-    ratio = magnitude.div_(magnitude + epsilon)
-    return (ratio.masked_fill_(z == 0, 1.0) if rounds_to_zero else ratio).mul_(factor)
+    if rounds_to_zero:
+        magnitude = z.abs()
+        return magnitude.div_(magnitude + epsilon).masked_fill_(z == 0, 1.0).mul_(factor)
+    # |z| / (|z| + epsilon) is 1 - epsilon / (|z| + epsilon), which takes fewer passes over memory.
+    return torch.addcdiv(factor, factor, z.abs().add_(epsilon), value=-epsilon)
 
 
 @allocates
@@ -36,7 +38,7 @@ def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale` where ``z`` is nowhere negative."""
     if epsilon < _smallest(z):
         return factor.masked_fill(z == 0, 0.0)
-    return (z / (z + epsilon)).mul_(factor)
+    return torch.addcdiv(factor, factor, z + epsilon, value=-epsilon)
 
 
 @allocates

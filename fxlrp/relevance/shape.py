@@ -14,6 +14,7 @@ from fxlrp.functions import set_item
 from fxlrp.operation import REQUIRED
 from fxlrp.program import Relevance
 from fxlrp.relevance import element_relevance as elements
+from fxlrp.relevance import positions
 from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step
 from fxlrp.rules.specs import PassThrough
 
@@ -112,6 +113,7 @@ _EMITTERS: Mapping[str, Emitter] = {
     "roll": _moved(elements.roll_relevance, "shifts", "dims"),
     "select": _to_input(elements.select_relevance, "dim", "index"),
     "narrow": _to_input(elements.narrow_relevance, "dim", "start", "length"),
+    "at_positions": _to_input(positions.at_positions_relevance, "positions"),
     "index_select": _to_input(elements.index_select_relevance, "dim", "index"),
     "gather": _to_input(elements.gather_relevance, "dim", "index"),
     "getitem": _to_input(elements.index_relevance, "index"),

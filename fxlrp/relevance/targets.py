@@ -33,19 +33,43 @@ _ACCEPTED = (
 )
 
 
-def at_target(output: Tensor, target: Target) -> Tensor:
+def at_target(output: Tensor, target: Target, *, selected: bool = False) -> Tensor:
     """Return ``output`` at the target, and zero everywhere else.
 
     Args:
         output: The model's output, ``(batch, ...)``.
         target: As for :meth:`fxlrp.Explainer.forward`, but not None.
+        selected: Whether the output has only those positions of its second dimension that the target selects.
 
     Raises:
         InputError: The target is of a wrong type, does not fit the output, or is out of range.
     """
-    indices = [_positions(index, output, dim) for dim, index in enumerate(_for_each_dimension(target, output), start=1)]
+    parts = _for_each_dimension(target, output)
+    indices = [
+        None if selected and dim == 1 else _positions(index, output, dim) for dim, index in enumerate(parts, start=1)
+    ]
     kept = _keep(output, indices, 1)
     return output.clone() if kept is output else kept
+
+
+def positions_of(target: Target, output: Tensor) -> Tensor | None:
+    """Return the positions of the second dimension that a target selects, ``(batch or 1, count)``; None for all.
+
+    Args:
+        target: As for :func:`at_target`.
+        output: A tensor of the shape and on the device of the model's output.
+
+    Raises:
+        InputError: The target does not fit the output.
+    """
+    parts = _for_each_dimension(target, output)
+    positions, *_ = [_positions(index, output, dim) for dim, index in enumerate(parts, start=1)]
+    return positions
+
+
+def has_class_for_each_token(output: Tensor, tokens: Sequence[Tensor]) -> bool:
+    """Whether the output is that of a language model: ``(batch, length, classes)`` for tokens ``(batch, length)``."""
+    return output.dim() == 3 and any(each.dim() == 2 and each.shape[1] == output.shape[1] for each in tokens)
 
 
 def at_largest(output: Tensor) -> Tensor:

@@ -127,6 +127,7 @@ def _default_rules(epsilon: float) -> Mapping[Family, Rule]:
         Family.SHAPE: PassThrough(),
         Family.SOFTMAX: Taylor(epsilon),
         Family.MASK: Epsilon(epsilon),
+        Family.ATTENTION: Epsilon(epsilon),
         Family.EMBEDDING: PassThrough(),
         Family.RECURRENT: SignalTakeAll(epsilon),
         Family.CHECK: PassThrough(),

@@ -81,6 +81,11 @@ def _softplus_is_non_negative(call: Call) -> bool:
     return call.is_non_negative(beta) and (call.is_non_negative(threshold) or call.is_non_negative(x))
 
 
+def _power_is_non_negative(call: Call) -> bool:
+    exponent = call.arguments["exponent"]
+    return call.is_non_negative(call.arguments["input"]) or (isinstance(exponent, int) and exponent % 2 == 0)
+
+
 def _threshold_is_non_negative(call: Call) -> bool:
     value, threshold, x = (call.arguments[name] for name in ("value", "threshold", "input"))
     return call.is_non_negative(value) and (call.is_non_negative(threshold) or call.is_non_negative(x))
@@ -93,6 +98,7 @@ _SIGNS: Mapping[str, Fact] = {
     "softplus": _softplus_is_non_negative,
     "threshold": _threshold_is_non_negative,
     "hardtanh": lambda call: call.is_non_negative(call.arguments["min_val"]),
+    "pow": _power_is_non_negative,
 }
 
 
@@ -113,6 +119,25 @@ def _power_is_finite(call: Call) -> bool:
     return facts.finite_operands(call) and isinstance(exponent, int) and exponent >= 0
 
 
+def _operand_is_positive(call: Call) -> bool:
+    return call.is_positive(call.arguments["input"])
+
+
+def _reciprocal_is_finite(call: Call) -> bool:
+    return facts.finite_operands(call) and _operand_is_positive(call)
+
+
+def _clamp_is_positive(call: Call) -> bool:
+    low, high = call.arguments["min"], call.arguments.get("max")
+    return low is not None and call.is_positive(low) and (high is None or call.is_positive(high))
+
+
+_POSITIVE: Mapping[str, Fact] = {
+    "sqrt": _operand_is_positive,
+    "clamp": _clamp_is_positive,
+    "clamp_min": _clamp_is_positive,
+}
+
 # Parameters whose values the result may contain.
 _FINITE: Mapping[str, Fact] = {
     "pow": _power_is_finite,
@@ -120,6 +145,7 @@ _FINITE: Mapping[str, Fact] = {
     "hardtanh": facts.finite_operands_and("min_val", "max_val"),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), facts.finite_operands_and("min", "max")),
     "prelu": facts.finite_operands_and("weight"),
+    **dict.fromkeys(("rsqrt", "sqrt", "reciprocal", "log"), _reciprocal_is_finite),
 }
 
 
@@ -129,9 +155,9 @@ def _power_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
 
 
 def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
-    finite = None if name in _MAY_BE_INFINITE else _FINITE.get(name, facts.finite_operands)
-    options = {"gate": _GATES.get(name, Gate.NO), "non_negative": _SIGNS.get(name), "finite": finite, **options}
-    options["scale"] = _SCALES.get(name)
+    finite = _FINITE.get(name, None if name in _MAY_BE_INFINITE else facts.finite_operands)
+    signs: dict[str, Any] = {"non_negative": _SIGNS.get(name), "positive": _POSITIVE.get(name)}
+    options = {"gate": _GATES.get(name, Gate.NO), "finite": finite, "scale": _SCALES.get(name), **signs, **options}
     return Operation(
         name,
         Family.ACTIVATION,
@@ -140,6 +166,8 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
         allocates=True,
         keeps_support=name in _POSITIVE_WITH_OPERAND,
         neutral=True,
+        # The weights of prelu are those of the second dimension.
+        rowwise=None if name == "prelu" else facts.always,
         **options,
     )
 

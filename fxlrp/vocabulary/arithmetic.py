@@ -28,9 +28,18 @@ def _is_multiple(call: Call) -> bool:
     return facts.one_varies(call) and all(number != 0 for number in numbers) and len(numbers) == 1
 
 
+def _sum_is_positive(call: Call) -> bool:
+    a, b = call.operands
+    return any(
+        call.is_positive(one) and (call.is_positive(other) or call.is_non_negative(other))
+        for one, other in ((a, b), (b, a))
+    )
+
+
 def _quotient_is_finite(call: Call) -> bool:
     other = call.arguments["other"]
-    return facts.finite_operands(call) and isinstance(other, int | float) and other != 0
+    is_number = isinstance(other, int | float) and other != 0
+    return facts.finite_operands(call) and (is_number or call.is_positive(other))
 
 
 def _reciprocal_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
@@ -47,8 +56,10 @@ def arithmetic() -> Iterator[Operation]:
         _BINARY,
         _BOTH,
         allocates=True,
+        rowwise=facts.always,
         in_place=add_into,
         non_negative=facts.of_operands,
+        positive=_sum_is_positive,
         finite=facts.finite_operands,
         neutral=True,
         maps_tokens=facts.one_varies,
@@ -61,6 +72,7 @@ def arithmetic() -> Iterator[Operation]:
         _BOTH,
         aliases=("subtract",),
         allocates=True,
+        rowwise=facts.always,
         finite=facts.finite_operands,
         neutral=True,
         maps_tokens=facts.one_varies,
@@ -73,6 +85,7 @@ def arithmetic() -> Iterator[Operation]:
         _BOTH,
         aliases=("multiply",),
         allocates=True,
+        rowwise=facts.always,
         in_place=multiply_into,
         non_negative=_product_is_non_negative,
         finite=facts.finite_operands,
@@ -88,6 +101,7 @@ def arithmetic() -> Iterator[Operation]:
         held_constant=("other",),
         required_values={"rounding_mode": OneOf((None, "floor", "trunc"))},
         allocates=True,
+        rowwise=facts.always,
         non_negative=facts.of_arguments("input", "other"),
         finite=_quotient_is_finite,
         neutral=True,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+import fxlrp.attention as fused
 from fxlrp.functions import mask_scores
 from fxlrp.operation import REQUIRED, Family, Gate, Operation
 from fxlrp.vocabulary import facts
@@ -18,7 +19,7 @@ def attention() -> Iterator[Operation]:
     along: dict[str, Any] = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
     of_python = {**along, "_stacklevel": 3}
     gate: dict[str, Any] = dict(allocates=True, non_negative=facts.always, gate=Gate.SATURATING)
-    gate["finite"] = facts.finite_operands
+    gate.update(finite=facts.finite_operands, rowwise=facts.along_rows)
     yield Operation("softmax", Family.SOFTMAX, F.softmax, of_python, **gate)
     yield Operation("safe_softmax", Family.SOFTMAX, torch._safe_softmax, along, **gate)
     yield Operation("log_softmax", Family.SOFTMAX, F.log_softmax, of_python, allocates=True)
@@ -29,6 +30,20 @@ def attention() -> Iterator[Operation]:
         {"input": REQUIRED, "mask": REQUIRED},
         ("input", "mask"),
         allocates=True,
+        mask_operand="mask",
+    )
+    yield Operation(
+        "attention",
+        Family.ATTENTION,
+        fused.attention,
+        {
+            **dict.fromkeys(("query", "keys", "value"), REQUIRED),
+            **dict(mask=None, scale=1.0, is_causal=False, hides_finitely=False),
+        },
+        ("query", "keys", "value"),
+        multiple_results=True,
+        allocates=True,
+        finite=facts.finite_operands,
         mask_operand="mask",
     )
     yield Operation(

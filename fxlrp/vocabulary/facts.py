@@ -55,3 +55,9 @@ def finite_operands_and(*names: str) -> Fact:
         return finite_operands(call) and all(value is None or call.is_finite(value) for value in values)
 
     return fact
+
+
+def along_rows(call: Call) -> bool:
+    """The call reduces the last dimension, or normalizes along it."""
+    dim, keeps = call.arguments["dim"], call.arguments.get("keepdim", True)
+    return keeps is True and (dim == -1 or (isinstance(dim, list | tuple) and tuple(dim) == (-1,)))

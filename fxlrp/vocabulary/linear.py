@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from fxlrp.vocabulary import facts
 def linear() -> Iterator[Operation]:
     """The linear maps with weights."""
     parameters = {"input": REQUIRED, "weight": REQUIRED, "bias": None}
-    yield Operation("linear", Family.LINEAR, F.linear, parameters, allocates=True, finite=facts.finite_operands)
+    known: dict[str, Any] = {"allocates": True, "finite": facts.finite_operands}
+    yield Operation("linear", Family.LINEAR, F.linear, parameters, rowwise=facts.always, **known)
     for n in (1, 2, 3):
         yield Operation(
             f"conv{n}d",

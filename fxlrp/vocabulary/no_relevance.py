@@ -31,12 +31,12 @@ SHAPE_ATTRIBUTES = frozenset(
 )
 
 _INPUT = {"input": REQUIRED}
-_SIZES = ("size", "dim", "numel", "element_size")
+_SIZES = ("size", "dim", "numel", "element_size", "attention_scale")
 _OF_SIZES_AND_TYPES = frozenset(
     (
         *_SIZES,
         *"getattr is_floating_point is_complex zeros_like ones_like empty_like full_like".split(),
-        *"new_zeros new_ones new_empty initial_state attention_scale causal_mask".split(),
+        *"new_zeros new_ones new_empty initial_state causal_mask".split(),
     )
 )
 

@@ -7,8 +7,12 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from fxlrp.operation import REQUIRED, Family, Operation
+from fxlrp.operation import REQUIRED, Call, Family, Operation
 from fxlrp.vocabulary import facts
+
+
+def _normalizes_rows(call: Call) -> bool:
+    return len(call.arguments["normalized_shape"]) == 1
 
 
 def normalization() -> Iterator[Operation]:
@@ -35,4 +39,5 @@ def normalization() -> Iterator[Operation]:
             required_values={"training": False} if "training" in parameters else {},
             allocates=True,
             finite=facts.finite_operands,
+            rowwise=_normalizes_rows if name in ("layer_norm", "rms_norm") else None,
         )

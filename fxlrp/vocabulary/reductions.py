@@ -72,8 +72,8 @@ def averages() -> Iterator[Operation]:
         )
     reduction: dict[str, Any] = {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None}
     sums: dict[str, Any] = dict(allocates=True, non_negative=facts.of_operands, finite=facts.finite_operands)
-    yield Operation("mean", Family.AVERAGE, torch.mean, reduction, **sums)
-    yield Operation("sum", Family.AVERAGE, torch.sum, reduction, **sums)
+    yield Operation("mean", Family.AVERAGE, torch.mean, reduction, rowwise=facts.along_rows, **sums)
+    yield Operation("sum", Family.AVERAGE, torch.sum, reduction, rowwise=facts.along_rows, **sums)
     running = {"input": REQUIRED, "dim": REQUIRED, "dtype": None}
     yield Operation("cumsum", Family.AVERAGE, torch.cumsum, running, **sums)
     bags = {"input": REQUIRED, "offsets": REQUIRED, "include_last_offset": False}
@@ -91,7 +91,8 @@ def averages() -> Iterator[Operation]:
     )
     for name in ("var", "std"):
         spread: dict[str, Any] = dict(input=REQUIRED, dim=None, unbiased=None, keepdim=False, correction=None)
-        yield Operation(name, Family.AVERAGE, getattr(torch, name), spread, allocates=True)
+        known: dict[str, Any] = {"allocates": True, "rowwise": facts.along_rows}
+        yield Operation(name, Family.AVERAGE, getattr(torch, name), spread, **known)
     yield Operation(
         "interpolate",
         Family.AVERAGE,

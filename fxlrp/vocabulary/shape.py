@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxlrp.functions import repeat_heads, set_item
+from fxlrp.functions import at_positions, repeat_heads, set_item
 from fxlrp.operation import REQUIRED, Call, Family, Operation
 from fxlrp.vocabulary import facts
 
@@ -104,10 +104,13 @@ def casts() -> Iterator[Operation]:
         keeps_arguments=True,
         makes_integers=_to_integers,
         maps_tokens=_to_other_than_truth_values,
+        is_cast=True,
+        rowwise=facts.always,
     )
-    yield _of_input("cpu", Tensor.cpu, {"memory_format": torch.preserve_format})
+    same: dict[str, Any] = {"is_cast": True, "rowwise": facts.always}
+    yield _of_input("cpu", Tensor.cpu, {"memory_format": torch.preserve_format}, **same)
     for name in ("float", "double", "half", "bfloat16"):
-        yield _of_input(name, getattr(Tensor, name), {"memory_format": torch.preserve_format})
+        yield _of_input(name, getattr(Tensor, name), {"memory_format": torch.preserve_format}, **same)
 
 
 def copies() -> Iterator[Operation]:
@@ -120,6 +123,8 @@ def copies() -> Iterator[Operation]:
     yield _of_input("repeat_heads", repeat_heads, {"like": REQUIRED}, without_relevance=("like",), **known)
     yield _of_input("flip", method.flip, {"dims": REQUIRED}, variadic="dims", **known)
     yield _of_input("roll", torch.roll, {"shifts": REQUIRED, "dims": None}, **known)
+    chosen = {"positions": REQUIRED}
+    yield _of_input("at_positions", at_positions, chosen, without_relevance=("positions",))
     indexed = {"dim": REQUIRED, "index": REQUIRED}
     for name in ("index_select", "gather"):
         yield _of_input(name, getattr(torch, name), indexed, without_relevance=("index",), **known)

@@ -18,7 +18,7 @@ from fxlrp.passes.base import Pass, check_order, run_passes
 from fxlrp.program import Options, Program
 from fxlrp.rules.presets import epsilon_plus_flat
 from fxlrp.vocabulary import CANONICAL
-from oracles import assert_relevance, random
+from oracles import One, assert_relevance, random
 
 ORDERS = {"explanation": pipeline.EXPLANATION, "backward": pipeline.BACKWARD}
 
@@ -44,7 +44,8 @@ def nets() -> dict[str, tuple[nn.Module, Tensor]]:
     found = {name: zoo.small_net(name) for name in zoo.SMALL_NETS if name in names}
     made = {name: (model, inputs[0]) for name, (model, inputs) in found.items() if len(inputs) == 1}
     torch.manual_seed(0)
-    return {**made, "in place": (InPlace().double().eval(), random(2, 2, 8, 8))}
+    attention = One(lambda x: (x @ x.transpose(-2, -1)).softmax(-1) @ x).eval(), random(2, 5, 4)
+    return {**made, "in place": (InPlace().double().eval(), random(2, 2, 8, 8)), "attention": attention}
 
 
 NETS = nets()

@@ -54,6 +54,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "find_weights",
         "fold_batch_norm",
         "functionalize",
+        "fuse_attention",
         "infer_dependence",
         "infer_finite",
         "infer_signs",
@@ -63,9 +64,11 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "keep_pool_indices",
         "name_nodes",
         "normalize",
+        "recognize_attention",
         "remove_dead_code",
         "remove_identities",
         "reuse_memory",
+        "select_positions",
         "share_across_batch",
     }
     assert {each.name: each for each in (*EVERY, *pipeline.BACKWARD)} == declared()

@@ -217,6 +217,7 @@ def _recurrent() -> Iterator[tuple[str, list[Arguments]]]:
         )
 
 
+ROWS: Arguments = dict(dim=-1, keepdim=True)
 SPREADS = [
     *of(M, *each("dim", 1, 0, (0, 1)), *(dict(dim=1, correction=number) for number in (0, 1, 2, 0.5))),
     *only(M, dict(dim=1, unbiased=False), dict(dim=1, unbiased=True, keepdim=True), dict(correction=0), dict(dim=())),
@@ -250,14 +251,14 @@ def _pooling() -> Iterator[tuple[str, list[Arguments]]]:
         divided = [dict(kernel_size=2, divisor_override=divisor) for divisor in (-2, 5)] if n > 1 else []
         yield f"avg_pool{n}d", only(image, *windows, *divided)
     yield "amax", [*of(M, *each("dim", 1, 0, (0, 1)), dict(dim=1, keepdim=True)), *only(V(4, 1), dict(dim=1))]
-    reductions = [*each("dim", 1, 0, (0, 1), ()), dict(dim=1, keepdim=True)]
+    reductions = [*each("dim", 1, 0, (0, 1), ()), dict(dim=1, keepdim=True), ROWS]
     for name in ("mean", "sum"):
         yield name, [*of(M, *reductions, dict(dim=1, dtype=torch.float64)), *only(V(4, 1), dict(dim=1))]
     orders = [dict(ord=order, dim=1) for order in (2, 1, 0, INF, -INF, 3, 0.5, -1, 2.5, -2)]
     whole = each("ord", 1, 0, INF, -INF, 3)
     yield "vector_norm", [*of(M, *orders, *whole, dict(dim=(0, 1)), dict(dim=1, keepdim=True)), *_single_norms()]
     for name in ("var", "std"):
-        yield name, SPREADS
+        yield name, [*SPREADS, *of(M, ROWS)]
     bags = [dict(offsets=torch.tensor(starts)) for starts in ([0, 1, 3], [0], [0, 2, 2])]
     bags.append(dict(offsets=torch.tensor([0, 1, 4]), include_last_offset=True))  # type: ignore[dict-item]
     yield "sum_bags", [*only(M, *bags), *only(V(4), *bags)]
@@ -519,6 +520,8 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
     pairs: list[tuple[Any, Any]] = [(BOOLS, BOOLS.flip(0)), (BOOLS, M), (M, BOOLS), (M, M)]
     yield "both_masks", [dict(input=first, second=second) for first, second in pairs]
     yield "attention_scale", of(M, {"input": CUBE})
+    positions = (torch.tensor([[0, 2]]), torch.tensor([[2], [0]]), None)
+    yield "at_positions", [dict(input=V(2, 3, 4), positions=each) for each in positions]
     ends = torch.tensor([3, 1])
     for name in ("reversed_index", "last_index", "is_padding"):
         yield name, [dict(input=CUBE, lengths=ends)]
@@ -530,8 +533,9 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
         yield name, only(M, dict(size=(2, 3)), dict(size=(), dtype=torch.float32))
 
 
-# They have no kernel for float64 on a CPU, or belong to transformers: tests/relevance/test_grouped_products.py.
-WITHOUT_SAMPLES = ("grouped_mm", "grouped_mm_fallback")
+# They have no kernel for float64 on a CPU, or belong to transformers: tests/relevance/test_grouped_products.py. The
+# second result of attention has no relevance: tests/attention.
+WITHOUT_SAMPLES = ("attention", "grouped_mm", "grouped_mm_fallback")
 SAMPLED = {name: operation for name, operation in CANONICAL.operations.items() if name not in WITHOUT_SAMPLES}
 
 SETTINGS: dict[str, list[Arguments]] = {

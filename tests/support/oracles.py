@@ -29,7 +29,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def stabilize(z: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """s(z) = z + eps * sgn(z) with sgn(0) = +1."""
+    """s(z) = z + eps * sgn(z) with sgn(0) = +1; for LRP-0, zeros become ones, so that 0 / 0 is 0."""
+    if epsilon == 0:
+        return torch.where(z == 0, torch.ones_like(z), z)
     return torch.where(z < 0, z - epsilon, z + epsilon)
 
 

@@ -176,11 +176,14 @@ def attention(
     bias: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Backs]:
-    """softmax((q scale) k^T, -inf where not `keep`, + bias) v; fewer key heads than query heads are repeated."""
+    """softmax((q scale) k^T, -inf where not `keep`, + bias) v; fewer key heads than query heads are repeated.
+
+    Only the product of weights and values has a stabilizer.
+    """
     epsilon, heads = conventions.epsilon, (q.shape[-3] // k.shape[-3] if q.dim() > 3 else 1)
     keys, values = k.repeat_interleave(heads, -3), v.repeat_interleave(heads, -3)
     scaled = q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    scores, scores_back = matmul(scaled, keys.mT, epsilon)
+    scores, scores_back = matmul(scaled, keys.mT, 0.0)
     masked = scores if keep is None else scores.masked_fill(~keep, -math.inf)
     if bias is not None:
         masked = masked + bias
@@ -196,7 +199,7 @@ def attention(
             return torch.zeros_like(q), torch.zeros_like(k), unrepeated(at_values)
         at_scores = weights_back(at_weights)
         if bias is not None:
-            at_scores = scores * at_scores / stabilize(scores + bias, epsilon)
+            at_scores = scores * at_scores / stabilize(scores + bias, 0.0)
         at_queries, at_keys = scores_back(at_scores)
         return at_queries, unrepeated(at_keys.mT), unrepeated(at_values)
 

@@ -217,6 +217,8 @@ UNCALLED = {
     "repeat_heads",
     "sum_bags",
     "mask_scores",
+    "attention",
+    "at_positions",
     "lstm",
     "gru",
     "rnn_tanh",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import getitem
 from typing import Any
 
@@ -90,6 +90,31 @@ def test_a_fact_that_is_not_stated_is_not_assumed() -> None:
     assert not operation.tells(operation.finite, {"input": x}, {x})
 
 
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.positive is not None))
+def test_results_that_are_said_to_be_positive_are(operation: Operation) -> None:
+    """For operands that are known to be positive, and others that are known to be non-negative or of any sign."""
+    claims = 0
+    for setting in settings(operation):
+        nodes = placeholders(len(setting.places))
+        arguments = setting.fill(functools.partial(node_at, nodes))
+        for known, signs in itertools.product(places_known(setting), repeat=2):
+            if not operation.tells(operation.positive, arguments, (), at(nodes, known), at(nodes, signs)):
+                continue
+            claims += 1
+            for result in tensors_of(call(operation, setting.fill(functools.partial(signed_at, known, signs)))):
+                assert bool((result > 0).all()), (setting.name, sorted(known), sorted(signs))
+    assert claims, "no call has the fact that the row states"
+
+
+def at(nodes: Sequence[fx.Node], indices: frozenset[int]) -> frozenset[fx.Node]:
+    return frozenset(nodes[index] for index in indices)
+
+
+def signed_at(known: frozenset[int], signs: frozenset[int], index: int, place: Place) -> Tensor:
+    """Values that are positive, not negative, or of any sign."""
+    return positive(place, index) if index in known else non_negative_at(signs, index, place)
+
+
 @pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.finite is not None))
 def test_results_that_are_said_to_be_finite_are(operation: Operation) -> None:
     """Also where an operand of which it is not known is infinite, or not a number."""
@@ -100,14 +125,20 @@ def test_results_that_are_said_to_be_finite_are(operation: Operation) -> None:
         (constant,) = placeholders(1)
         arguments = tree_map_only(Tensor, functools.partial(node_for, constant), dict(arguments))
         for known in places_known(setting):
-            if not operation.tells(operation.finite, arguments, {constant, *(nodes[index] for index in known)}):
+            finite = {constant, *(nodes[index] for index in known)}
+            is_finite = operation.tells(operation.finite, arguments, finite)
+            if not is_finite and not operation.tells(operation.finite, arguments, finite, at(nodes, known)):
                 continue
             claims += 1
-            for kind in (mixed, non_negative):
+            for kind in (mixed, non_negative) if is_finite else (positive,):
                 values = setting.fill(functools.partial(finite_at, known, kind))
                 for result in tensors_of(call(operation, values)):
                     assert bool(result.isfinite().all()), (setting.name, sorted(known))
     assert claims, "no call has the fact that the row states"
+
+
+def positive(place: Place, index: int) -> Tensor:
+    return non_negative(place, index) + 0.1
 
 
 def not_finite(place: Any, index: int) -> Tensor:

@@ -116,7 +116,9 @@ UNCOMPARED = {
     "to": "its overloads share no parameter, and calls are kept as written; its spellings are tested with the passes",
     "expect_dims": "fxlrp's own",
     "grouped_mm": "torch calls the matrices mat_a and mat_b",
-    **dict.fromkeys(("grouped_mm_fallback", "rounded_quotient", "broadcast_among"), "fxlrp's own"),
+    **dict.fromkeys(
+        ("attention", "at_positions", "grouped_mm_fallback", "rounded_quotient", "broadcast_among"), "fxlrp's own"
+    ),
     **dict.fromkeys(("max_unpool2d_to", "max_unpool3d_to"), "ATen's max_unpool, which takes the size"),
     **dict.fromkeys(("power", "scatter_product", "index_product", "expected_log_loss"), "fxlrp's own"),
     **dict.fromkeys(("median_of", "nanmedian_of"), "one overload of the median, for fxlrp's passes"),

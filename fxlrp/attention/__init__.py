@@ -1,0 +1,100 @@
+"""Attention as one operation, and its transposed map.
+
+ATen's fused kernels compute both where one fits: they never write out the weights, so that memory is linear in the
+length. Elsewhere, such as on other devices or for head sizes that differ, blocks of queries do, one after the other.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
+from fxlrp.attention.call import Call
+from fxlrp.attention.kernels import kernel_for
+from fxlrp.attention.layout import flat_call, flatten, reduced, unflatten
+
+
+def attention(
+    query: Tensor,
+    keys: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    scale: float | Tensor = 1.0,
+    is_causal: bool = False,
+    hides_finitely: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """``softmax(scale * Q K^T + mask) V``, and what :func:`attention_transposed` needs of it.
+
+    Args:
+        query: The queries, ``(..., L, d)``.
+        keys: The transposed keys, ``(..., d, S)``.
+        value: The values, ``(..., S, e)``.
+        mask: Added to the scores, or True where a query may look at a key; broadcasts to ``(..., L, S)``.
+        scale: A number, or a tensor of one element.
+        is_causal: Whether query ``i`` may look at the keys up to ``i`` only.
+        hides_finitely: Whether a mask of truth values replaces scores with low numbers, not minus infinity. A query
+            that may look at no key then looks at all of them equally.
+
+    Returns:
+        The result, ``(..., L, e)``, which is zero for queries that may look at no key; and the logarithms of the sums
+        of exponentials, in the layout of the kernel, or an empty tensor where no kernel fits.
+    """
+    call = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
+    kernel = kernel_for(call)
+    if kernel is None:
+        return in_blocks(call), query.new_empty(0)
+    out, kept = kernel.forward(flat_call(call))
+    return unflatten(out, call.batch), kept
+
+
+def attention_transposed(
+    u: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    value: Tensor,
+    out: Tensor,
+    kept: Tensor,
+    mask: Tensor | None = None,
+    scale: float | Tensor = 1.0,
+    is_causal: bool = False,
+    hides_finitely: bool = False,
+    *,
+    shares: tuple[float, float] = (1.0, 1.0),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``J^T u`` of :func:`attention` for its queries, transposed keys and values.
+
+    Args:
+        u: The cotangent, in the shape of ``out``.
+        query: The queries.
+        keys: The transposed keys.
+        value: The values.
+        out: The first result of :func:`attention`.
+        kept: Its second result.
+        mask: The mask.
+        scale: The scale.
+        is_causal: Whether query ``i`` may look at the keys up to ``i`` only.
+        hides_finitely: Whether a mask of truth values replaces scores with low numbers.
+        shares: Factors of the results: of that for queries and keys, and of that for the values.
+    """
+    call = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
+    kernel = kernel_for(call)
+    if kernel is None:
+        of_query, of_keys, of_value = transposed_in_blocks(u, call)
+    else:
+        batch = call.batch
+        results = kernel.backward(flatten(u, batch), flat_call(call), flatten(out, batch), kept)
+        of_query, of_key, of_value = (unflatten(each, batch) for each in results)
+        of_keys = of_key.transpose(-2, -1)
+    if call.factor is not None:
+        of_query = of_query * call.factor
+    of_scores, of_values = shares
+    return (
+        _shared(reduced(of_query, query), of_scores),
+        _shared(reduced(of_keys, keys), of_scores),
+        _shared(reduced(of_value, value), of_values),
+    )
+
+
+def _shared(contribution: Tensor, share: float) -> Tensor:
+    """A contribution, which is in its own memory, times its share."""
+    return contribution if share == 1 else contribution.mul_(share)

@@ -1,0 +1,66 @@
+"""The arguments of attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxlrp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of :func:`fxlrp.attention.attention`, with a number as the scale.
+
+    Args:
+        query: The queries, already multiplied by ``factor``.
+        keys: The transposed keys.
+        value: The values.
+        mask: The mask.
+        scale: The scale.
+        is_causal: Whether query ``i`` may look at the keys up to ``i`` only.
+        factor: A factor of the queries that is not a number; None if there is none.
+    """
+
+    query: Tensor
+    keys: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+    is_causal: bool
+    factor: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        keys: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float | Tensor,
+        is_causal: bool,
+        hides_finitely: bool,
+    ) -> Call:
+        """Return the call.
+
+        A tensor of one element scales the queries. Queries that look at all keys equally are zero.
+
+        Raises:
+            InputError: An operand is a vector.
+        """
+        if min(query.dim(), keys.dim(), value.dim()) < 2:
+            raise InputError("attention of a vector: compile with example_inputs, so that its dimensions are known")
+        factor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
+        if hides_finitely and mask is not None:
+            sees = mask.any(-1, keepdim=True)
+            mask = mask | ~sees
+            factor = sees.to(query.dtype) if factor is None else sees * factor
+        return cls(query if factor is None else query * factor, keys, value, mask, number, is_causal, factor)
+
+    @property
+    def batch(self) -> torch.Size:
+        """The sizes of the leading dimensions of the result."""
+        sizes: torch.Size = torch.broadcast_shapes(*(each.shape[:-2] for each in (self.query, self.keys, self.value)))
+        return sizes

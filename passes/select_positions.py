@@ -1,0 +1,102 @@
+"""Compute only the positions of a sequence that the target selects, from where positions no longer mix.
+
+Behind the last attention of a language model every position is computed by itself: the last gated MLP, the norms and
+the head. If the target selects one position, the others need not be computed, and have no relevance. The annotated
+graph remains that of the model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+from torch import fx
+
+from fxlrp.functions import at_positions
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import ANNOTATION, Annotation, Program
+from fxlrp.provenance import is_inside, provenance
+from fxlrp.relevance.positions import asked_positions
+from fxlrp.rules.specs import PassThrough
+
+
+@compiler_pass(needs=["annotated"], after=["carry_quotients", "infer_finite"], before=["emit_relevance"])
+def select_positions(program: Program) -> int:
+    """Select positions of the values behind which they do not mix; return how many values these are."""
+    rows = _separate_rows(program)
+    if not rows or _is_requested(program, rows):
+        return 0
+    program.annotated = copy.deepcopy(program.graph)
+    (output,) = program.outputs
+    read = dict.fromkeys(source for node in program.graph.nodes if node in rows for source in _rows_read(program, node))
+    values = [value for value in read if value not in rows]
+    with program.graph.inserting_before(next(node for node in program.graph.nodes if node in rows)):
+        classes = program.facts.values[output.name].shape[-1]
+        positions = program.graph.call_function(asked_positions, (values[0], classes))
+        positions._rename("positions")
+        for value in values:
+            selected = _selected(program, value, positions)
+            value.replace_all_uses_with(selected, lambda user: user in rows)
+    program.facts.positions = positions
+    return len(values)
+
+
+def _separate_rows(program: Program) -> set[fx.Node]:
+    """The nodes back from the output that compute every position from the same position of what they read.
+
+    All their users are among them, so that nothing else reads the positions that are left out.
+    """
+    (output,) = program.outputs
+    found: set[fx.Node] = set()
+    spec = program.facts.values.get(output.name)
+    if spec is None or len(spec.shape) != 3:
+        return found
+    for node in reversed(program.graph.nodes):
+        is_read_only_here = node is output or (bool(node.users) and found.issuperset(node.users))
+        depends = node in program.facts.dependent
+        if is_read_only_here and depends and _keeps_rows(program, node, spec.shape[:2]):
+            found.add(node)
+    return found if output in found else set()
+
+
+def _keeps_rows(program: Program, node: fx.Node, leading: tuple[int, ...]) -> bool:
+    """Whether each position of the result depends on the same position of the operands, all of one length."""
+    operation = program.vocabulary.operation(node)
+    if operation is None or not operation.tells(operation.rowwise, operation.arguments(node)):
+        return False
+    values = program.facts.values
+    for value in (node, *operation.operands_of(node)):
+        spec = values.get(value.name) if isinstance(value, fx.Node) else None
+        if value in program.facts.dependent or value is node:
+            if spec is None or len(spec.shape) != 3 or spec.shape[:2] != leading:
+                return False
+        elif isinstance(value, fx.Node) and (spec is None or any(size != 1 for size in spec.shape[:-1][-2:])):
+            return False
+    return True
+
+
+def _rows_read(program: Program, node: fx.Node) -> list[fx.Node]:
+    """The operands of which a node reads rows."""
+    operation = program.vocabulary.operation(node)
+    assert operation is not None
+    operands = operation.operands_of(node)
+    return [each for each in operands if isinstance(each, fx.Node) and each in program.facts.dependent]
+
+
+def _is_requested(program: Program, rows: Collection[fx.Node]) -> bool:
+    at = program.options.at
+    return at is not None and any(node.name == at or is_inside(node, at) for node in rows)
+
+
+def _selected(program: Program, value: fx.Node, positions: fx.Node) -> fx.Node:
+    """Select the positions of a value, with what is known of it."""
+    made = program.graph.call_function(at_positions, (value, positions))
+    made.meta = provenance(value)
+    made._rename(f"{value.name}_at_positions")
+    facts = program.facts
+    facts.dependent |= {made}
+    facts.quotients |= {made}
+    if value in facts.finite:
+        facts.finite |= {made}
+    made.meta[ANNOTATION] = Annotation(PassThrough(), (0,), "select_positions", "the positions of the target")
+    return made
