@@ -28,8 +28,9 @@ STYLES = [style for style in (*DECODERS, *ENCODERS) if style.is_possible]
 LENGTH = 6
 SEED = 1000 * random(2, LENGTH, VOCABULARY, seed=3)
 
-# The relevance of a score is the score times a factor, which overflows for the least number.
-OVERFLOWS = pytest.mark.xfail(reason="the relevance of the least number as a score overflows where it is not fused")
+# Where every score of a row is the least number, the logarithm of the sum of exponentials is that number, too, and the
+# backward of ATen's kernel takes each of the weights for 1. Written out, the relevance of such a score overflows.
+LEAST = pytest.mark.xfail(reason="all scores of a row are the least number")
 
 
 def rules(preset: str, epsilon: float = 1e-12) -> Preset:
@@ -43,8 +44,8 @@ def keep_of(inputs: tuple[Tensor, ...]) -> Tensor | None:
 
 def case(style: Style, preset: str, *marks: Any) -> Any:
     kind = "encoder" if style.encoder else "decoder"
-    overflows = style.mask == "all least" and preset != "cplrp"
-    marks = (*marks, OVERFLOWS) if overflows else marks
+    constant_and_written_out = preset == "cplrp" and style.way == "einsum"
+    marks = (*marks, LEAST) if style.mask == "all least" and not constant_and_written_out else marks
     return pytest.param(style, preset, marks=marks, id=f"{kind}-{style.way}-{style.mask}-{preset}")
 
 
