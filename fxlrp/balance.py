@@ -23,6 +23,7 @@ class NodeBalance:
         rule: Its rule.
         received: The relevance of its value.
         passed_on: The relevance that its operands received from it.
+        zeros: The part of the received relevance at elements of value zero, which it cannot pass on in proportion.
     """
 
     node: str
@@ -31,6 +32,7 @@ class NodeBalance:
     rule: str
     received: float
     passed_on: float
+    zeros: float = 0.0
 
     @property
     def handed_on(self) -> float:
@@ -69,6 +71,7 @@ class Balance:
                 each.location.rule,
                 each.received.sum,
                 each.passed_on,
+                each.zeros or 0.0,
             )
             for each in relevances.nodes
             if each.passed_on is not None

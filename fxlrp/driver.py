@@ -79,6 +79,7 @@ def compiled(
             front_end=front_end,
             output=request.output,
             dynamic_shapes=request.dynamic_shapes,
+            constants=request.constants,
         )
         program = run(captured.graph_module, inputs, request, passes, observers())
         return Compiled(program, _signature(program, inputs, captured.guards), front_end)

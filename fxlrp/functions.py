@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -171,6 +172,76 @@ def _overlapped(frames: Tensor, hop: int) -> Tensor:
     count, length = frames.shape[-2:]
     sizes = {"output_size": (1, hop * (count - 1) + length), "kernel_size": (1, length), "stride": (1, hop)}
     return F.fold(frames.transpose(1, 2), **sizes).flatten(1)
+
+
+def combination_places(input: Tensor, r: int, with_replacement: bool) -> Tensor:
+    """The places of the elements that ``torch.combinations`` takes, in a tensor whose size depends on sizes alone."""
+    choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
+    places = list(choose(range(input.size(0)), r))
+    return torch.tensor(places, dtype=torch.long, device=input.device).reshape(len(places), r)
+
+
+def covariance(
+    input: Tensor, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
+) -> Tensor:
+    """``torch.cov`` without its checks of the values of the weights."""
+    x = input.reshape(1, -1) if input.dim() < 2 else input
+    weights = torch.ones_like(x[0].real if x.is_complex() else x[0])
+    for given in (fweights, aweights):
+        weights = weights if given is None else weights * given
+    total = weights.sum()
+    lost = correction if aweights is None else correction * (weights * aweights).sum() / total
+    centered = x - (x * weights).sum(1, keepdim=True) / total
+    return ((centered * weights) @ centered.mH / (total - lost).clamp_min(0)).squeeze()
+
+
+def correlation(input: Tensor) -> Tensor:
+    """``torch.corrcoef`` by :func:`covariance`."""
+    covariances = covariance(input)
+    if covariances.dim() == 0:
+        return covariances / covariances
+    deviations = covariances.diagonal().real.sqrt() if covariances.is_complex() else covariances.diagonal().sqrt()
+    ratios = covariances / deviations[:, None] / deviations
+    return (
+        torch.complex(ratios.real.clamp(-1, 1), ratios.imag.clamp(-1, 1))
+        if ratios.is_complex()
+        else ratios.clamp(-1, 1)
+    )
+
+
+def matrix_norm(
+    A: Tensor,
+    ord: float | str = "fro",
+    dim: tuple[int, int] = (-2, -1),
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``torch.linalg.matrix_norm``; the largest and the smallest singular value are from a decomposition with vectors.
+
+    Its derivative looks for the value among those of such a decomposition, and other algorithms round differently.
+    """
+    if ord not in (2, -2):
+        norm: Tensor = torch.linalg.matrix_norm(A, ord, dim, keepdim, dtype=dtype)
+        return norm
+    matrices = (A if dtype is None else A.to(dtype)).movedim(dim, (-2, -1))
+    values = torch.linalg.svd(matrices, full_matrices=False)[1]
+    chosen: Tensor = values.amax(-1) if ord == 2 else values.amin(-1)
+    first, second = sorted(each % A.dim() for each in dim)
+    return chosen.unsqueeze(first).unsqueeze(second) if keepdim else chosen
+
+
+def factor_count(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool, operands: Sequence[int]
+) -> Tensor:
+    """How many factors of each element of a product reduction are in the given operands, at least one.
+
+    ``index`` is that of ``scatter_reduce``, or with one dimension that of ``index_reduce``.
+    """
+    none, each = torch.zeros_like(input), torch.ones_like(source)
+    scattered = index.dim() == source.dim() and index.dim() != 1
+    count = none.scatter_add(dim, index, each) if scattered else none.index_add(dim, index, each)
+    own = torch.ones_like(count) if include_self else torch.where(count == 0, 1.0, 0.0).to(count.dtype)
+    return sum(((own, count)[operand] for operand in operands), none).clamp_min(1)
 
 
 def scatter_product(input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool = True) -> Tensor:

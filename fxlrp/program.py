@@ -114,6 +114,7 @@ class Facts:
         weights: The operand positions of products that are weights which a signal selects for itself, by node.
         non_negative: The nodes whose value is never negative.
         finite: The nodes whose value is finite.
+        infinite: The nodes whose value may be infinite though the inputs are finite, such as masked scores.
         supported: The nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may pass on relevance as quotients.
         positions: Decision: the node that computes which positions of the output are explained; None for all.
@@ -133,6 +134,7 @@ class Facts:
     weights: Mapping[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     non_negative: frozenset[fx.Node] = frozenset()
     finite: frozenset[fx.Node] = frozenset()
+    infinite: frozenset[fx.Node] = frozenset()
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     positions: fx.Node | None = None

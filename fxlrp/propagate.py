@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -19,7 +19,7 @@ from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, rece
 from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.derived import complex_implementation
-from fxlrp.relevance.numerics import multiply_components
+from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.relevance.step import Contributions, Step, StepFacts
 
 
@@ -59,6 +59,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     facts = StepFacts(
         known.non_negative,
         known.finite,
+        known.infinite,
         node in known.supported,
         node in known.quotients,
         {**known.values, **known.sizes},
@@ -93,7 +94,7 @@ class Ledger:
     def __init__(self, program: Program, forward: Sequence[fx.Node]) -> None:
         """Start before any value of the forward graph has received relevance."""
         self.flows: dict[fx.Node, Flow] = {}
-        self._graph, self._values = program.graph, program.facts.values
+        self._graph, self._facts = program.graph, program.facts
         self._received: dict[fx.Node, Relevance] = {}
         self._parts: dict[fx.Node, dict[int, Relevance]] = defaultdict(dict)
         self._products: dict[tuple[fx.Node, fx.Node | None], fx.Node] = {}
@@ -134,15 +135,20 @@ class Ledger:
             return relevance.factor
         key = (relevance.factor, relevance.base)
         if key not in self._products:
-            spec = self._values.get(relevance.base.name)
-            function = multiply_components if spec is not None and spec.dtype.is_complex else operator.mul
-            product = self._graph.call_function(function, (relevance.factor, relevance.base))
+            product = self._graph.call_function(self._product_with(relevance.base), (relevance.factor, relevance.base))
             product.meta = provenance(value)
             own = relevance.factor.name.removeprefix(f"q_{value.name}")
             suffix = own if own != relevance.factor.name else "" if whole else f"_from_{relevance.base.name}"
             product._rename(f"r_{value.name}{suffix}")
             self._products[key] = product
         return self._products[key]
+
+    def _product_with(self, base: fx.Node) -> Callable[..., Any]:
+        """The product of a base and a factor."""
+        spec = self._facts.values.get(base.name)
+        if spec is not None and spec.dtype.is_complex:
+            return multiply_components
+        return finite_product if base in self._facts.infinite else operator.mul
 
     def _sum(self, value: fx.Node, first: Relevance, second: Relevance) -> Relevance:
         """Add two contributions; quotients by different values are multiplied out first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +56,10 @@ class Inferred:
     sizes: dict[str, int | float]
 
 
+# A value whose size depends on values, as of x[mask], or that follows from such a value.
+_UNKNOWN = object()
+
+
 class _Reader(fx.Interpreter):
     """Runs a graph on fake tensors and records their specifications."""
 
@@ -65,7 +68,12 @@ class _Reader(fx.Interpreter):
         self.inferred = Inferred({}, {})
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        if n.op != "output" and any(self.env.get(source) is _UNKNOWN for source in n.all_input_nodes):
+            return _UNKNOWN
+        try:
+            value = super().run_node(n)
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            return _UNKNOWN
         if isinstance(value, Tensor):
             self.inferred.values[n.name] = InputSpec(tuple(value.shape), value.dtype, value.device)
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -78,9 +86,7 @@ def infer_values(graph_module: fx.GraphModule, graph: fx.Graph, inputs: Sequence
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
         fake = [torch.empty(spec.shape, dtype=spec.dtype, device=spec.device) for spec in inputs]
         reader = _Reader(graph_module, graph)
-        # Sizes that depend on values, as of x[mask], and all that follow from them, remain unknown.
-        with contextlib.suppress(DynamicOutputShapeException, DataDependentOutputException):
-            reader.run(*fake, enable_io_processing=False)
+        reader.run(*fake, enable_io_processing=False)
     return reader.inferred
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import FunctionType
 
 from torch import fx
+from torch._ops import OpOverload
 
 from fxlrp.absence import absences
 from fxlrp.errors import InternalError, RuleError, UnsupportedOpError
@@ -129,7 +130,7 @@ class _Walk:
         problem = self._problem(node, operation)
         if operation is None or problem:
             self.unsupported.append(describe(node, operation.name if operation else None) + problem)
-            self.opaque |= operation is None and _is_opaque(node)
+            self.opaque |= self._reads_several(node) if operation is not None else _is_opaque(node)
             return None
         chosen = self._choose(node, operation)
         if chosen is None:
@@ -172,9 +173,9 @@ class _Walk:
         if operation.tells(operation.makes_integers, operation.arguments(node)) and node not in tokens:
             return " (relevance cannot pass through a cast to integers)"
         arguments = operation.arguments(node)
-        several = [source for source in node.all_input_nodes if self._has_several(source)]
-        if several and self.program.vocabulary.result_index(node) is None:
-            return f" (reads all results of {several[0].name!r} at once; select them one by one)"
+        if self._reads_several(node):
+            several = next(source for source in node.all_input_nodes if self._has_several(source))
+            return f" (reads all results of {several.name!r} at once; select them one by one)"
         for name, value in arguments.items():
             dependent = any(each in self.program.facts.dependent for each in operation.operands_of(node))
             carries_none = name in (*operation.operands, *operation.without_relevance)
@@ -185,6 +186,11 @@ class _Walk:
             if any(source in self.program.facts.dependent for source in found):
                 return f" (relevance would flow into its argument {name!r})"
         return ""
+
+    def _reads_several(self, node: fx.Node) -> bool:
+        """Whether a call reads results of another one together, which ``torch.export`` captures one by one."""
+        several = any(self._has_several(source) for source in node.all_input_nodes)
+        return several and self.program.vocabulary.result_index(node) is None
 
     def _has_several(self, node: fx.Node) -> bool:
         operation = self.program.vocabulary.operation(node)
@@ -270,9 +276,10 @@ def _described(pair: Pair) -> str:
 
 
 def _is_opaque(node: fx.Node) -> bool:
-    """Whether a call is of a module or a Python function, which symbolic tracing did not trace into."""
+    """Whether a call is of a module, a Python function or an ATen overload, which symbolic tracing does not open."""
     ours = str(getattr(node.target, "__module__", "")).partition(".")[0] == "fxlrp"
-    return node.op == "call_module" or (isinstance(node.target, FunctionType) and not ours)
+    is_python = isinstance(node.target, FunctionType) and not ours
+    return node.op == "call_module" or is_python or isinstance(node.target, OpOverload)
 
 
 def _unsupported_message(problems: list[str]) -> str:

@@ -7,7 +7,9 @@ change, so that normalization may drop the in-place spelling.
 
 from __future__ import annotations
 
+import bisect
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,41 +28,111 @@ from fxlrp.vocabulary.sizes import sizes_of
 def functionalize(program: Program) -> int:
     """Make later uses of a value changed in place read the changing node; return how many changes there were."""
     sizes = sizes_of(program.graph, program.vocabulary)
-    position = {node: index for index, node in enumerate(program.graph.nodes)}
-    memory: dict[fx.Node, frozenset[fx.Node]] = {}
+    values = _Values(program)
     changes = 0
     changed_inputs: dict[fx.Node, None] = {}
     for node in list(program.graph.nodes):
+        values.arrive_at(node)
         changed = _changed_value(node, program.vocabulary)
         if changed is None or changed in sizes:
-            sources = _viewed_values(node, program.vocabulary).difference(sizes)
-            memory[node] = frozenset().union(*(memory[source] for source in sources)) or frozenset((node,))
+            values.add(node, _viewed_values(node, program.vocabulary).difference(sizes))
             continue
-        if any(made.op == "get_attr" for made in memory[changed]):
+        if any(made.op == "get_attr" for made in values.memory[changed]):
             raise SymbolicTraceError(f"the model changes a parameter or buffer in place: {describe(node)}")
-        changed_inputs.update((made, None) for made in memory[changed] if made.op == "placeholder")
-        aliases = [other for other in memory if memory[other] & memory[changed] and other is not changed]
-        for alias in aliases:
-            later = sorted((user for user in alias.users if position[user] > position[node]), key=position.__getitem__)
-            if later and not _writes_back(later[0], alias, changed, node):
+        changed_inputs.update((made, None) for made in values.memory[changed] if made.op == "placeholder")
+        for alias, user in values.used_later(changed):
+            if not _writes_back(user, values.latest(user.args), alias, changed, node):
                 raise SymbolicTraceError(
                     f"an in-place change of a view also changes {alias.name!r}, which is used later by "
-                    f"{later[0].name!r}: {describe(node)}. Use an out-of-place operation"
+                    f"{user.name!r}: {describe(node)}. Use an out-of-place operation"
                 )
-        for user in [user for user in changed.users if position[user] > position[node]]:
-            user.replace_input_with(changed, node)
         if program.vocabulary.spelling(node.target) is None:
             _spell_out_of_place(node)
-        memory[node] = frozenset((node,))
+        values.change(changed, node)
         changes += 1
     program.facts.changed_inputs = tuple(changed_inputs)
     return changes
 
 
-def _writes_back(user: fx.Node, base: fx.Node, view: fx.Node, changed: fx.Node) -> bool:
+class _Values:
+    """The values of a graph at a place in it, which moves from the first node to the last.
+
+    Every node is rewritten once, when the place arrives at it: it then reads the latest changes of its arguments.
+    """
+
+    def __init__(self, program: Program) -> None:
+        nodes = list(program.graph.nodes)
+        self._position = {node: index for index, node in enumerate(nodes)}
+        self._users = {node: sorted(node.users, key=self._position.__getitem__) for node in nodes}
+        self._place = 0
+        # What changed a value, and the nodes that the graph names for a changed one: the value, and its changes.
+        self._changed_by: dict[fx.Node, fx.Node] = {}
+        self._names: dict[fx.Node, list[fx.Node]] = {}
+        # The memory that a value may share, by the node that made it, and the values that may share it.
+        self.memory: dict[fx.Node, frozenset[fx.Node]] = {}
+        self._sharing: dict[fx.Node, list[fx.Node]] = {}
+
+    def arrive_at(self, node: fx.Node) -> None:
+        """Make a node read the latest changes."""
+        self._place = self._position[node]
+        if any(source in self._changed_by for source in node.all_input_nodes):
+            node.args, node.kwargs = self.latest(node.args), self.latest(node.kwargs)
+
+    def latest(self, arguments: Any) -> Any:
+        """The arguments of a later node, as they are at this place."""
+        return fx.map_arg(arguments, self._latest)
+
+    def add(self, node: fx.Node, sources: set[fx.Node]) -> None:
+        """Note that the value of a node may share memory with others."""
+        self.memory[node] = frozenset().union(*(self.memory[source] for source in sources)) or frozenset((node,))
+        for made in self.memory[node]:
+            self._sharing.setdefault(made, []).append(node)
+
+    def used_later(self, changed: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """The other values that share memory with one and are used later, each with its next user."""
+        seen: set[fx.Node] = set()
+        for made in self.memory[changed]:
+            used = [(alias, self._next_user(alias)) for alias in self._sharing[made]]
+            # What is not used any more is never used again.
+            self._sharing[made] = [alias for alias, user in used if user is not None]
+            for alias, user in used:
+                if user is not None and alias is not changed and alias not in seen:
+                    seen.add(alias)
+                    yield alias, user
+
+    def change(self, changed: fx.Node, node: fx.Node) -> None:
+        """Let later nodes read ``node`` in place of the value that it changed."""
+        names = self._names.pop(changed, [changed])
+        self._names[node] = [*(name for name in names if self._first_after(name) is not None), node]
+        self._changed_by[changed] = node
+        self.memory[node] = frozenset((node,))
+        self._sharing[node] = [node]
+
+    def _latest(self, value: fx.Node) -> fx.Node:
+        """The last change of a value; the way there is kept short for the next time."""
+        passed = []
+        while value in self._changed_by:
+            passed.append(value)
+            value = self._changed_by[value]
+        self._changed_by.update(dict.fromkeys(passed, value))
+        return value
+
+    def _next_user(self, value: fx.Node) -> fx.Node | None:
+        if value in self._changed_by:
+            return None
+        users = (self._first_after(name) for name in self._names.get(value, [value]))
+        return min((user for user in users if user is not None), key=self._position.__getitem__, default=None)
+
+    def _first_after(self, name: fx.Node) -> fx.Node | None:
+        users = self._users[name]
+        index = bisect.bisect_right(users, self._place, key=self._position.__getitem__)
+        return users[index] if index < len(users) else None
+
+
+def _writes_back(user: fx.Node, arguments: Any, base: fx.Node, view: fx.Node, changed: fx.Node) -> bool:
     """Whether ``user`` is the end of ``base[i] += y``, which Python executes as a change of a view and a write-back."""
     reads = view.target is operator.getitem and view.args[0] is base
-    return reads and user.target is operator.setitem and user.args == (base, view.args[1], changed)
+    return reads and user.target is operator.setitem and arguments == (base, view.args[1], changed)
 
 
 def _first(node: fx.Node) -> fx.Node | None:

@@ -1,7 +1,8 @@
 """Find the values that are finite, not counting overflow.
 
 A quotient ``C`` of ``R = x * C`` is not passed on to elements that an operation drops if they may be infinite: their
-``C`` is zero, but the product would be NaN.
+``C`` is zero, but the product would be NaN. Where a model writes infinity, such as at masked scores, products leave it
+out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fxlrp.relevance.numerics import is_finite
 
 @compiler_pass(needs=["dependence"], after=["infer_signs"], before=["emit_relevance", "emit_backward"])
 def infer_finite(program: Program) -> int:
-    """Record the values that are known to be finite; return how many there are.
+    """Record the values that are known to be finite, and those that may not be; return how many are finite.
 
     An input may contain NaN or infinity, which a model may drop. After an operation that mixes elements they can no
     longer be dropped, so there the inputs count as finite.
@@ -27,6 +28,7 @@ def infer_finite(program: Program) -> int:
     for_finite_inputs: set[fx.Node] = set()
     positive: set[fx.Node] = set()
     signs = program.facts.non_negative
+    infinite: set[fx.Node] = set()
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
         spec = program.facts.values.get(node.name)
@@ -44,7 +46,9 @@ def infer_finite(program: Program) -> int:
                 known.add(node)
             elif operation.tells(operation.finite, arguments, known | for_finite_inputs, positive, signs):
                 (for_finite_inputs if operation.neutral else known).add(node)
-    program.facts.finite = frozenset(known)
+            else:
+                infinite.add(node)
+    program.facts.finite, program.facts.infinite = frozenset(known), frozenset(infinite)
     return len(known)
 
 

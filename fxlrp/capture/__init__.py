@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import fx, nn
@@ -33,7 +33,7 @@ FRONT_ENDS: tuple[FrontEnd, ...] = ("symbolic", "export")
 
 
 class Captured(NamedTuple):
-    """A forward graph, and the input sizes for which it is valid; None for all sizes."""
+    """A forward graph, and the inputs for which it is valid; None for all."""
 
     graph_module: fx.GraphModule
     guards: ShapeGuards | None
@@ -47,6 +47,7 @@ def capture(
     front_end: FrontEnd = "symbolic",
     output: Selected = None,
     dynamic_shapes: Mapping[str, Any] | None = None,
+    constants: Collection[str] = (),
 ) -> Captured:
     """Capture the forward graph of ``model`` with one of the front ends.
 
@@ -54,5 +55,5 @@ def capture(
         CaptureError: The front end cannot follow the model.
     """
     if front_end == "export":
-        return Captured(*export.capture(model, inputs, vocabulary, output, dynamic_shapes))
+        return Captured(*export.capture(model, inputs, vocabulary, output, dynamic_shapes, constants))
     return Captured(symbolic.capture(model, inputs, vocabulary.functions(Family.CUSTOM), output), None)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import operator
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from fxlrp import nested
 from fxlrp.capture import hidden_views
@@ -31,6 +33,7 @@ from fxlrp.capture.model_copy import copy_with_shared_tensors
 from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.capture.shape_guards import INPUTS, ShapeGuards
+from fxlrp.capture.value_guards import Tape
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.inputs import Inputs
 from fxlrp.provenance import MODEL, is_users_file
@@ -46,6 +49,7 @@ def capture(
     vocabulary: Vocabulary,
     output: Selected = None,
     dynamic_shapes: DynamicShapes = None,
+    constants: Collection[str] = (),
 ) -> tuple[fx.GraphModule, ShapeGuards]:
     """Export ``model`` to a forward graph that reads parameters from the live model. The model is not changed.
 
@@ -55,18 +59,19 @@ def capture(
         vocabulary: The canonical operations.
         output: The output that is explained.
         dynamic_shapes: As for ``torch.export.export``, by argument name.
+        constants: The names of the inputs that are not explained.
 
     Returns:
-        The graph, and the input sizes for which it is valid.
+        The graph, and the inputs for which it is valid.
 
     Raises:
         CaptureError: ``torch.export`` cannot follow the model.
     """
-    attempt = _first_attempt(model, inputs, vocabulary, output, dynamic_shapes)
+    attempt = _first_attempt(model, inputs, vocabulary, output, dynamic_shapes, constants)
     converter = _Converter(model, inputs, attempt.exported, vocabulary)
-    graph, constants = converter.convert()
+    graph, lifted = converter.convert()
     attempt.selection.note(graph)
-    return on_live_model(model, graph, constants), attempt.guards
+    return on_live_model(model, graph, lifted), attempt.guards
 
 
 class _ForwardError(Exception):
@@ -80,9 +85,18 @@ class _ForwardError(Exception):
 class _QuietHolder(Holder):
     """Evaluates constants, and hides the type of errors: at some, ``torch.export`` prints the graph that it has."""
 
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, select: Selection, known: Mapping[str, Tensor], tape: Tape
+    ) -> None:
+        super().__init__(model, inputs, select)
+        self._known, self._tape = known, tape
+
     def forward(self, *inputs: Any) -> Any:
         try:
-            with KnownConstants():
+            with KnownConstants(self._tape) as constants:
+                for position, (name, traced) in enumerate(zip(self._inputs.names, inputs, strict=True)):
+                    if name in self._known:
+                        constants.know(traced, self._known[name], position, name)
                 return super().forward(*inputs)
         except (CaptureError, InputError):
             raise
@@ -100,36 +114,55 @@ class _Attempt:
 
 
 def _first_attempt(
-    model: nn.Module, inputs: Inputs, vocabulary: Vocabulary, output: Selected, dynamic_shapes: DynamicShapes
+    model: nn.Module,
+    inputs: Inputs,
+    vocabulary: Vocabulary,
+    output: Selected,
+    dynamic_shapes: DynamicShapes,
+    constants: Collection[str],
 ) -> _Attempt:
     """The first export that is valid for the example inputs, from the most general on.
 
     ``torch.export`` treats a size of one as constant, so a batch of one is doubled first. A model that needs the
-    number of its samples, or another size, is captured for the sizes of the examples.
+    number of its samples, or another size, is captured for the sizes of the examples. One that looks at values is
+    captured for what it reads of inputs without relevance.
     """
     own = {name: inputs.examples[name].detach() for name in inputs.names}
     doubled = with_batch(inputs)
     batches = [own] if _same_shapes(doubled, own) else [doubled, own]
+    readable = {
+        name
+        for name, value in own.items()
+        if name in constants or not (value.is_floating_point() or value.is_complex())
+    }
     reason: Exception | None = None
     # torch.export replaces the parameters of a module for a while: other threads must not see that, and hidden ones
     # do not allow it.
     called = copy_with_shared_tensors(model)
-    for values in batches:
-        for shapes in _dynamic_shapes(inputs, values, dynamic_shapes):
-            selection = Selection(output)
-            try:
-                exported = _export(_QuietHolder(called, inputs, selection), values, shapes, vocabulary)
-            except _ForwardError as error:
-                reason = error.reason
-            except (CaptureError, InputError):
-                raise
-            except Exception as error:
-                reason = error
-            else:
-                guards = ShapeGuards.of(exported, inputs)
-                if guards.misfit(tuple(own.values())) is None:
-                    return _Attempt(exported, selection, guards)
+    for known in (frozenset[str](), readable):
+        for values in batches:
+            for shapes in _dynamic_shapes(inputs, values, dynamic_shapes):
+                selection, tape = Selection(output), Tape()
+                holder = _QuietHolder(called, inputs, selection, {name: values[name] for name in known}, tape)
+                try:
+                    exported = _export(holder, values, shapes, vocabulary)
+                except _ForwardError as error:
+                    reason = error.reason
+                except (CaptureError, InputError):
+                    raise
+                except Exception as error:
+                    reason = error
+                else:
+                    guards = ShapeGuards.of(exported, inputs, tape.guard())
+                    if guards.misfit(tuple(own.values())) is None:
+                        return _Attempt(exported, selection, guards)
+        if not isinstance(reason, _READS_VALUES):
+            break
     raise CaptureError(_cannot_follow(model, reason)) from reason
+
+
+# The errors of torch.export at a condition on values.
+_READS_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException)
 
 
 def _same_shapes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
@@ -329,5 +362,7 @@ def _cannot_follow(model: nn.Module, error: Exception | None) -> str:
     first = str(error).strip().splitlines()
     return (
         f"torch.export cannot follow {type(model).__name__}{where} ({type(error).__name__}: "
-        f"{first[0] if first else ''}). It does not support control flow that depends on values"
+        f"{first[0] if first else ''}). Control flow may depend on the values of integers and of inputs in "
+        "constants=[...], but not on other values: compute every branch and choose with torch.where, or use an "
+        "implementation without it, such as grouped_mm for experts (docs/transformers.md)"
     )

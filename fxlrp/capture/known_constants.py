@@ -2,6 +2,8 @@
 
 ``torch.export`` runs a model on tensors without values, and refuses ``if mask.any()`` also where the mask is made of
 numbers alone, such as a causal mask of a fixed length. This mode computes such tensors a second time, with values.
+
+Inputs may be among them. What the model reads of their values becomes a guard of the graph.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
+
+from fxlrp.capture.value_guards import Place, Tape, is_plain
 
 # They return memory that is not initialized.
 _WITHOUT_VALUES = frozenset(
@@ -27,16 +32,27 @@ class _Constant(NamedTuple):
     traced: Tensor
     value: Tensor
     version: int
+    place: Place
+    of_input: bool
 
 
 class KnownConstants(TorchFunctionMode):
-    """Answers what conditions read of tensors that do not depend on inputs, parameters or open sizes."""
+    """Answers what conditions read of tensors that depend on known inputs alone: not on parameters or open sizes."""
 
-    def __init__(self) -> None:
-        """Start without any constant."""
+    def __init__(self, tape: Tape) -> None:
+        """Start without any constant, and record on ``tape`` from its beginning."""
         super().__init__()
         # By the id of the traced tensor, which is kept, so that the id is not used again.
         self._constants: dict[int, _Constant] = {}
+        self._tape = tape
+        tape.clear()
+
+    def know(self, traced: Tensor, value: Tensor, position: int, name: str) -> None:
+        """Declare that the values of an input are those of its example."""
+        with _disable_current_modes():
+            value = value.clone()  # the model may change it in place
+        place = self._tape.source(position, name, value)
+        self._constants[id(traced)] = _Constant(traced, value, traced._version, place, True)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -53,21 +69,66 @@ class KnownConstants(TorchFunctionMode):
         if not tensors:
             result = func(*args, **kwargs)
             # What makes no tensor, such as a change of a mode, must not run twice.
-            return self._noted(result, *self._with_values(func, args, kwargs)) if _tensors(result) else result
+            return self._noted(result, func, args, kwargs) if _tensors(result) else result
+        of_input = any(self._constants[id(tensor)].of_input for tensor in tensors)
+        if of_input and not self._reads_values(func, args, kwargs):
+            return func(*args, **kwargs)
         values, is_random = self._with_values(func, args, kwargs)
-        if values is not None and not _tensors(values) and not is_random:
+        if values is not None and not _tensors(values) and not is_random and (is_plain(values) or not of_input):
+            if of_input:
+                self._tape.read(func, args, kwargs, self._place_of, values)
             return values
-        result = func(*args, **kwargs)
+        if of_input and isinstance(values, tuple | list):
+            # The number of results may depend on a size, which torch.export must know.
+            sized = {id(tensor): self._with_known_size(tensor) for tensor in tensors}
+            result = func(*pytree.tree_map_only(Tensor, lambda each: sized[id(each)], args), **kwargs)
+        else:
+            result = func(*args, **kwargs)
         if not is_random:
-            self._refresh(tensors)
-        return self._noted(result, values, is_random)
-
-    def _noted(self, result: Any, values: Any, is_random: bool) -> Any:
-        """The result of a call, whose values are known from now on."""
-        if not is_random:
-            for traced, value in zip(_tensors(result), _tensors(values), strict=True):
-                self._constants[id(traced)] = _Constant(traced, value, traced._version)
+            self._refresh(tensors, of_input)
+            self._note(result, values, func, args, kwargs)
         return result
+
+    def _with_known_size(self, tensor: Tensor) -> Tensor:
+        """A tensor of which ``torch.export`` does not know a size, element by element of that dimension."""
+        for dim, size in enumerate(tensor.shape):
+            if free_unbacked_symbols(size):
+                known = self._value(tensor).shape[dim]
+                self._tape.read(torch.Tensor.size, (tensor, dim), {}, self._place_of, known)
+                parts = [tensor.select(dim, index) for index in range(known)]
+                return torch.stack(parts, dim) if parts else tensor.new_empty(self._value(tensor).shape)
+        return tensor
+
+    def _reads_values(self, func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+        """Whether the result of a call on tensors, if it is not one itself, depends on values: not a size or a type."""
+        try:
+            with _disable_current_modes(), torch._C.DisableTorchFunction():
+                args, kwargs = pytree.tree_map_only(Tensor, lambda each: self._value(each).to("meta"), (args, kwargs))
+                result = func(*args, **kwargs)
+        except (RuntimeError, TypeError):
+            return True  # tensors without values have no answer
+        return result is None or result == () or bool(_tensors(result))
+
+    def _noted(self, result: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of a call that reads no tensors, whose values are known from now on."""
+        values, is_random = self._with_values(func, args, kwargs)
+        if not is_random:
+            self._note(result, values, func, args, kwargs)
+        return result
+
+    def _note(self, result: Any, values: Any, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep the values of the result of a call."""
+        traced, known = _tensors(result), _tensors(values)
+        of_input = any(self._constants[id(tensor)].of_input for tensor in _tensors((args, kwargs)))
+        places = self._tape.call(func, args, kwargs, self._place_of, len(known))
+        for tensor, value, place in zip(traced, known, places, strict=True):
+            self._constants[id(tensor)] = _Constant(tensor, value, tensor._version, place, of_input)
+
+    def _value(self, tensor: Tensor) -> Tensor:
+        return self._constants[id(tensor)].value
+
+    def _place_of(self, tensor: Tensor) -> Place:
+        return self._constants[id(tensor)].place
 
     def _is_known(self, tensor: Tensor) -> bool:
         constant = self._constants.get(id(tensor))
@@ -75,7 +136,7 @@ class KnownConstants(TorchFunctionMode):
 
     def _with_values(self, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, bool]:
         """The result of a call with values, and whether it is random."""
-        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: self._constants[id(tensor)].value, (args, kwargs))
+        args, kwargs = pytree.tree_map_only(Tensor, self._value, (args, kwargs))
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             before = _random_states()
             result = func(*args, **kwargs)
@@ -85,12 +146,13 @@ class KnownConstants(TorchFunctionMode):
                 torch.cuda.set_rng_state(before[1])
         return result, is_random
 
-    def _refresh(self, tensors: Sequence[Tensor]) -> None:
+    def _refresh(self, tensors: Sequence[Tensor], of_input: bool) -> None:
         """Keep the values of all constants in memory that a call on constants has changed, also in the values."""
         changed = {_memory(tensor) for tensor in tensors if not self._is_known(tensor)}
         for key, constant in self._constants.items() if changed else ():
             if _memory(constant.traced) in changed:
-                self._constants[key] = constant._replace(version=constant.traced._version)
+                version = constant.traced._version
+                self._constants[key] = constant._replace(version=version, of_input=of_input or constant.of_input)
 
 
 def _random_states() -> list[Tensor]:

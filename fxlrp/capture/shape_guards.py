@@ -1,4 +1,4 @@
-"""The input sizes for which a captured graph is valid."""
+"""The inputs for which a captured graph is valid."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from fxlrp.capture.value_guards import ValueGuard
 from fxlrp.errors import InputError
 from fxlrp.inputs import Inputs
 
@@ -30,12 +31,14 @@ class ShapeGuards:
         fixed: The sizes of each input; None for a size that is dynamic.
         dtypes: The types of the inputs.
         conditions: Further conditions on the sizes: in words, and as a function of the inputs by name.
+        values: What the model has read of the values of inputs; None for nothing.
     """
 
     names: tuple[str, ...]
     fixed: tuple[tuple[int | None, ...], ...]
     dtypes: tuple[torch.dtype, ...]
     conditions: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...]
+    values: ValueGuard | None = None
 
     def misfit(self, values: Sequence[Tensor]) -> Reason | None:
         """Return why the graph is not valid for inputs, to be put into words; None if it is."""
@@ -51,7 +54,7 @@ class ShapeGuards:
         for words, holds in self.conditions:
             if not holds(given):
                 return partial(_other_sizes, words, values)
-        return None
+        return None if self.values is None else self.values.misfit(values)
 
     def check(self, values: Sequence[Tensor]) -> None:
         """Check that the graph is valid for inputs.
@@ -64,13 +67,13 @@ class ShapeGuards:
             raise InputError(f"{misfit()}: compile with example_inputs like these, or with dynamic_shapes")
 
     @staticmethod
-    def of(exported: ExportedProgram, inputs: Inputs) -> ShapeGuards:
+    def of(exported: ExportedProgram, inputs: Inputs, values: ValueGuard | None = None) -> ShapeGuards:
         """Return the assumptions of an exported holder of the model."""
         names, users = inputs.names, set(exported.graph_signature.user_inputs)
         fakes = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder" and node.name in users]
         fixed = tuple(tuple(size if isinstance(size, int) else None for size in fake.shape) for fake in fakes)
         conditions = tuple((_words(code, names), _condition(code)) for code in exported._guards_code)
-        return ShapeGuards(names, fixed, tuple(fake.dtype for fake in fakes), conditions)
+        return ShapeGuards(names, fixed, tuple(fake.dtype for fake in fakes), conditions, values)
 
 
 def _other_shape(name: str, sizes: Sequence[int | None], value: Tensor) -> str:

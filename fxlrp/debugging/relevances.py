@@ -17,7 +17,7 @@ from fxlrp.debugging.first_non_finite import Break, first_break
 from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.renamed import renamed
-from fxlrp.debugging.shares import Constant, bias_of, bias_share
+from fxlrp.debugging.shares import Constant, at_zeros, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
 
@@ -82,6 +82,8 @@ class NodeRelevance:
             the explanation ends.
         bias: The part of the absorbed relevance that goes to the bias, or to another constant that is added; None if
             the formula of the rule does not determine it.
+        zeros: The part of the absorbed relevance that arrived at elements of value zero, which no contribution can
+            share: ``exp(0) = 1``, for example, is relevant, and its argument cannot be; None as for ``bias``.
         value: How many elements of its forward value are NaN or infinite.
         kept: The relevance of each of its results, each in the shape of the result; None without ``keep=True``.
     """
@@ -90,6 +92,7 @@ class NodeRelevance:
     received: Summary
     passed_on: float | None
     bias: float | None
+    zeros: float | None
     value: NotFinite
     kept: tuple[Tensor, ...] | None = field(default=None, repr=False, compare=False)
 
@@ -245,14 +248,13 @@ def relevances(
     seen = _Observer(steps, keep)
     steps.run(values, controls, seen)
 
-    def node_relevance(
-        value: fx.Node, received: Sequence[fx.Node], passed_on: float | None, bias: float | None
-    ) -> NodeRelevance:
+    def node_relevance(value: fx.Node, received: Sequence[fx.Node], passed_on: float | None) -> NodeRelevance:
         return NodeRelevance(
             NodeLocation.of(value, steps.program.vocabulary),
             Summary.of_all([seen.summaries[each] for each in received]),
             passed_on,
-            bias,
+            seen.biases.get(value) if passed_on is not None else None,
+            seen.zeros.get(value) if passed_on is not None else None,
             seen.values[value],
             tuple(seen.kept[each] for each in received) if keep else None,
         )
@@ -260,10 +262,8 @@ def relevances(
     def total(nodes: Iterable[fx.Node]) -> float:
         return sum(seen.summaries[each].sum for each in nodes)
 
-    passed = [
-        node_relevance(each.node, each.received, total(each.passed_on), seen.biases.get(each.node)) for each in flows
-    ]
-    ended = [node_relevance(value, (relevance,), None, None) for value, relevance in steps.ends]
+    passed = [node_relevance(each.node, each.received, total(each.passed_on)) for each in flows]
+    ended = [node_relevance(value, (relevance,), None) for value, relevance in steps.ends]
     counts = {node: summary.not_finite for node, summary in seen.summaries.items()}
     return Relevances(
         total((steps.start,)),
@@ -292,6 +292,7 @@ class _Observer:
         self.summaries: dict[fx.Node, Summary] = {}
         self.values: dict[fx.Node, NotFinite] = {}
         self.biases: dict[fx.Node, float] = {}
+        self.zeros: dict[fx.Node, float] = {}
         self.kept: dict[fx.Node, Tensor] = {}
         self._keep = keep
         self._relevances = {
@@ -304,9 +305,7 @@ class _Observer:
         self._biases: dict[fx.Node, list[tuple[NodeFlow, Constant]]] = defaultdict(list)
         for flow in steps.flows:
             bias = bias_of(flow)
-            if bias == 0:
-                self.biases[flow.node] = 0.0
-            elif bias is not None:
+            if bias is not None:
                 self._biases[flow.received[0]].append((flow, bias))
                 self._to_hold |= {each for each in (flow.node, bias) if isinstance(each, fx.Node)}
 
@@ -322,4 +321,8 @@ class _Observer:
             self.kept[node] = value
         for flow, bias in self._biases.get(node, ()):
             constant = self._held[bias] if isinstance(bias, fx.Node) else bias
-            self.biases[flow.node] = bias_share(flow, constant, self._held.pop(flow.node), value)
+            out = self._held.pop(flow.node)
+            self.zeros[flow.node] = at_zeros(out, value)
+            self.biases[flow.node] = (
+                bias_share(flow, constant, out, value) if isinstance(bias, fx.Node) or bias else 0.0
+            )

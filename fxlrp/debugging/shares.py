@@ -42,6 +42,16 @@ def bias_of(flow: NodeFlow) -> Constant | None:
     return next((each for each in added if each is not None), 0.0)
 
 
+def at_zeros(out: Tensor, r: Tensor) -> float:
+    """Return the relevance of the elements that are exactly zero: none of it can be passed on in proportion.
+
+    Args:
+        out: The value ``z`` of a node for which :func:`bias_of` is known.
+        r: Its relevance, in the shape of ``out``.
+    """
+    return float(r.double().masked_fill(out != 0, 0.0).sum())
+
+
 def bias_share(flow: NodeFlow, bias: Tensor | float, out: Tensor, r: Tensor) -> float:
     """Return ``sum_k b_k R_k / s(z_k)``.
 

@@ -12,6 +12,7 @@ from torch import fx
 
 from fxlrp.operation import Operation
 from fxlrp.passes.emit_relevance import emit_relevance
+from fxlrp.passes.infer_finite import infer_finite
 from fxlrp.program import Annotation, Flow, Options, Program, annotation, nodes_by_name
 from fxlrp.shapes import infer_values
 from fxlrp.vocabulary.lookup import Vocabulary
@@ -65,10 +66,11 @@ class StepByStep:
             options: The options of the compilation.
         """
         program = Program(fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, options)
-        program.properties |= emit_relevance.needs
+        program.properties |= emit_relevance.needs | infer_finite.needs
         if options.examples:
             inferred = infer_values(graph_module, annotated, options.examples)
             program.facts.values, program.facts.sizes = inferred.values, inferred.sizes
+        infer_finite(program)
         emit_relevance(program)
         interface, nodes = program.emitted.interface, nodes_by_name(program.graph)
         flows = tuple(_node_flow(program, node, flow) for node, flow in program.emitted.flows.items())

@@ -101,6 +101,11 @@ def _multilabel_soft_margin_loss(
     return means if reduction == "none" else build(reduction, means)
 
 
+def _combinations(build: Builder, input: Any, r: int, with_replacement: bool) -> fx.Node | None:
+    """The elements at constant places; none if nothing is taken."""
+    return build("getitem", input, build("combination_places", input, r, with_replacement)) if r > 0 else None
+
+
 def _broadcast_tensors(build: Builder, tensors: Any) -> Made:
     """Each tensor by itself: the result of a constant one is constant."""
     return tuple(
@@ -172,6 +177,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "cosine_embedding_loss": _cosine_embedding_loss,
     "multilabel_soft_margin_loss": _multilabel_soft_margin_loss,
     "broadcast_tensors": _broadcast_tensors,
+    "combinations": _combinations,
     "dist": _dist,
     "pairwise_distance": _pairwise_distance,
     "cross_entropy": _cross_entropy,

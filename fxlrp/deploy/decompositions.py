@@ -180,6 +180,11 @@ def copysign(x: Tensor, sign: Tensor) -> Tensor:
     return torch.where(sign < 0, -x.abs(), x.abs())
 
 
+def copysign_(x: Tensor, sign: Tensor) -> Tensor:
+    """:func:`copysign` in the memory of ``x``."""
+    return x.copy_(copysign(x, sign))
+
+
 # Runtimes decompose these by the sizes of the example, even where sizes are dynamic.
 ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     operator: functools.partial(adaptive_avg_pool, dims=dims)
@@ -195,6 +200,7 @@ KERNELS: Mapping[Any, Callable[..., Any]] = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: attention_for_cpu,
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_for_cpu_backward,
     aten.copysign.Tensor: copysign,
+    aten.copysign_.Tensor: copysign_,
     aten.convolution_backward.default: convolution_backward,
     aten.avg_pool2d_backward.default: avg_pool_backward,
     aten.avg_pool3d_backward.default: avg_pool_backward,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 
+from fxlrp.operation import Family
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import PassThrough
 
@@ -14,11 +15,15 @@ def _emit_pass(step: Step) -> Contributions:
 
 
 def _specialize_pass(step: Step) -> Contributions | None:
-    """Convert a quotient by ``-x`` to one by ``x``, so that it remains a quotient behind views of ``x``."""
+    """Convert a quotient by ``-x`` or a checked ``x`` to one by ``x``, so that it remains one behind views of ``x``."""
     (x, *_), received = step.operands, step.single
-    if step.operation.function is not operator.neg or received.base is not step.node or not step.facts.quotients:
+    if received.base is not step.node or not step.facts.quotients:
         return None
-    return [step.times(x, step.call(operator.neg, received.factor))]
+    if step.operation.family is Family.CHECK:
+        return [step.times(x, received.factor)]
+    if step.operation.function is operator.neg:
+        return [step.times(x, step.call(operator.neg, received.factor))]
+    return None
 
 
 RULES: RuleTable = {PassThrough: Implementation(_emit_pass, specialize=_specialize_pass, quotients=True, follows=True)}

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from fxlrp.functions import factor_count
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance import fourier
 from fxlrp.relevance.numerics import stabilize, unbroadcast
@@ -71,6 +72,9 @@ def transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
 
 
 def _linear_part(step: Step) -> fx.Node:
+    written = _WRITTEN_TOTALS.get(step.operation.name)
+    if written is not None:
+        return written(step)
     (total,) = _traced(step, linear_part, step.receivers, {0: step.relevance}, results=1)
     return total
 
@@ -155,6 +159,18 @@ _WRITTEN: Mapping[str, Callable[[Step, fx.Node, int], fx.Node]] = {
     **dict.fromkeys(fourier.TRANSFORMS, _fourier_transposed),
     **dict.fromkeys(("grouped_mm", "grouped_mm_fallback"), _grouped_transposed),
 }
+
+
+def _products_of_factors(step: Step) -> fx.Node:
+    """``x dz/dx`` is the product ``z`` for each of its factors that receives relevance."""
+    arguments = {name: step.arguments[name] for name in ("input", "dim", "index", "source", "include_self")}
+    return step.call(operator.mul, step.node, step.call(factor_count, **arguments, operands=step.receivers))
+
+
+# The sums J x that tracing would not derive.
+_WRITTEN_TOTALS: Mapping[str, Callable[[Step], fx.Node]] = dict.fromkeys(
+    ("scatter_product", "index_product"), _products_of_factors
+)
 
 
 def stands_for_complex(rule: Rule) -> bool:

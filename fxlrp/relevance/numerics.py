@@ -54,6 +54,11 @@ def multiply_components(a: Tensor, b: Tensor) -> Tensor:
     return torch.complex(a.real * b.real, a.imag * b.imag)
 
 
+def finite_product(factor: Tensor, base: Tensor) -> Tensor:
+    """``factor * base``, and zero where the factor is, even if the base is infinite, such as at a masked score."""
+    return (factor * base).masked_fill(factor == 0, 0.0)
+
+
 def divide_components(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``R / s(z)`` for the real parts and for the imaginary parts."""
     return torch.complex(r.real / stabilize(z.real, epsilon), r.imag / stabilize(z.imag, epsilon))

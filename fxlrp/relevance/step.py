@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.provenance import provenance
-from fxlrp.relevance.numerics import multiply_components
+from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.rules.rule import Rule
 from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary.lookup import Vocabulary
@@ -26,6 +26,7 @@ class StepFacts:
     Args:
         non_negative: The forward values that are never negative.
         finite: The forward values that are finite.
+        infinite: The forward values that may be infinite where the inputs are finite.
         supported: Whether the relevance is zero wherever the value is zero or negative.
         quotients: Whether the step may pass on relevance as a quotient.
         values: The shapes and types of values, and the values of sizes, by node name; empty without example inputs.
@@ -33,6 +34,7 @@ class StepFacts:
 
     non_negative: frozenset[fx.Node] = frozenset()
     finite: frozenset[fx.Node] = frozenset()
+    infinite: frozenset[fx.Node] = frozenset()
     supported: bool = False
     quotients: bool = False
     values: Mapping[str, InputSpec | int | float] = field(default_factory=dict)
@@ -131,6 +133,8 @@ class Step:
             return Relevance(factor, operand)
         if self.is_complex(operand):
             return Relevance(self.call(multiply_components, operand, factor))
+        if operand in self.facts.infinite:
+            return Relevance(self.call(finite_product, factor, operand))
         return Relevance(self.call(operator.mul, operand, factor))
 
     @property

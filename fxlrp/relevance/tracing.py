@@ -184,7 +184,9 @@ def _spec(step: Step, node: fx.Node) -> InputSpec | int | float:
         return step.facts.values[node.name]
     reason = f"the relevance step of {step.operation.name} is derived for tensors of known sizes"
     if step.facts.values:
-        raise InternalError(f"{reason}, but those of {node.name!r} are not known")
+        raise UnsupportedOpError(
+            f"{reason}, but those of {node.name!r} depend on values: {describe(step.node, step.operation.name)}"
+        )
     raise ExamplesNeeded(reason)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxlrp
 from fxlrp.balance import Balance
@@ -30,8 +30,8 @@ class Result:
         error: The relevance that all nodes except those below created or absorbed, as a fraction of the explained
             output; None if nothing was computed.
         softmax: The relevance that the Taylor rule of softmax created or absorbed, as the same fraction.
-        constants: The relevance that constants beside the inputs (position embeddings, class tokens, masks) absorbed,
-            as the same fraction.
+        constants: The relevance that constants beside the inputs (position embeddings, class tokens, masks, zeros that
+            pad) absorbed, as the same fraction.
         problem: Why the model does not work; empty if it works.
     """
 
@@ -71,10 +71,21 @@ def measure(name: str) -> Result:
         seconds = time.perf_counter() - start
         args, kwargs = ((inputs,), {}) if isinstance(inputs, Tensor) else ((), _tensors(inputs))
         relevance = explain(*args, **kwargs)
-        balance = explain.balance(*args, **kwargs)
+        parts = explain
+        if any(_is_attention(node) for node in explain.nodes):
+            # The balance of each part of attention says more than that of all together.
+            written_out = fxlrp.Optimizations(fuse_attention=False)
+            rules = fxlrp.presets.epsilon(epsilon=1e-12)
+            parts = fxlrp.compile(case.model, rules, example_inputs=inputs, optimize=written_out, **case.options)
+        balance = parts.balance(*args, **kwargs)
     except Exception as error:
         return Result(name, problem=f"{type(error).__name__}: {error}")
-    return _result(name, explain, seconds, relevance, balance)
+    return _result(name, parts, seconds, relevance, balance)
+
+
+def _is_attention(node: fx.Node) -> bool:
+    operation = CANONICAL.operation(node)
+    return operation is not None and operation.family is Family.ATTENTION
 
 
 def _result(name: str, explain: Explainer, seconds: float, relevance: Any, balance: Balance) -> Result:
@@ -85,7 +96,9 @@ def _result(name: str, explain: Explainer, seconds: float, relevance: Any, balan
     sums = {"softmax": 0.0, "constants": 0.0, "": 0.0}
     for each in balance.nodes:
         kind = by_design.get(each.node, "")
-        sums[kind] += each.created if kind else abs(each.created)
+        sums[kind] += each.created if kind else abs(each.created + each.zeros)
+        if not kind:
+            sums["constants"] -= each.zeros
     problem = ""
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         problem = "the relevance is not finite"

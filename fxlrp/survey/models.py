@@ -187,8 +187,8 @@ _PARTICULAR: Mapping[str, Mapping[str, Any]] = {
 _IMAGES = ("clip_vision_model", "convnext", "deit", "dinov2", "segformer", "siglip_vision_model", "swin", "vit")
 # Models with only one implementation of attention.
 _EAGER = ("deberta-v2", "longformer", "xlnet")
-# Models that count positions in the mask and look them up in a table, so that the mask has to be declared.
-_POSITIONS_OF_MASKS = ("opt",)
+# Models in which the mask has to be declared: it is computed with, to look up positions or to make windows.
+_COMPUTE_WITH_MASKS = ("longformer", "opt")
 
 
 def _transformers(name: str) -> Case:
@@ -200,7 +200,7 @@ def _transformers(name: str) -> Case:
     config = library.AutoConfig.for_model(name, **given)
     options = {"attn_implementation": "eager"} if name in _EAGER else {}
     model = library.AutoModel.from_config(config, **options).eval()
-    constants = ["attention_mask"] if name in _POSITIONS_OF_MASKS else []
+    constants = ["attention_mask"] if name in _COMPUTE_WITH_MASKS else []
     return Case(model, _inputs(name, model), {"output": "last_hidden_state", "constants": constants})
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fxlrp.extras import import_torchvision, require
 from fxlrp.survey.case import Case
+from fxlrp.survey.table_network import TableNetwork
 
 
 class _OfEdges(nn.Module):
@@ -317,6 +318,7 @@ _WRITTEN: Mapping[str, Callable[[], Case]] = {
     "tab_transformer": lambda: Case(
         TableTransformer().eval(), {"categories": torch.randint(0, 30, (2, 4)), "numbers": torch.randn(2, 5)}
     ),
+    "tabnet": lambda: Case(TableNetwork().eval(), torch.randn(4, 6)),
     "nn_transformer": lambda: Case(
         Translator().eval(), {"source": torch.randint(0, 30, (2, 6)), "shifted": torch.randint(0, 30, (2, 5))}
     ),

@@ -21,7 +21,7 @@ def attention() -> Iterator[Operation]:
     gate: dict[str, Any] = dict(allocates=True, non_negative=facts.always, gate=Gate.SATURATING)
     gate.update(finite=facts.finite_operands, rowwise=facts.along_rows)
     yield Operation("softmax", Family.SOFTMAX, F.softmax, of_python, **gate)
-    yield Operation("safe_softmax", Family.SOFTMAX, torch._safe_softmax, along, **gate)
+    yield Operation("safe_softmax", Family.SOFTMAX, torch._safe_softmax, along, aliases=("_safe_softmax",), **gate)
     yield Operation("log_softmax", Family.SOFTMAX, F.log_softmax, of_python, allocates=True)
     yield Operation(
         "mask_scores",

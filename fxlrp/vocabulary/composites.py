@@ -56,6 +56,7 @@ _SCHEMAS = """
     cosine_embedding_loss(input1*, input2*, target, margin=0, size_average=None, reduce=None, reduction="mean")
     multilabel_soft_margin_loss(input*, target, weight=None, size_average=None, reduce=None, reduction="mean")
     polar(abs*, angle*)
+    combinations(input*, r=2, with_replacement=False)
     constant_pad_nd(input*, pad, value=0)
 """
 

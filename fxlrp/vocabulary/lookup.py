@@ -24,7 +24,9 @@ class Spelling:
 
 
 _SPARSE: Any = vars(torch._C)["_sparse"]
-_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, _SPARSE, torch.ops.aten)
+# Functions in Python call the last one of these names, for instance with a list of tensors.
+_IN_PYTHON: Any = vars(torch._C)["_VariableFunctions"]
+_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, _SPARSE, torch.ops.aten, _IN_PYTHON)
 
 
 def _spellings(operation: Operation) -> Iterator[tuple[Any, Spelling]]:

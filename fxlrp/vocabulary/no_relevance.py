@@ -16,6 +16,7 @@ from fxlrp.functions import (
     attention_scale,
     both_masks,
     causal_mask,
+    combination_places,
     initial_state,
     is_padding,
     last_index,
@@ -36,7 +37,7 @@ _OF_SIZES_AND_TYPES = frozenset(
     (
         *_SIZES,
         *"getattr is_floating_point is_complex zeros_like ones_like empty_like full_like".split(),
-        *"new_zeros new_ones new_empty initial_state causal_mask".split(),
+        *"new_zeros new_ones new_empty initial_state causal_mask combination_places".split(),
     )
 )
 
@@ -86,3 +87,4 @@ def no_relevance() -> Iterator[Operation]:
     for function in (reversed_index, last_index, is_padding):
         yield _made(function.__name__, function, {**_INPUT, "lengths": REQUIRED})
     yield _made("longest", longest, _INPUT)
+    yield _made("combination_places", combination_places, {**_INPUT, "r": REQUIRED, "with_replacement": REQUIRED})

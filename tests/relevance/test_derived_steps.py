@@ -19,22 +19,17 @@ _DATA = "torch looks at values to differentiate it, so the step cannot be traced
 _TWICE = "the linear part needs a second derivative, which torch does not have"
 _ROUNDING = "a random seed is divided by parts that are zero but for rounding"
 KNOWN = {
-    "scatter_product": _DATA,
-    "index_product": _DATA,
     "ctc_loss": _DATA,
     "gaussian_nll_loss": _DATA,
     "multi_margin_loss": _TWICE,
     "multilabel_margin_loss": _TWICE,
-    "linalg_matrix_norm": "the smallest singular value gives NaN",
 }
 
 
 def is_known(case: Case) -> bool:
     """Whether a call of an operation in ``KNOWN`` fails."""
     name, count = case.operation.name, len(case.dependent)
-    if name == "gaussian_nll_loss":
-        return count > 1
-    return case.setting.arguments["ord"] == -2 if name == "linalg_matrix_norm" else name in KNOWN
+    return count > 1 if name == "gaussian_nll_loss" else name in KNOWN
 
 
 def param(case: Case, name: str, *, slow: bool = False) -> Any:
@@ -43,10 +38,10 @@ def param(case: Case, name: str, *, slow: bool = False) -> Any:
 
 
 def all_cases() -> Iterator[Any]:
-    """The first setting of every operation, and, slow, the others."""
-    for operation in operations():
+    """The first setting of every third operation, and, slow, the others."""
+    for index, operation in enumerate(operations()):
         for number, case in enumerate(cases(operation)):
-            yield param(case, str(case), slow=number > 0)
+            yield param(case, str(case), slow=index % 3 > 0 or number > 0)
 
 
 WITHOUT_GRADIENT = {

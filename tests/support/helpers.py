@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ compiler_needed = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c
 def slow_ones(*values: Any) -> list[Any]:
     """Values of a parameter whose tests are marked slow."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def one_in(count: int, cases: Iterable[Any]) -> Iterator[Any]:
+    """The cases of a test that runs over many: the first of each ``count``, and, slow, the others."""
+    for index, case in enumerate(cases):
+        if index % count == 0:
+            yield case
+        elif isinstance(case, type(pytest.param())):
+            yield pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.slow])
+        else:
+            yield pytest.param(case, marks=pytest.mark.slow)
 
 
 def lrp0(model: nn.Module, **options: Any) -> fxlrp.Explainer:

@@ -526,6 +526,7 @@ def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
     for name in ("reversed_index", "last_index", "is_padding"):
         yield name, [dict(input=CUBE, lengths=ends)]
     yield "longest", [dict(input=V(3))]
+    yield "combination_places", [dict(input=V(4), r=2, with_replacement=False)]
     yield "causal_mask", [dict(input=V(3, 4), key=V(5, 4)), dict(input=V(2, 3, 4), key=V(2, 3, 4))]
     yield "argsort", of(M, dict(dim=0), dict(descending=True))
     yield "new_full", only(M, dict(size=(2, 3), fill_value=1.5), dict(size=(), fill_value=-1, dtype=torch.float32))

@@ -46,7 +46,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 def some_configuration(turn: int) -> list[str]:
     """All optimizations together at every second turn, and between them one of the others after the other."""
-    return [list(CONFIGURATIONS)[(turn // 2) % 14 + 1 if turn % 2 else 0]]
+    return [list(CONFIGURATIONS)[(turn // 2) % (len(CONFIGURATIONS) - 1) + 1 if turn % 2 else 0]]
 
 
 _small_net = functools.lru_cache(zoo.small_net)

@@ -106,6 +106,11 @@ def _products_and_norms() -> Iterator[tuple[str, list[Arguments]]]:
     for name, at in (("scatter_product", index), ("index_product", torch.tensor([1, 1]))):
         whole = dict(input=V(3, 6), dim=0, index=at, source=V(2, 6))
         yield name, [whole, {**whole, "include_self": False}]
+    counts, weights = torch.tensor([1, 2, 1, 3, 1, 1]), fixed(6).abs()
+    yield (
+        "cov",
+        of(M, {}, dict(correction=0), dict(fweights=counts), dict(fweights=counts, aweights=weights)) + only(V(5)),
+    )
     orders = (2.0, 1.0, float("inf"), 3.0)
     yield "cdist", [dict(x1=V(2, 3), x2=V(4, 3), p=p) for p in orders] + [dict(x1=V(2, 2, 3), x2=fixed(2, 4, 3))]
     yield "pdist", of(V(4, 3), *each("p", 1.0, 3.0))
@@ -123,6 +128,7 @@ def _composites() -> Iterator[tuple[str, list[Arguments]]]:
     yield "addcdiv", [dict(input=M, tensor1=M, tensor2=POSITIVE, value=value) for value in (1, -0.5)]
     yield "lerp", [dict(input=M, end=M, weight=weight) for weight in (0.3, 2.0, M, fixed(6))]
     yield "dist", [two(M, M), two(M, fixed(4, 6), p=1)]
+    yield "combinations", [dict(input=V(4)), dict(input=V(4), r=3), dict(input=V(3), with_replacement=True)]
     yield "pairwise_distance", [dict(x1=M, x2=M), dict(x1=M, x2=fixed(4, 6), p=1.0, keepdim=True)]
     yield "vdot", [two(V(5), V(5)), two(V(5), fixed(5))]
     yield (

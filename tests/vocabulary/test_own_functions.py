@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -25,11 +25,19 @@ def cross_entropy(input: Tensor, target: Tensor, **given: Any) -> Tensor:
     return torch.nn.functional.cross_entropy(input.log_softmax(1), target, **given)
 
 
-THEIRS = {
+def matrix_norm(A: Tensor, ord: Any, dim: tuple[int, int] = (-2, -1), keepdim: bool = False, **_: Any) -> Tensor:
+    norm: Tensor = torch.linalg.matrix_norm(A, ord, dim, keepdim)
+    return norm
+
+
+THEIRS: Mapping[str, Callable[..., Tensor]] = {
     "istft": torch.istft,
     "scatter": scattered,
     "power": torch.pow,
     "affine_grid": torch.nn.functional.affine_grid,
+    "cov": torch.cov,
+    "linalg_matrix_norm": matrix_norm,
+    "corrcoef": torch.corrcoef,
 }
 
 
@@ -40,7 +48,7 @@ def test_they_compute_what_torch_computes(name: str) -> None:
         with warnings.catch_warnings():
             # Torch deprecates one of the arguments, and notes that it pads.
             warnings.simplefilter("ignore")
-            expected = THEIRS[name](**sample.arguments)  # type: ignore[operator]
+            expected = THEIRS[name](**sample.arguments)
         torch.testing.assert_close(call(operation, sample.arguments), expected, rtol=1e-12, atol=1e-12)
         count += 1
     assert count

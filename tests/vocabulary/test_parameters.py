@@ -111,7 +111,7 @@ UNCOMPARED = {
     "normalize_vectors": "torch.nn.functional.normalize; its name means a whole method of fxlrp's passes",
     **dict.fromkeys(("mask_scores", "repeat_heads", "initial_state", "attention_scale"), "fxlrp's own"),
     **dict.fromkeys(("sum_bags", "largest_in_bags", "bag_of_rows"), "fxlrp's own"),
-    **dict.fromkeys(("reversed_index", "last_index", "is_padding", "longest"), "fxlrp's own"),
+    **dict.fromkeys(("reversed_index", "last_index", "is_padding", "longest", "combination_places"), "fxlrp's own"),
     **dict.fromkeys(("attention_mask", "padding_mask", "both_masks", "causal_mask"), "fxlrp's own"),
     "to": "its overloads share no parameter, and calls are kept as written; its spellings are tested with the passes",
     "expect_dims": "fxlrp's own",
