@@ -108,6 +108,8 @@ class Results:
     def of(self, series: str) -> list[Record]:
         """The records of a series."""
         found = [record for record in self.records if record.case.series == series]
+        if series == "length":
+            return sorted(found, key=lambda record: (record.case.model, record.case.preset or "", record.case.size))
         return sorted(found, key=lambda record: layers(record.case.model)) if series == "depth" else found
 
     def contestants(self, series: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import checks, lengths, plan, token_models
 from benchmarks.peers import NotOffered
+from benchmarks.results import Record, Results
 from benchmarks.settings import Settings
 from benchmarks.token_models import Sequence
 
@@ -67,6 +68,18 @@ def test_plan_of_the_lengths() -> None:
     assert all(case.contestants[:2] == ("gradient", "fxlrp") for case in cases if case.series == "length")
     assert {case.unit for case in cases} == {"tokens", "patches"}
     assert not plan.jobs(plan.Plan(models=(), growth=None, lengths=None))
+
+
+def test_lengths_are_in_order() -> None:
+    """The files of the results are in the order of their names, in which 2048 comes before 512."""
+
+    def record(length: int, preset: str) -> Record:
+        case = plan.Case("length", "language_model", preset, 1, length, ("gradient",))
+        return Record(case, {"entries": {"gradient": {"seconds": [1.0], "peak": 1}}})
+
+    results = Results({}, [record(2048, "attnlrp"), record(2048, "cplrp"), record(512, "attnlrp")])
+    found = [(each.case.preset, each.case.size) for each in results.of("length")]
+    assert found == [("attnlrp", 512), ("attnlrp", 2048), ("cplrp", 2048)]
 
 
 @pytest.mark.slow
