@@ -1,4 +1,4 @@
-"""Measure what explanations cost and write docs/benchmarks.md and docs/benchmarks.png."""
+"""Measure what explanations cost and write docs/benchmarks.md with its pictures."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--batch", type=int, help="default: 8, and 2 for the slowest models")
     what.add_argument("--size", type=int, help="of the images, in pixels; default: 224")
     what.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True, help="how cost grows, too")
+    what.add_argument("--lengths", action=argparse.BooleanOptionalAction, default=True, help="transformers, too")
     what.add_argument("--quick", action="store_true", help="a tiny model and tiny images, to try the suite itself")
     how = parser.add_argument_group("how it is measured")
     how.add_argument("--repeats", type=int, default=None, help="rounds; default: 5")
@@ -69,6 +70,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         batch=options.batch or plan.batch,
         size=options.size or plan.size,
         growth=plan.growth if options.scaling else None,
+        lengths=plan.lengths if options.lengths else None,
     )
 
 
@@ -120,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = Results.read(results, MODELS)
     options.docs.mkdir(parents=True, exist_ok=True)
     plot.draw(found, options.docs / "benchmarks.png")
-    (options.docs / "benchmarks.md").write_text(report.page(found, "benchmarks.png"))
+    plot.draw_lengths(found, options.docs / "benchmarks-lengths.png")
+    (options.docs / "benchmarks.md").write_text(report.page(found, "benchmarks.png", "benchmarks-lengths.png"))
     for line in found.wrong():
         print(line, file=sys.stderr)
     return 1 if found.wrong() else 0

@@ -33,6 +33,25 @@ class Growth:
     models: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
+LENGTHS = ("length", "capture")  # the series of transformers
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Transformers over lengths, in tokens; of images, in patches."""
+
+    language_model: str = "language_model"
+    tokens: tuple[int, ...] = (128, 512, 2048, 8192)
+    presets: tuple[str, ...] = ("attnlrp", "cplrp")
+    contestants: tuple[str, ...] = ("gradient", "fxlrp", "lxt", "detached")
+    encoder: str | None = "encoder"
+    encoder_batch: int = 8
+    encoder_tokens: int = 256
+    vision: str | None = "vit_b_16"
+    patches: tuple[int, ...] = (196, 784)
+    captured: tuple[str, ...] = ("language_model", "language_model_16", "encoder")
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run covers."""
@@ -44,6 +63,7 @@ class Plan:
     batch: int | None = None
     size: int = 224
     growth: Growth | None = field(default_factory=Growth)
+    lengths: Lengths | None = field(default_factory=Lengths)
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,11 @@ class Case:
     size: int
     contestants: tuple[str, ...]
 
+    @property
+    def unit(self) -> str:
+        """What the size counts."""
+        return "pixels" if self.series not in LENGTHS else "patches" if self.model.startswith("vit") else "tokens"
+
 
 def layers(model: str) -> int:
     """How deep a model is, by its name."""
@@ -69,6 +94,13 @@ QUICK = Plan(
     batch=2,
     size=16,
     growth=Growth(model="tiny", size=16, batches=(1, 2), sizes=(16, 24), models=("tiny",)),
+    lengths=Lengths(
+        language_model="tiny_language_model",
+        tokens=(4, 8),
+        encoder=None,
+        vision=None,
+        captured=("tiny_language_model",),
+    ),
 )
 
 
@@ -77,6 +109,9 @@ def jobs(plan: Plan) -> Mapping[str, list[Case]]:
     grouped = {model: list(_model(plan, model)) for model in plan.models}
     for case in [] if plan.growth is None else _growth(plan.growth):
         grouped.setdefault(case.model, []).append(case)
+    # A process of their own for each length: one that needs too much memory ends only itself.
+    for case in [] if plan.lengths is None else _lengths(plan.lengths):
+        grouped.setdefault(f"{case.series}-{case.model}-{case.size}", []).append(case)
     return grouped
 
 
@@ -104,3 +139,20 @@ def _growth(growth: Growth) -> Iterator[Case]:
         yield Case("size", growth.model, growth.preset, growth.batch, size, growth.contestants)
     for model in growth.models:
         yield Case("depth", model, growth.preset, growth.batch, growth.size, growth.contestants)
+
+
+def _lengths(lengths: Lengths) -> Iterator[Case]:
+    for tokens in lengths.tokens:
+        for preset in lengths.presets:
+            # The longest takes minutes: without the detached model, which is still what results are compared with.
+            contestants = lengths.contestants[:-1] if tokens > 4096 else lengths.contestants
+            yield Case("length", lengths.language_model, preset, 1, tokens, contestants)
+    if lengths.encoder is not None:
+        contestants = ("gradient", "fxlrp", "autolrp")
+        for preset in lengths.presets:
+            yield Case("length", lengths.encoder, preset, lengths.encoder_batch, lengths.encoder_tokens, contestants)
+    for patches in lengths.patches if lengths.vision is not None else ():
+        for preset in ("default", "attnlrp"):
+            yield Case("length", str(lengths.vision), preset, 1, patches, ("gradient", "fxlrp", "autolrp"))
+    for model in lengths.captured:
+        yield Case("capture", model, "attnlrp", 1, lengths.tokens[0], ())

@@ -1,13 +1,13 @@
-"""The picture: a panel of bars for each preset, and a panel of curves for each way to grow."""
+"""The pictures: a panel of bars for each preset, one of curves for each way to grow, and curves over lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.plan import Case, layers
-from benchmarks.results import Results
+from benchmarks.results import Record, Results
 
 SERIES = {"batch": "images in the batch", "size": "pixels on a side", "depth": "layers"}
 BLACK = (0.0, 0.0, 0.0, 1.0)
@@ -41,6 +41,51 @@ def draw(results: Results, file: Path) -> None:
     figure.legend(patches, list(colours), loc="outside upper center", ncols=min(len(colours), 8), frameon=False)
     figure.savefig(file, dpi=100)
     pyplot.close(figure)
+
+
+def draw_lengths(results: Results, file: Path) -> None:
+    """Write the picture of the transformers over lengths: a row for each preset, time on the left, memory beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    records = results.of("length")
+    measured = [record.case.model for record in records]
+    # The model with the most lengths.
+    longest = [record for record in records if record.case.model == max(measured, key=measured.count)]
+    presets = list(dict.fromkeys(record.case.preset for record in longest))
+    figure, grid = pyplot.subplots(
+        max(len(presets), 1), 2, figsize=(9, 3 * max(len(presets), 1)), squeeze=False, layout="constrained"
+    )
+    for row, preset in zip(grid, presets, strict=False):
+        shown = [record for record in longest if record.case.preset == preset]
+        _ratios(row[0], shown, f"{preset}: time", Record.time)
+        _ratios(row[1], shown, f"{preset}: peak memory", Record.memory)
+    figure.savefig(file, dpi=100)
+    pyplot.close(figure)
+
+
+def _ratios(axes: Any, records: Sequence[Record], title: str, ratio: Callable[[Record, str], float | None]) -> None:
+    """The ratios to the gradient of each contestant over lengths."""
+    from matplotlib.ticker import NullLocator
+
+    for name in dict.fromkeys(name for record in records for name in record.case.contestants if name != "gradient"):
+        points = [(record.case.size, ratio(record, name)) for record in records]
+        shown = [(size, value) for size, value in points if value is not None]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), marker="o", markersize=4, label=name)
+    axes.axhline(1, color=BLACK, linewidth=0.8, linestyle=":", label="gradient")
+    sizes = [record.case.size for record in records]
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(records[0].case.unit)
+    axes.set_ylabel("gradients")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
 
 
 def _bars(axes: Any, results: Results, preset: str | None, colours: Colours) -> None:

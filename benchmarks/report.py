@@ -16,8 +16,8 @@ TEMPLATE = Path(__file__).with_name("template.md")
 MARK = "<!-- results -->\n"
 
 
-def page(results: Results, picture: str) -> str:
-    """The whole page, which shows the picture of that name."""
+def page(results: Results, picture: str, lengths_picture: str) -> str:
+    """The whole page, which shows the pictures of these names."""
     sections = [
         _where(results),
         f"![The tables below as bars and curves]({picture})",
@@ -28,6 +28,8 @@ def page(results: Results, picture: str) -> str:
         _compiling(results),
         _failures(results),
         *(_growth(results, series) for series in ("batch", "size", "depth")),
+        _lengths(results, lengths_picture),
+        _capture(results),
     ]
     return TEMPLATE.read_text().replace(MARK, "\n\n".join(section for section in sections if section) + "\n")
 
@@ -206,3 +208,42 @@ def _growth(results: Results, series: str) -> str:
     text = f"{case.preset}, {fixed}; time and memory in multiples of the eager gradient."
     header = ({"batch": "batch", "size": "pixels", "depth": "model"}[series], "gradient (ms)", *columns)
     return f"## {title}\n\n{text}\n\n{_table(header, rows)}"
+
+
+def _lengths(results: Results, picture: str) -> str:
+    records, names = results.of("length"), results.contestants("length")
+    if not records:
+        return ""
+    columns = [column for name in names for column in (name, f"{name}: memory")]
+    rows = []
+    for record in records:
+        case, peak = record.case, record.entry("gradient").get("peak")
+        cells = [_cell(record, name, _number(kind(name))) for name in names for kind in (record.time, record.memory)]
+        size = f"{case.size} {case.unit}" + (f", batch {case.batch}" if case.batch > 1 else "")
+        unit = (_milliseconds(record.seconds()), "" if peak is None else f"{peak / 1e6:.0f}")
+        difference = _exponent(record.entry("fxlrp").get("difference"))
+        rows.append((case.model, case.preset, size, *unit, *cells, difference))
+    header = ("model", "preset", "input", "gradient (ms)", "(MB)", *columns, "difference")
+    text = (
+        "Time and memory in multiples of the plain gradient with fused attention, of the largest logit: of a language "
+        "model at the last position. The gradient starts at the embeddings or the image. *difference* is that of fxlrp "
+        "from `detached`, relative to the largest value, in the arithmetic of the run."
+    )
+    picture_line = f"![Time and memory over the number of tokens]({picture})"
+    return f"## Transformers over lengths\n\n{text}\n\n{picture_line}\n\n{_table(header, rows)}"
+
+
+def _capture(results: Results) -> str:
+    records = [record for record in results.of("capture") if record.fields.get("capture_seconds")]
+    if not records:
+        return ""
+    names = list(records[0].fields["capture_seconds"])
+    rows = []
+    for record in records:
+        times = {name: statistics.median(record.fields["capture_seconds"][name]) for name in names}
+        rows.append((record.case.model, *(_number(times[name]) for name in names)))
+    text = (
+        'Seconds of `torch.export.export` with an open batch and length, of `fxlrp.compile(capture="export")`, and of '
+        "`fxlrp.compile` with the front end that it chooses."
+    )
+    return f"## How long transformers take to compile\n\n{text}\n\n{_table(('model', *names), rows)}"

@@ -68,7 +68,7 @@ class Record:
     def wrong(self) -> Iterator[str]:
         """What of fxlrp's results is further from the unoptimised one than rounding explains."""
         case, noise, exact = self.case, self.fields.get("rounding"), self.fields.get("float64")
-        title = f"{case.model}, {case.preset}, batch {case.batch}, {case.size} pixels"
+        title = f"{case.model}, {case.preset}, batch {case.batch}, {case.size} {case.unit}"
         if exact is not None and not exact <= TOLERANCE_FLOAT64:
             yield f"{title}: the optimized program differs by {exact:.0e} in float64"
         for name in case.contestants:
@@ -108,6 +108,8 @@ class Results:
     def of(self, series: str) -> list[Record]:
         """The records of a series."""
         found = [record for record in self.records if record.case.series == series]
+        if series == "length":
+            return sorted(found, key=lambda record: (record.case.model, record.case.preset or "", record.case.size))
         return sorted(found, key=lambda record: layers(record.case.model)) if series == "depth" else found
 
     def contestants(self, series: str) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 import fxlrp
 from benchmarks.settings import Settings
 
-PEERS = ("zennit", "captum", "autolrp")
+PEERS = ("zennit", "captum", "autolrp", "lxt")
 
 
 def describe(settings: Settings) -> dict[str, str]:

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 from torch._inductor.utils import fresh_cache
 
 import fxlrp
-from benchmarks import checks, models
+from benchmarks import checks, lengths, models, token_models
 from benchmarks.explainers import RECIPES, Explain, Subject, build, recipe_of, reference, rules
 from benchmarks.memory import peak_bytes
 from benchmarks.peers import NotOffered
-from benchmarks.plan import Case
+from benchmarks.plan import LENGTHS, Case
 from benchmarks.settings import Settings
 from benchmarks.timing import interleaved, seconds
 from benchmarks.where import describe
@@ -50,18 +51,33 @@ def measure(case: Case, model: nn.Module, settings: Settings) -> dict[str, Any]:
             ours = [name for name in case.contestants if name.startswith("fxlrp")]
             record["entries"] = {name: {"failure": reason(error)} for name in ours}
             return record
-    record["entries"] = _contest(case, subject, expected, settings)
+    record["entries"] = _contest(case, lambda name: build(name, subject), expected, settings, settings.repeats)
     return record
 
 
-def _contest(case: Case, subject: Subject, expected: Tensor | None, settings: Settings) -> dict[str, Any]:
+def measure_length(case: Case, settings: Settings) -> dict[str, Any]:
+    """The record of a case of :mod:`benchmarks.lengths`."""
+    record: dict[str, Any] = {"case": asdict(case), "settings": asdict(settings)}
+    sequence, preset = token_models.build(case.model, case.batch, case.size, settings), case.preset or ""
+    rounds = lengths.rounds(case.size, settings.repeats)
+    if case.series == "capture":
+        record["capture_seconds"] = lengths.capture_seconds(sequence, preset, rounds)
+    expected = lengths.reference(sequence, preset) if case.contestants else None
+    contestants = lengths.CONTESTANTS
+    record["entries"] = _contest(case, lambda name: contestants[name](sequence, preset), expected, settings, rounds)
+    return record
+
+
+def _contest(
+    case: Case, make: Callable[[str], Explain], expected: Tensor | None, settings: Settings, rounds: int
+) -> dict[str, Any]:
     """What each contestant took, or why it did not run."""
     entries: dict[str, dict[str, Any]] = {}
     running: dict[str, Explain] = {}
     for name in case.contestants:
         entry = entries[name] = {}
         try:
-            explain = build(name, subject)
+            explain = make(name)
             recipe = recipe_of(name)
             if recipe is not None:
                 entry["first_call"] = _first_call(explain, recipe, settings)
@@ -74,7 +90,7 @@ def _contest(case: Case, subject: Subject, expected: Tensor | None, settings: Se
         if expected is not None and name != "gradient":
             entry["difference"] = checks.difference(result, expected)
         del result
-    for name, times in interleaved(running, settings.repeats, settings.device).items():
+    for name, times in interleaved(running, rounds, settings.device).items():
         entries[name]["seconds"] = times
     return entries
 
@@ -126,11 +142,14 @@ def main() -> None:
         for fields in job["cases"]:
             case = Case(**{**fields, "contestants": tuple(fields["contestants"])})
             start = time.perf_counter()
-            record = measure(case, model(case.model, case.size), settings)
+            if case.series in LENGTHS:
+                record = measure_length(case, settings)
+            else:
+                record = measure(case, model(case.model, case.size), settings)
             gc.collect()
             file.write(json.dumps(record) + "\n")
             file.flush()
-            what = f"{case.model}, {case.preset or 'gradients'}, batch {case.batch}, {case.size} pixels"
+            what = f"{case.model}, {case.preset or 'gradients'}, batch {case.batch}, {case.size} {case.unit}"
             print(f"{what}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

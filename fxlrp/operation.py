@@ -145,6 +145,9 @@ class Operation:
         keeps_elements: Whether every element of the operands is in the result.
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
         gate: The gate level of the result, or a function that computes it from the call.
+        scale: Tells whether the result of a call is a positive number without an upper bound, by which a value may be
+            scaled, given the nodes that are known to be.
+        separates: Whether the results are parts of the operand with meanings of their own, such as a signal and a gate.
         token_operand: The parameter whose integers select rows of a table, and may carry relevance as tokens.
         maps_tokens: Tells whether a call maps the integers of its only operand that is not constant one to one, given
             the constant nodes. The relevance of tokens passes through it unchanged.
@@ -187,6 +190,8 @@ class Operation:
     keeps_elements: bool = False
     neutral: bool = False
     gate: Gate | Callable[[Call, Collection[Any]], Gate] = Gate.NO
+    scale: Fact | None = None
+    separates: bool = False
     token_operand: str | None = None
     maps_tokens: Fact | None = None
     mask_operand: str | None = None

@@ -111,6 +111,7 @@ class Facts:
         masks: The inputs that are attention masks, numeric or boolean.
         dependent: The nodes whose value depends on an input through tensors.
         first_layer: The linear maps that read a model input directly.
+        weights: The operand positions of products that are weights which a signal selects for itself, by node.
         non_negative: The nodes whose value is never negative.
         finite: The nodes whose value is finite.
         infinite: The nodes whose value may be infinite though the inputs are finite, such as masked scores.
@@ -130,6 +131,7 @@ class Facts:
     masks: frozenset[fx.Node] = frozenset()
     dependent: frozenset[fx.Node] = frozenset()
     first_layer: frozenset[fx.Node] = frozenset()
+    weights: Mapping[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     non_negative: frozenset[fx.Node] = frozenset()
     finite: frozenset[fx.Node] = frozenset()
     infinite: frozenset[fx.Node] = frozenset()

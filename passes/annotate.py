@@ -29,7 +29,7 @@ from fxlrp.rules.selectors import describe as describe_selector
 from fxlrp.vocabulary.unknown import unknown
 
 
-@compiler_pass(needs=["decomposed", "dependence", "first layers"], provides=["annotated"])
+@compiler_pass(needs=["decomposed", "dependence", "first layers", "weights"], provides=["annotated"])
 def annotate(program: Program) -> int:
     """Annotate the nodes that relevance reaches; return how many.
 
@@ -111,7 +111,8 @@ def _receivers(program: Program, node: fx.Node, operation: Operation, rule: Rule
     """The operands that receive relevance from a node under a rule."""
     operands, dependent = operation.operands_of(node), program.facts.dependent
     positions = tuple(position for position, operand in enumerate(operands) if operand in dependent)
-    return how.receivers(Choice(node, rule, positions, operands, dependent, program.vocabulary))
+    weights = program.facts.weights.get(node, ())
+    return how.receivers(Choice(node, rule, positions, operands, dependent, program.vocabulary, weights))
 
 
 @dataclass

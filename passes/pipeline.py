@@ -15,6 +15,7 @@ from fxlrp.passes.decompose import decompose
 from fxlrp.passes.emit_backward import emit_backward
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.passes.find_first_layers import find_first_layers
+from fxlrp.passes.find_weights import find_weights
 from fxlrp.passes.fold_batch_norm import fold_batch_norm
 from fxlrp.passes.functionalize import functionalize
 from fxlrp.passes.fuse_attention import fuse_attention
@@ -42,7 +43,14 @@ CANONICALIZE: tuple[Pass, ...] = (
     remove_dead_code,
     name_nodes,
 )
-ANALYZE: tuple[Pass, ...] = (infer_values, fold_batch_norm, remove_dead_code, infer_dependence, find_first_layers)
+ANALYZE: tuple[Pass, ...] = (
+    infer_values,
+    fold_batch_norm,
+    remove_dead_code,
+    infer_dependence,
+    find_first_layers,
+    find_weights,
+)
 ANNOTATE: tuple[Pass, ...] = (annotate, recognize_attention)
 SPECIALIZE: tuple[Pass, ...] = (fuse_attention, infer_signs, infer_support, infer_finite, carry_quotients)
 ANNOTATED: tuple[Pass, ...] = (*CANONICALIZE, *ANALYZE, *ANNOTATE)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import RuleError
+from fxlrp.operation import Gate
 from fxlrp.relevance.derived import transposed
 from fxlrp.relevance.numerics import unbroadcast
-from fxlrp.relevance.products import gate_rank
+from fxlrp.relevance.products import gate_rank, signals
 from fxlrp.relevance.proportional import LinearMap, proportional
 from fxlrp.relevance.step import Choice, Receivers, RuleTable, Step
-from fxlrp.rules.specs import Epsilon, SignalTakeAll
+from fxlrp.rules.specs import Epsilon, Selective, SignalTakeAll
 
 
 def matmul_transposed_left(u: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -91,6 +92,16 @@ def _values(choice: Choice) -> Receivers:
     return Receivers(positions, f"operand {ranks.index(max(ranks))} is the gate")
 
 
+def _selective(choice: Choice) -> Receivers:
+    """The operands that are neither weights that a signal selects nor results of a softmax or the like."""
+    known = signals(choice)
+    if known is not None:
+        return known
+    if max(gate_rank(operand, choice) for operand in choice.operands) < Gate.SATURATING:
+        return Receivers(choice.dependent)
+    return _values(choice)
+
+
 _MAPS = {
     "matmul": _matmul_transposed,
     "einsum": _einsum_transposed,
@@ -100,4 +111,5 @@ _MAPS = {
 RULES: RuleTable = {
     Epsilon: {name: proportional(LinearMap(each, are_factors=True)) for name, each in _MAPS.items()},
     SignalTakeAll: {name: proportional(LinearMap(each, are_factors=True), _values) for name, each in _MAPS.items()},
+    Selective: {name: proportional(LinearMap(each, are_factors=True), _selective) for name, each in _MAPS.items()},
 }

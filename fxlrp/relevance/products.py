@@ -1,6 +1,7 @@
 """Relevance of products and quotients: scaling by constants, gates, squeeze-and-excitation.
 
-A factor receives a fixed share: all for the signal (Arras et al., 2019), or half each (Achtibat et al., 2024).
+A factor receives a fixed share: all for the signal (Arras et al., 2019), or half each (Achtibat et al., 2024), apart
+from weights that the signal selects (Jafari et al., 2024).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fxlrp.operation import Family, Gate
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
-from fxlrp.rules.specs import SignalTakeAll, Uniform
+from fxlrp.rules.specs import Selective, SignalTakeAll, Uniform
 
 _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
 
@@ -62,6 +63,22 @@ def _equals(choice: Choice) -> Receivers:
     return Receivers(choice.dependent)
 
 
+def signals(choice: Choice) -> Receivers | None:
+    """The factors that are no weights under :class:`~fxlrp.rules.Selective`; None if it is not known which are."""
+    assert isinstance(choice.rule, Selective)
+    named = choice.rule.signal
+    if named is not None and named in choice.dependent:
+        return Receivers((named,), f"operand {named} is the signal")
+    if choice.weights:
+        positions = tuple(each for each in choice.dependent if each not in choice.weights)
+        return Receivers(positions, f"operand {choice.weights[0]} is a weight that the signal selects")
+    return None
+
+
+def _selective(choice: Choice) -> Receivers:
+    return signals(choice) or _equals(choice)
+
+
 def _emit_product(step: Step) -> Contributions:
     share = 1 / len(step.receivers)
     return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
@@ -92,4 +109,5 @@ def _specialize_product(step: Step) -> Contributions | None:
 RULES: RuleTable = {
     SignalTakeAll: Implementation(_emit_product, _signal, specialize=_specialize_product, quotients=True),
     Uniform: Implementation(_emit_product, _equals, specialize=_specialize_product, quotients=True),
+    Selective: Implementation(_emit_product, _selective, specialize=_specialize_product, quotients=True),
 }

@@ -174,6 +174,7 @@ class Choice:
         operands: The operands by position.
         program_dependent: All nodes that depend on an input.
         vocabulary: The canonical operations, to inspect earlier nodes.
+        weights: The positions of the operands that are weights which a signal selects for itself.
     """
 
     node: fx.Node
@@ -182,6 +183,7 @@ class Choice:
     operands: tuple[Any, ...]
     program_dependent: frozenset[fx.Node]
     vocabulary: Vocabulary
+    weights: tuple[int, ...] = ()
 
 
 def all_dependent(choice: Choice) -> Receivers:

@@ -28,6 +28,7 @@ from fxlrp.rules.specs import (
     Gamma,
     Gradient,
     Rule,
+    Selective,
     SignalTakeAll,
     Uniform,
     ZBox,
@@ -315,6 +316,41 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
 
 
 @_declared
+def mambalrp(epsilon: float = 1e-6) -> Preset:
+    """MambaLRP for state-space models: the parameters of the scan are constants (Jafari et al., 2024).
+
+    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
+    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Products: :class:`~fxlrp.rules.Selective`. The time steps and the matrices of a selective scan are constants, and
+      gates receive half. The statistics of normalizations are constants.
+    - Attention, in models that have both: :class:`~fxlrp.rules.Selective` for matrix products and
+      :class:`~fxlrp.rules.Constant` for the softmax, so that attention weights are constants, too.
+
+    Args:
+        epsilon: The stabilizer of LRP-epsilon, at least 0.
+
+    Returns:
+        The preset.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a finite number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> class Decay(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x * torch.exp(-x.mean(1, keepdim=True))
+        >>> explain = fxlrp.compile(Decay().eval(), rules="mambalrp")
+        >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
+        ['Selective()']
+    """
+    origin = "preset mambalrp"
+    attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
+    products = [Pair(name, Selective(epsilon), origin) for name in ("mul", "matmul", "einsum")]
+    return Preset("mambalrp", (*attention, *products), epsilon)
+
+
+@_declared
 def gradient() -> Preset:
     """Gradient times input: the vector-Jacobian product of every operation (Shrikumar et al., 2016).
 
@@ -369,6 +405,7 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
         epsilon_alpha2_beta1_flat,
         attnlrp,
         cplrp,
+        mambalrp,
         gradient,
         default,
     )

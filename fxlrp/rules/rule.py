@@ -11,7 +11,7 @@ from typing import Any
 from fxlrp.errors import RuleError
 
 # The parameters that only a value other than the default is worth showing for.
-_DETAILS = ("stabilizer", "bias", "bias_in_sign")
+_DETAILS = ("stabilizer", "bias", "bias_in_sign", "signal")
 
 
 @dataclass(frozen=True)

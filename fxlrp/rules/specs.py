@@ -28,6 +28,7 @@ __all__ = [
     "Only",
     "PassThrough",
     "Rule",
+    "Selective",
     "SignalTakeAll",
     "Taylor",
     "Uniform",
@@ -232,6 +233,43 @@ class SignalTakeAll(Stabilized):
     Args:
         stabilizer: The stabilizer of LRP-epsilon in matrix products and recurrent layers.
     """
+
+
+@dataclass(frozen=True)
+class Selective(Stabilized):
+    """Weights that a signal selects for itself count as constants, other factors share equally (Jafari et al., 2024).
+
+    ``R_weight = 0`` and ``R_a = R_b = R / 2`` where there is no weight. For products and matrix products.
+
+    A factor is such a weight if it is computed from the signal that the other factor carries, as the parameters of a
+    selective state-space model are: in ``h_t = a_t * h_(t-1) + b_t * x_t`` and ``y_t = c_t * h_t``, with ``a``, ``b``
+    and ``c`` computed from ``x``, all relevance of ``y`` reaches ``x`` as a signal. A factor is also a weight if it
+    results from ``exp`` or ``softplus`` and the other does not, or if it is a statistic of the values.
+
+    In a matrix product the operands that receive relevance do so by LRP-epsilon, and the result of a softmax or a
+    sigmoid is a weight, too.
+
+    Args:
+        stabilizer: The stabilizer of LRP-epsilon in matrix products.
+        signal: The position of the signal among the factors, for products in which the weights are computed beside the
+            signal and not from it, as in Mamba 2 and linear attention. None if it is to be found as described.
+
+    Raises:
+        RuleError: ``stabilizer`` is negative or not a finite number, or ``signal`` is negative or not an integer.
+
+    Example:
+        >>> import fxlrp
+        >>> rules = fxlrp.presets.mambalrp().override([("einsum", fxlrp.rules.Selective(signal=1))])
+    """
+
+    signal: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        wrong = isinstance(self.signal, bool) or not isinstance(self.signal, int | None)
+        if wrong or (self.signal is not None and self.signal < 0):
+            raise RuleError(f"Selective: signal must be the position of a factor or None, not {self.signal!r}")
 
 
 @dataclass(frozen=True)

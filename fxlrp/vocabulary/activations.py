@@ -128,6 +128,18 @@ _SIGNS: Mapping[str, Fact] = {
 }
 
 
+def _is_scale(call: Call) -> bool:
+    """A clamped scale remains one."""
+    return call.operands[0] in call.known
+
+
+_SCALES: Mapping[str, Fact] = {
+    **dict.fromkeys(("exp", "exp2"), facts.always),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _is_scale),
+    "softplus": _softplus_is_non_negative,
+}
+
+
 def _power_is_finite(call: Call) -> bool:
     exponent = call.arguments["exponent"]
     return facts.finite_operands(call) and isinstance(exponent, int) and exponent >= 0
@@ -171,7 +183,7 @@ def _power_is_statistic(call: Call, dependent: Collection[Any]) -> Gate:
 def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
     finite = _FINITE.get(name, None if name in _MAY_BE_INFINITE else facts.finite_operands)
     signs: dict[str, Any] = {"non_negative": _SIGNS.get(name), "positive": _POSITIVE.get(name)}
-    options = {"gate": _GATES.get(name, Gate.NO), "finite": finite, **signs, **options}
+    options = {"gate": _GATES.get(name, Gate.NO), "finite": finite, "scale": _SCALES.get(name), **signs, **options}
     return Operation(
         name,
         Family.ACTIVATION,

@@ -60,9 +60,10 @@ def views() -> Iterator[Operation]:
     yield _of_input("getitem", operator.getitem, {"index": REQUIRED}, without_relevance=("index",))
     yield _of_input("windows", method.unfold, {"dimension": REQUIRED, "size": REQUIRED, "step": REQUIRED})
     yield _of_input("diagonal", torch.diagonal, {"offset": 0, "dim1": 0, "dim2": 1})
-    yield _of_input("chunk", torch.chunk, {"chunks": REQUIRED, "dim": 0}, multiple_results=True)
+    yield _of_input("chunk", torch.chunk, {"chunks": REQUIRED, "dim": 0}, multiple_results=True, separates=True)
     parts = {"split_size_or_sections": REQUIRED, "dim": 0}
-    yield _of_input("split", torch.split, parts, aliases=("split_with_sizes",), multiple_results=True)
+    options: dict[str, Any] = dict(multiple_results=True, separates=True)
+    yield _of_input("split", torch.split, parts, aliases=("split_with_sizes",), **options)
     yield _of_input("unbind", torch.unbind, {"dim": 0}, multiple_results=True)
 
 

@@ -24,7 +24,7 @@ ORDERS = {"explanation": pipeline.EXPLANATION, "backward": pipeline.BACKWARD}
 
 
 class InPlace(nn.Module):
-    """In-place activations, a folded BatchNorm, max pooling, a dropout, a skip and a composite operation."""
+    """In-place activations, a folded BatchNorm, max pooling, a dropout, a skip, a composite operation and a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class InPlace(nn.Module):
         x = self.pool(self.act(self.norm(self.conv(x))))
         x = x + self.act(self.again(self.drop(x)))
         x = torch.var_mean(x, (2, 3))[1] * 2
-        return self.head(x.contiguous())
+        return self.head(x.contiguous() * torch.sigmoid(x))
 
 
 def nets() -> dict[str, tuple[nn.Module, Tensor]]:

@@ -51,6 +51,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "emit_backward",
         "emit_relevance",
         "find_first_layers",
+        "find_weights",
         "fold_batch_norm",
         "functionalize",
         "fuse_attention",

@@ -107,8 +107,8 @@ def test_epsilon_gamma_box() -> None:
 
 
 def test_every_preset_is_named_and_tested() -> None:
-    # those for transformers are tested with attention, the gradient with every operation
-    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "gradient"}
+    # those for transformers and state-space models are tested with these, the gradient with every operation
+    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "mambalrp", "gradient"}
     for name, function in PRESETS.items():
         assert getattr(presets, name) is function
 
