@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,8 @@ class Call:
     ) -> Call:
         """Return the call.
 
-        A tensor of one element scales the queries. Queries that look at all keys equally are zero.
+        A tensor of one element scales the queries. Queries that look at all keys equally, because a mask hides all of
+        them by low numbers, are zero.
 
         Raises:
             InputError: An operand is a vector.
@@ -53,9 +55,13 @@ class Call:
         if min(query.dim(), keys.dim(), value.dim()) < 2:
             raise InputError("attention of a vector: compile with example_inputs, so that its dimensions are known")
         factor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
+        sees = None
         if hides_finitely and mask is not None:
             sees = mask.any(-1, keepdim=True)
             mask = mask | ~sees
+        elif mask is not None and mask.is_floating_point() and mask.shape[-1] != 0:
+            mask, sees = _without_low_rows(mask)
+        if sees is not None:
             factor = sees.to(query.dtype) if factor is None else sees * factor
         return cls(query if factor is None else query * factor, keys, value, mask, number, is_causal, factor)
 
@@ -64,3 +70,20 @@ class Call:
         """The sizes of the leading dimensions of the result."""
         sizes: torch.Size = torch.broadcast_shapes(*(each.shape[:-2] for each in (self.query, self.keys, self.value)))
         return sizes
+
+
+# The largest number of a row from which on all keys count as hidden.
+_LOW = -1e4
+
+
+def _without_low_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Raise the rows of a mask that consist of low numbers to zero; return which rows keep the scores.
+
+    A softmax does not depend on a number that is added to a whole row, but the logarithm of the sum of exponentials,
+    which the kernels keep, would round off the scores. Numbers so low that their sum with a score is rounded to
+    themselves hide the scores.
+    """
+    top = mask.amax(-1, keepdim=True)
+    is_low = (top < _LOW) & (top > -math.inf)
+    hides = is_low & (top * torch.finfo(mask.dtype).eps < -1)
+    return mask - top.masked_fill(~is_low, 0.0), ~hides

@@ -50,7 +50,10 @@ def written_out(operands: Any, mask: Any, scale: Any, is_causal: bool, low: floa
     if is_causal:
         scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -math.inf)
     if mask is not None:
-        scores = scores.masked_fill(~mask, low) if mask.dtype == torch.bool else scores + mask
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, low)
+        else:
+            scores = (scores + mask).masked_fill(mask == torch.finfo(mask.dtype).min, -1e9)
     result: Tensor = torch.nan_to_num(torch.softmax(scores, -1)) @ v
     return result
 
@@ -100,6 +103,15 @@ def test_queries_that_may_look_at_no_key(way: str, low: float) -> None:
     mask[0, :, 2] = False
     check(*operands(SHARED, 5, 6, 7), mask=mask, low=low)
     check(*operands(SHARED, 5, 6, 7), mask=torch.tensor([True, False]).reshape(2, 1, 1, 1), low=low)
+
+
+@pytest.mark.parametrize("low", [torch.finfo(torch.float64).min, -1e9, -1e5])
+def test_numbers_that_hide_all_keys(way: str, low: float) -> None:
+    """A sum with a very low number is rounded to it, and with a low one it is not."""
+    mask = torch.zeros(5, 6, dtype=torch.float64)
+    mask[2], mask[1, 3] = low, low
+    check(*operands(SHARED, 5, 6, 7), mask=mask, tolerance=1e-6)
+    check(*operands(SHARED, 5, 6, 7), mask=torch.full((1, 1), low, dtype=torch.float64), tolerance=1e-6)
 
 
 def test_a_scale_that_is_a_tensor(way: str) -> None:

@@ -332,8 +332,13 @@ def mixed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, preset: s
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     if preset == "cplrp":
-        return softmax(scale * q @ k.mT + mask).detach() @ v
-    return softmax(scale * scaled(q, 0.25) @ scaled(k, 0.25).mT + mask) @ scaled(v, 0.5)
+        return softmax(masked(scale * q @ k.mT, mask)).detach() @ v
+    return softmax(masked(scale * scaled(q, 0.25) @ scaled(k, 0.25).mT, mask)) @ scaled(v, 0.5)
+
+
+def masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """The sum with a mask; scores that are rounded off beside the least number do not take part in it."""
+    return torch.where(mask == torch.finfo(mask.dtype).min, mask, scores + mask)
 
 
 def added_mask(model: Transformer, length: int, keep: Tensor | None) -> Tensor:
