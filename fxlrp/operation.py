@@ -152,6 +152,7 @@ class Operation:
         maps_tokens: Tells whether a call maps the integers of its only operand that is not constant one to one, given
             the constant nodes. The relevance of tokens passes through it unchanged.
         mask_operand: The parameter that may be a numeric or boolean mask.
+        is_cheap: Whether computing the result again takes less than keeping it in memory is worth.
         is_size: Whether the result is a Python number that is computed from sizes.
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance unless they
@@ -195,6 +196,7 @@ class Operation:
     token_operand: str | None = None
     maps_tokens: Fact | None = None
     mask_operand: str | None = None
+    is_cheap: bool = False
     is_size: bool = False
     is_flat: Fact | None = None
     makes_integers: Fact | None = None

@@ -20,6 +20,9 @@ class Optimizations:
         carry_quotients: Carry ``R / x`` instead of ``R`` where that saves divisions and multiplications.
         select_positions: Compute only the positions of a sequence that the target selects, from where positions no
             longer mix. Sizes must be known: compile with ``example_inputs``.
+        release_values: Keep only the shape and type of values of which relevance steps read nothing else.
+        recompute_values: Compute activations and normalizations again for the relevance steps that read them, where
+            what they are computed from is kept anyway.
         share_across_batch: Compute once what the rules of first layers would compute for every sample or channel.
         keep_constants: Keep values that are computed from parameters alone, such as the weights of rules, between
             calls, and recompute them when a parameter has changed. If disabled, they are computed at every call and
@@ -38,6 +41,8 @@ class Optimizations:
     infer_support: bool = True
     carry_quotients: bool = True
     select_positions: bool = True
+    release_values: bool = True
+    recompute_values: bool = True
     share_across_batch: bool = True
     keep_constants: bool = True
     keep_pool_indices: bool = True

@@ -30,7 +30,7 @@ def checkpoint(program: Program) -> int:
     copies: list[fx.Node] = []
     for first in range(0, len(forward) - size, max(1, size)):
         copies += _recompute(program.graph, forward[first : first + size], order, start)
-    program.emitted.recomputed = frozenset(copies)
+    program.emitted.recomputed |= frozenset(copies)
     return len(copies)
 
 

@@ -29,6 +29,8 @@ from fxlrp.passes.keep_pool_indices import keep_pool_indices
 from fxlrp.passes.name_nodes import name_nodes
 from fxlrp.passes.normalize import normalize
 from fxlrp.passes.recognize_attention import recognize_attention
+from fxlrp.passes.recompute_values import recompute_values
+from fxlrp.passes.release_values import release_values
 from fxlrp.passes.remove_dead_code import remove_dead_code
 from fxlrp.passes.remove_identities import remove_identities
 from fxlrp.passes.reuse_memory import reuse_memory
@@ -64,6 +66,8 @@ EXPLANATION: tuple[Pass, ...] = (
     select_positions,
     emit_relevance,
     remove_dead_code,
+    release_values,
+    recompute_values,
     checkpoint,
     share_across_batch,
     keep_pool_indices,

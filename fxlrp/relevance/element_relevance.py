@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxlrp.functions import set_item
+from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import as_type_of, unbroadcast
 
 
-def reshape_relevance(x: Tensor, r: Tensor) -> Tensor:
+@reads_form("x")
+def reshape_relevance(x: Tensor | Form, r: Tensor) -> Tensor:
     """Back to the shape before reshape, flatten, squeeze and similar operations."""
     return r.reshape(x.shape)
 
@@ -39,12 +41,14 @@ def movedim_relevance(r: Tensor, source: Any, destination: Any) -> Tensor:
     return r.movedim(destination, source)
 
 
-def expand_relevance(x: Tensor, r: Tensor) -> Tensor:
+@reads_form("x")
+def expand_relevance(x: Tensor | Form, r: Tensor) -> Tensor:
     """Copies made by expand add up."""
     return unbroadcast(r, x)
 
 
-def repeat_relevance(x: Tensor, r: Tensor, repeats: Sequence[int]) -> Tensor:
+@reads_form("x")
+def repeat_relevance(x: Tensor | Form, r: Tensor, repeats: Sequence[int]) -> Tensor:
     """Copies made by repeat or tile add up."""
     shape = (1,) * (len(repeats) - x.dim()) + tuple(x.shape)
     repeats = (1,) * (len(shape) - len(repeats)) + tuple(repeats)
@@ -154,7 +158,8 @@ def channel_shuffle_relevance(r: Tensor, groups: int) -> Tensor:
     return r.reshape(shape[0], shape[1] // groups, groups, -1).transpose(1, 2).reshape(shape)
 
 
-def repeat_heads_relevance(x: Tensor, r: Tensor) -> Tensor:
+@reads_form("x")
+def repeat_heads_relevance(x: Tensor | Form, r: Tensor) -> Tensor:
     """Copies of a head that serve several queries add up."""
     heads: Tensor = r.unflatten(-3, (x.size(-3), -1))
     return heads.sum(-3)
@@ -219,7 +224,8 @@ def where_relevance(operand: Any, r: Tensor, chosen: Tensor) -> Tensor:
     return unbroadcast(torch.where(chosen, r, 0.0), operand)
 
 
-def cat_relevance(r: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tuple[Tensor, ...]:
+@reads_form("tensors")
+def cat_relevance(r: Tensor, tensors: Sequence[Tensor | Form], dim: int = 0) -> tuple[Tensor, ...]:
     """The part of each concatenated tensor."""
     # An empty tensor of one dimension joins tensors of any shape, as the caches of language models begin.
     sizes = [0 if tensor.dim() == 1 and tensor.shape[0] == 0 else tensor.shape[dim] for tensor in tensors]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import InputError
+from fxlrp.relevance.form import Form, reads_form
 
 
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
@@ -41,7 +42,8 @@ def stabilize_one_sign(z: Tensor, epsilon: float) -> Tensor:
     return stabilize(z, epsilon).masked_fill_(z == 0, 1.0)
 
 
-def unbroadcast(relevance: Tensor, like: Tensor) -> Tensor:
+@reads_form("like")
+def unbroadcast(relevance: Tensor, like: Tensor | Form) -> Tensor:
     """Sum ``relevance`` to the shape of an operand that was broadcast to it, and undo a promotion of its type."""
     # Compare the lengths first: a dynamic size would otherwise be compared with an unrelated one.
     if relevance.dim() != like.dim() or relevance.shape != like.shape:
@@ -64,7 +66,7 @@ def divide_components(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return torch.complex(r.real / stabilize(z.real, epsilon), r.imag / stabilize(z.imag, epsilon))
 
 
-def as_type_of(relevance: Tensor, like: Tensor) -> Tensor:
+def as_type_of(relevance: Tensor, like: Tensor | Form) -> Tensor:
     """``relevance`` in the type of an operand; unchanged for tokens, which are integers.
 
     Raises:
@@ -75,6 +77,7 @@ def as_type_of(relevance: Tensor, like: Tensor) -> Tensor:
     return relevance.to(like.dtype) if like.is_floating_point() else relevance
 
 
-def part(operand: Tensor, relevance: Tensor, *, share: float) -> Tensor:
+@reads_form("operand")
+def part(operand: Tensor | Form, relevance: Tensor, *, share: float) -> Tensor:
     """``R_a = share * R``, for any values."""
     return unbroadcast(relevance if share == 1 else share * relevance, operand)

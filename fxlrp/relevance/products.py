@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxlrp.operation import Family, Gate
 from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Selective, SignalTakeAll, Uniform
@@ -85,7 +86,10 @@ def _emit_product(step: Step) -> Contributions:
 
 
 @allocates
-def product_factor(operand: Tensor, other: Tensor | float, factor: Tensor, *, share: float, divided: bool) -> Tensor:
+@reads_form("operand")
+def product_factor(
+    operand: Tensor | Form, other: Tensor | float, factor: Tensor, *, share: float, divided: bool
+) -> Tensor:
     """``C`` of a factor ``x``, for relevance ``R = y * C`` of ``y = x * g``: ``share * C * g``."""
     factor = factor / other if divided else factor * other
     return unbroadcast(factor if share == 1 else share * factor, operand)

@@ -192,6 +192,7 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
         allocates=True,
         keeps_support=_SUPPORT.get(name),
         neutral=True,
+        is_cheap=name in ("silu", "gelu", "hardswish"),
         # The weights of prelu are those of the second dimension.
         rowwise=None if name == "prelu" else facts.always,
         **options,

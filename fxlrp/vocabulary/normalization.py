@@ -39,5 +39,6 @@ def normalization() -> Iterator[Operation]:
             required_values={"training": False} if "training" in parameters else {},
             allocates=True,
             finite=facts.finite_operands,
+            is_cheap=name in ("layer_norm", "rms_norm"),
             rowwise=_normalizes_rows if name in ("layer_norm", "rms_norm") else None,
         )

@@ -122,7 +122,9 @@ def copies() -> Iterator[Operation]:
     yield _of_input("tile", torch.tile, {"dims": REQUIRED}, variadic="dims", **known)
     repeats = {"repeats": REQUIRED, "dim": None, "output_size": None}
     yield _of_input("repeat_interleave", torch.repeat_interleave, repeats, without_relevance=("repeats",), **known)
-    yield _of_input("repeat_heads", repeat_heads, {"like": REQUIRED}, without_relevance=("like",), **known)
+    yield _of_input(
+        "repeat_heads", repeat_heads, {"like": REQUIRED}, without_relevance=("like",), is_cheap=True, **known
+    )
     yield _of_input("flip", method.flip, {"dims": REQUIRED}, variadic="dims", **known)
     yield _of_input("roll", torch.roll, {"shifts": REQUIRED, "dims": None}, **known)
     chosen = {"positions": REQUIRED}

@@ -37,11 +37,11 @@ MAIN_CONFIGURATIONS = ["all", *(f"all but {name}" for name in ("infer_signs", "i
 
 
 def test_the_configurations_are_what_they_say() -> None:
-    """Nine passes of the pipeline have a switch, and each configuration runs another selection of them."""
+    """Eleven passes of the pipeline have a switch, and each configuration runs another selection of them."""
     optional = tuple(each for each in pipeline.EXPLANATION if each.name in NAMES)
-    assert {each.name for each in optional} == set(NAMES) and len(NAMES) == 9
+    assert {each.name for each in optional} == set(NAMES) and len(NAMES) == 11
     chosen = {name: pipeline.enabled(optional, each) for name, each in CONFIGURATIONS.items()}
-    assert len(CONFIGURATIONS) == 19 == len({frozenset(each.name for each in run) for run in chosen.values()})
+    assert len(CONFIGURATIONS) == 23 == len({frozenset(each.name for each in run) for run in chosen.values()})
     assert chosen["all"] == optional and not pipeline.enabled(optional, Optimizations.none())
     for name in NAMES:
         assert [each.name for each in chosen[f"{name} alone"]] == [name]

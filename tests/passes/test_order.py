@@ -39,12 +39,18 @@ class InPlace(nn.Module):
         return self.head(x.contiguous() * torch.sigmoid(x))
 
 
+def attend(x: Tensor) -> Tensor:
+    """Attention, and a gate whose value is computed again."""
+    y = (x @ x.transpose(-2, -1)).softmax(-1) @ x
+    return nn.functional.linear(y * nn.functional.silu(y), random(3, 4, seed=3))
+
+
 def nets() -> dict[str, tuple[nn.Module, Tensor]]:
     names = ("residual", "dense_block", "gated")
     found = {name: zoo.small_net(name) for name in zoo.SMALL_NETS if name in names}
     made = {name: (model, inputs[0]) for name, (model, inputs) in found.items() if len(inputs) == 1}
     torch.manual_seed(0)
-    attention = One(lambda x: (x @ x.transpose(-2, -1)).softmax(-1) @ x * 2.0).eval(), random(2, 5, 4)
+    attention = One(attend).eval(), random(2, 5, 4)
     return {**made, "in place": (InPlace().double().eval(), random(2, 2, 8, 8)), "attention": attention}
 
 

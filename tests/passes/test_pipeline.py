@@ -65,6 +65,8 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "name_nodes",
         "normalize",
         "recognize_attention",
+        "recompute_values",
+        "release_values",
         "remove_dead_code",
         "remove_identities",
         "reuse_memory",

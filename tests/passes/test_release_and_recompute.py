@@ -1,0 +1,116 @@
+"""Values of which only the form is read are freed, and cheap ones are computed again from what is kept anyway."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+import fxlrp
+from fxlrp import Optimizations
+from fxlrp.relevance import element_relevance, numerics, products
+from fxlrp.relevance.form import Form, form_of
+from fxlrp.relevance.initial_relevance import initial_relevance
+from helpers import assert_close
+from oracles import One, random
+
+X = random(2, 5, 4, seed=1)
+WIDE, NARROW = random(8, 4, seed=2), random(4, 8, seed=3)
+
+
+def gated(x: Tensor) -> Tensor:
+    return x + F.linear(F.silu(F.linear(x, WIDE)) * F.linear(x, WIDE + 1), NARROW)
+
+
+def normalized(x: Tensor) -> Tensor:
+    y = F.linear(x, NARROW @ WIDE)
+    return F.linear(F.layer_norm(y, (4,)), WIDE) + F.linear(y, WIDE)
+
+
+def nodes(function: Any, preset: str = "attnlrp", **optimizations: bool) -> list[str]:
+    explain = fxlrp.compile(One(function).eval(), preset, optimize=Optimizations(**optimizations))
+    return [node.name for node in explain.graph_module.graph.nodes]
+
+
+@pytest.mark.parametrize("function", [gated, normalized])
+def test_the_explanation_is_the_same(function: Any) -> None:
+    plain = fxlrp.compile(One(function).eval(), "attnlrp", optimize=False)(X, target=(2, 1))
+    for options in ({}, {"release_values": False}, {"recompute_values": False}, {"reuse_memory": False}):
+        explain = fxlrp.compile(One(function).eval(), "attnlrp", optimize=Optimizations(**options))
+        assert_close(explain(X, target=(2, 1)), plain)
+
+
+def test_cheap_values_are_computed_again() -> None:
+    assert "silu_again" in nodes(gated)
+    assert "layer_norm_again" in nodes(normalized)
+    assert not [name for name in nodes(gated, recompute_values=False) if name.endswith("_again")]
+
+
+def test_values_are_kept_that_are_made_of_others() -> None:
+    """The operand is not kept otherwise, so that computing the result again would keep another value instead."""
+
+    def function(x: Tensor) -> Tensor:
+        return F.linear(F.silu(x * 2.0), NARROW.T[:, :4])
+
+    assert not [name for name in nodes(function, "epsilon_plus") if name.endswith("_again")]
+
+
+@pytest.mark.parametrize("release", [True, False])
+def test_products_are_freed_before_the_relevance_steps(release: bool) -> None:
+    """The step of a sum reads only the form of its operands."""
+
+    def function(x: Tensor) -> Tensor:
+        return F.linear(x + F.linear(x, NARROW @ WIDE) * 2.0, WIDE)
+
+    explain = fxlrp.compile(One(function).eval(), "attnlrp", optimize=Optimizations(release_values=release))
+    watch = Watch(explain.graph_module)
+    with torch.no_grad():
+        watch.run(X, (2, 1), None)
+    assert watch.is_alive is not release
+
+
+class Watch(fx.Interpreter):
+    """Runs a program, and records whether the product is alive when relevance starts."""
+
+    product: weakref.ref[Tensor]
+    is_alive: bool
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target is initial_relevance:
+            self.is_alive = self.product() is not None
+        result = super().run_node(n)
+        if n.name == "mul":
+            self.product = weakref.ref(result)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (numerics.unbroadcast, lambda x: (random(3, 2, 5, 4, seed=2), x)),
+        (numerics.part, lambda x: (x, random(3, 2, 5, 4, seed=2))),
+        (products.product_factor, lambda x: (x, 2.0, random(3, 2, 5, 4, seed=2))),
+        (element_relevance.reshape_relevance, lambda x: (x, random(40, seed=2))),
+        (element_relevance.expand_relevance, lambda x: (x, random(3, 2, 5, 4, seed=2))),
+        (element_relevance.repeat_relevance, lambda x: (x, random(3, 2, 10, 4, seed=2), (3, 1, 2, 1))),
+        (element_relevance.repeat_heads_relevance, lambda x: (x, random(6, 5, 4, seed=2))),
+        (element_relevance.cat_relevance, lambda x: (random(2, 5, 8, seed=2), (x, x), -1)),
+    ],
+)
+def test_functions_that_read_a_form_accept_one(function: Any, arguments: Any) -> None:
+    options = {"share": 0.5} if function in (numerics.part, products.product_factor) else {}
+    options = {**options, "divided": False} if function is products.product_factor else options
+    expected = function(*arguments(X), **options)
+    found = function(*arguments(form_of(X)), **options)
+    assert_close(found, expected)
+
+
+def test_a_form_says_what_a_tensor_says() -> None:
+    form = form_of(X)
+    assert isinstance(form, Form)
+    assert (form.shape, form.dtype, form.dim(), form.size(-1)) == (X.shape, X.dtype, X.dim(), X.size(-1))
+    assert form.is_floating_point() and not form.is_complex()
