@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 import fxlrp
 import zoo
+from fxlrp.attention import attention, attention_transposed
 from fxlrp.errors import InputError
-from oracles import assert_relevance
+from helpers import as_tuple
+from oracles import assert_relevance, random
 
 pytestmark = pytest.mark.cuda
 
@@ -29,10 +32,29 @@ def test_same_relevance_as_on_the_cpu(name: str, preset: str) -> None:
     on_cpu = fxlrp.compile(model, rules=PRESETS[preset], example_inputs=inputs)(*inputs)
     device_inputs = tuple(x.cuda() for x in inputs)
     on_device = fxlrp.compile(copy.deepcopy(model).cuda(), rules=PRESETS[preset], example_inputs=inputs)(*device_inputs)
-    pairs = [(on_device, on_cpu)] if len(inputs) == 1 else zip(on_device, on_cpu, strict=True)
-    for device_relevance, cpu_relevance in pairs:
+    for device_relevance, cpu_relevance in zip(as_tuple(on_device), as_tuple(on_cpu), strict=True):
         assert device_relevance.device.type == "cuda"
         assert_relevance(device_relevance.cpu(), cpu_relevance, 1e-9)
+
+
+@pytest.mark.parametrize("mask", [None, "numbers", "truth values"])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_attention(dtype: torch.dtype, is_causal: bool, mask: str | None) -> None:
+    """The kernels of the device, and blocks of queries where none fits, agree with double precision on the CPU."""
+    q, keys, v = random(2, 3, 16, 32, seed=1), random(2, 3, 32, 16, seed=2), random(2, 3, 16, 32, seed=3)
+    given = {None: None, "numbers": random(16, 16, seed=4), "truth values": random(2, 1, 16, 16, seed=4) > 0}[mask]
+    told: dict[str, Any] = {"mask": given, "scale": 0.2, "is_causal": is_causal}
+    out, kept = attention(q, keys, v, **told)
+    expected = (out, *attention_transposed(out, q, keys, v, out, kept, **told))
+    q, keys, v, u = (each.to("cuda", dtype) for each in (q, keys, v, out))
+    if given is not None:
+        told["mask"] = given.to("cuda", dtype) if given.is_floating_point() else given.cuda()
+    found, kept = attention(q, keys, v, **told)
+    results = (found, *attention_transposed(u, q, keys, v, found, kept, **told))
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 0.05)
+    for one, other in zip(results, expected, strict=True):
+        torch.testing.assert_close(one.cpu().double(), other, rtol=tolerance, atol=tolerance)
 
 
 def test_an_explainer_moves_with_its_model() -> None:
