@@ -66,7 +66,7 @@ def _fits_cpu(call: Call) -> bool:
 
 def _cpu(call: Call) -> tuple[Tensor, Tensor]:
     how = {"attn_mask": call.mask, "scale": call.scale}
-    out, kept = _ATEN._scaled_dot_product_flash_attention_for_cpu(
+    out, kept = _ATEN._scaled_dot_product_flash_attention_for_cpu.default(
         call.query, call.keys, call.value, 0.0, call.is_causal, **how
     )
     return out, kept
@@ -74,7 +74,7 @@ def _cpu(call: Call) -> tuple[Tensor, Tensor]:
 
 def _cpu_backward(u: Tensor, call: Call, out: Tensor, kept: Tensor) -> Three:
     how = {"attn_mask": call.mask, "scale": call.scale}
-    of_query, of_key, of_value = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward(
+    of_query, of_key, of_value = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward.default(
         u, call.query, call.keys, call.value, out, kept, 0.0, call.is_causal, **how
     )
     return of_query, of_key, of_value
@@ -96,7 +96,7 @@ def _fits_flash(call: Call) -> bool:
 
 
 def _flash(call: Call) -> tuple[Tensor, Tensor]:
-    results = _ATEN._scaled_dot_product_flash_attention(
+    results = _ATEN._scaled_dot_product_flash_attention.default(
         call.query, call.keys, call.value, 0.0, call.is_causal, False, scale=call.scale
     )
     return results[0], results[1]
@@ -106,7 +106,7 @@ def _flash_backward(u: Tensor, call: Call, out: Tensor, kept: Tensor) -> Three:
     # Without dropout the state of the generator is not read.
     state = torch.zeros((), dtype=torch.int64, device=u.device)
     lengths = (None, None, call.query.size(-2), call.keys.size(-2))
-    of_query, of_key, of_value = _ATEN._scaled_dot_product_flash_attention_backward(
+    of_query, of_key, of_value = _ATEN._scaled_dot_product_flash_attention_backward.default(
         u, call.query, call.keys, call.value, out, kept, *lengths, 0.0, call.is_causal, state, state, scale=call.scale
     )
     return of_query, of_key, of_value
@@ -130,7 +130,7 @@ def _aligned_mask(call: Call) -> Tensor | None:
 
 
 def _efficient(call: Call) -> tuple[Tensor, Tensor]:
-    results = _ATEN._scaled_dot_product_efficient_attention(
+    results = _ATEN._scaled_dot_product_efficient_attention.default(
         call.query, call.keys, call.value, _aligned_mask(call), True, 0.0, call.is_causal, scale=call.scale
     )
     return results[0], results[1]
@@ -139,7 +139,7 @@ def _efficient(call: Call) -> tuple[Tensor, Tensor]:
 def _efficient_backward(u: Tensor, call: Call, out: Tensor, kept: Tensor) -> Three:
     state = torch.zeros((), dtype=torch.int64, device=u.device)
     wanted = [True, True, True, False]
-    of_query, of_key, of_value, _ = _ATEN._scaled_dot_product_efficient_attention_backward(
+    of_query, of_key, of_value, _ = _ATEN._scaled_dot_product_efficient_attention_backward.default(
         u,
         call.query,
         call.keys,

@@ -199,8 +199,8 @@ ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
 KERNELS: Mapping[Any, Callable[..., Any]] = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: attention_for_cpu,
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_for_cpu_backward,
-    aten.copysign.Tensor: copysign,
-    aten.copysign_.Tensor: copysign_,
+    **dict.fromkeys((torch.copysign, torch.Tensor.copysign), copysign),
+    torch.Tensor.copysign_: copysign_,
     aten.convolution_backward.default: convolution_backward,
     aten.avg_pool2d_backward.default: avg_pool_backward,
     aten.avg_pool3d_backward.default: avg_pool_backward,

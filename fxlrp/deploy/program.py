@@ -203,19 +203,21 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
     for node in (*inputs, given):
         node.args, node.type = (), None
     output = nodes[interface.explained]
+    chosen: Any = None
     if target == "input":
+        if any(user is not start for user in given.users):
+            raise ExportError(_several_indices(3))  # the positions that are computed depend on the target
         with graph.inserting_before(start):
-            index = graph.call_function(_index, (given, output))
-        start.args = (output, index, None)
-    elif target is None or target == "largest":
-        start.args = (output, None, None)
+            chosen = graph.call_function(_index, (given, output))
     elif (constant := as_constant(target)) is not None:
-        fixed: Any = constant
-        start.args = (output, fixed, None)
-    else:
+        chosen = constant
+    elif target is not None and target != "largest":
         raise ExportError(
             f"target must be 'input', 'largest', an index or a tuple of indices, slices and ..., not {target!r}"
         )
+    told = {given: chosen, seed: None}
+    for user in {*given.users, *seed.users} - {chosen}:
+        user.args = tuple(told.get(each, each) if isinstance(each, fx.Node) else each for each in user.args)
     graph.erase_node(seed)
     if target != "input":
         graph.erase_node(given)
@@ -234,12 +236,16 @@ def _index(target: Tensor, output: Tensor) -> Tensor:
     if output.dim() < 2:
         raise ExportError("the output is one number for each sample and takes no target: export with target='largest'")
     if output.dim() != 2:
-        raise ExportError(
-            f"an output with {output.dim()} dimensions does not take one target for each sample: export with "
-            "target='largest' or with a tuple of indices"
-        )
+        raise ExportError(_several_indices(output.dim()))
     # In ONNX negative indices count from the end.
     return torch.where(target < 0, output.shape[1], target)
+
+
+def _several_indices(dims: int) -> str:
+    return (
+        f"an output with {dims} dimensions does not take one target for each sample: export with target='largest' or "
+        "with a tuple of indices"
+    )
 
 
 def _output_names(explanation: Exportable) -> tuple[str, ...]:

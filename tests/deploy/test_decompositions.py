@@ -166,8 +166,8 @@ def test_attention(options: dict[str, Any]) -> None:
 
 def test_copysign() -> None:
     x, sign = torch.randn(9, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
-    decompose = decompositions.KERNELS[torch.ops.aten.copysign.Tensor]
+    decompose = decompositions.KERNELS[torch.copysign]
     torch.testing.assert_close(decompose(x, sign), torch.copysign(x, sign))
     in_place = x.clone()
-    assert decompositions.KERNELS[torch.ops.aten.copysign_.Tensor](in_place, sign) is in_place
+    assert decompositions.KERNELS[Tensor.copysign_](in_place, sign) is in_place
     torch.testing.assert_close(in_place, torch.copysign(x, sign))
