@@ -13,6 +13,7 @@ from collections.abc import Collection
 from torch import fx
 
 from fxlrp.functions import at_positions
+from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, receivers
 from fxlrp.provenance import is_inside, provenance
@@ -24,20 +25,23 @@ from fxlrp.rules.specs import PassThrough
 def select_positions(program: Program) -> int:
     """Select positions of the values behind which they do not mix; return how many values these are."""
     rows = _separate_rows(program)
-    if not rows or _is_requested(program, rows):
+    if not any(_is_dense(program, node) for node in rows) or _is_requested(program, rows):
         return 0
     program.annotated = copy.deepcopy(program.graph)
     (output,) = program.outputs
     read = dict.fromkeys(source for node in program.graph.nodes if node in rows for source in _rows_read(program, node))
     values = [value for value in read if value not in rows]
     with_relevance = {value for node in rows for value in receivers(node, program.vocabulary)}
-    with program.graph.inserting_before(next(node for node in program.graph.nodes if node in rows)):
+    order = {node: index for index, node in enumerate(program.graph.nodes)}
+    first, *others = sorted(values, key=order.__getitem__)
+    with program.graph.inserting_after(first):
         classes = program.facts.values[output.name].shape[-1]
-        positions = program.graph.call_function(asked_positions, (values[0], classes))
+        positions = program.graph.call_function(asked_positions, (first, classes))
         positions._rename("positions")
-        for value in values:
+    for place, value in ((positions, first), *((value, value) for value in others)):
+        with program.graph.inserting_after(place):
             selected = _selected(program, value, positions, value in with_relevance)
-            value.replace_all_uses_with(selected, lambda user: user in rows)
+        value.replace_all_uses_with(selected, lambda user: user in rows)
     program.facts.positions = positions
     return len(values)
 
@@ -58,6 +62,12 @@ def _separate_rows(program: Program) -> set[fx.Node]:
         if is_read_only_here and depends and _keeps_rows(program, node, spec.shape[:2]):
             found.add(node)
     return found if output in found else set()
+
+
+def _is_dense(program: Program, node: fx.Node) -> bool:
+    """Whether a node is a dense layer, which is worth the selection."""
+    operation = program.vocabulary.operation(node)
+    return operation is not None and operation.family is Family.LINEAR
 
 
 def _keeps_rows(program: Program, node: fx.Node, leading: tuple[int, ...]) -> bool:
@@ -97,6 +107,7 @@ def _selected(program: Program, value: fx.Node, positions: fx.Node, receives: bo
     facts = program.facts
     facts.dependent |= {made}
     facts.quotients |= {made}
+    facts.values = {**facts.values, made.name: facts.values[value.name]}
     if value in facts.finite:
         facts.finite |= {made}
     if receives:

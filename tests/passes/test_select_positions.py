@@ -134,6 +134,27 @@ def test_positions_that_something_mixes_later_are_computed() -> None:
     assert selected(x, target=(2, 1))[:, 3].abs().sum() > 0
 
 
+def test_values_that_are_computed_one_after_the_other() -> None:
+    """Rows read the first of them before the second is computed."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.cumsum(1)
+            gate = self.gate(x).sigmoid()
+            result: Tensor = self.head(gate * x.flip(1).cumsum(1))
+            return result
+
+    torch.manual_seed(0)
+    late, x = Late().double().eval(), random(2, 5, 4, seed=1)
+    selected, whole = (fxlrp.compile(late, example_inputs=x, optimize=each) for each in (True, WITHOUT))
+    assert "at_positions" in selected.code
+    assert_close(selected(x, target=(2, 1)), whole(x, target=(2, 1)))
+
+
 @pytest.mark.parametrize("operation", [pytest.param(each, id=each.name) for each in SAMPLED.values() if each.rowwise])
 def test_rows_that_are_said_to_be_separate_are(operation: Operation) -> None:
     """A change of the first row of every operand changes only the first row of the result."""
