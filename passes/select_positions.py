@@ -15,7 +15,7 @@ from torch import fx
 from fxlrp.functions import at_positions
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import ANNOTATION, Annotation, Program, receivers
+from fxlrp.program import ANNOTATION, Annotation, Program, inputs_among, receivers
 from fxlrp.provenance import is_inside, provenance
 from fxlrp.relevance.positions import asked_positions
 from fxlrp.rules.specs import PassThrough
@@ -34,12 +34,13 @@ def select_positions(program: Program) -> int:
     with_relevance = {value for node in rows for value in receivers(node, program.vocabulary)}
     order = {node: index for index, node in enumerate(program.graph.nodes)}
     first, *others = sorted(values, key=order.__getitem__)
-    with program.graph.inserting_after(first):
+    with program.graph.inserting_after(_last_input(program) if first.op == "placeholder" else first):
         classes = program.facts.values[output.name].shape[-1]
         positions = program.graph.call_function(asked_positions, (first, classes))
         positions._rename("positions")
-    for place, value in ((positions, first), *((value, value) for value in others)):
-        with program.graph.inserting_after(place):
+    for value in (first, *others):
+        is_input = value is first or value.op == "placeholder"
+        with program.graph.inserting_after(positions if is_input else value):
             selected = _selected(program, value, positions, value in with_relevance)
         value.replace_all_uses_with(selected, lambda user: user in rows)
     program.facts.positions = positions
@@ -62,6 +63,10 @@ def _separate_rows(program: Program) -> set[fx.Node]:
         if is_read_only_here and depends and _keeps_rows(program, node, spec.shape[:2]):
             found.add(node)
     return found if output in found else set()
+
+
+def _last_input(program: Program) -> fx.Node:
+    return inputs_among(list(program.graph.nodes))[-1]
 
 
 def _is_dense(program: Program, node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ import fxlrp
 from fxlrp import Optimizations
 from fxlrp.errors import InputError
 from fxlrp.operation import Operation
-from helpers import assert_close
+from helpers import as_tuple, assert_close
 from operation_samples import call, mixed, settings, tensors_of
 from operation_settings import SAMPLED
 from oracles import random, randomize
@@ -132,6 +132,27 @@ def test_positions_that_something_mixes_later_are_computed() -> None:
     selected, whole = (fxlrp.compile(mixing, example_inputs=x, optimize=each) for each in (True, WITHOUT))
     assert_close(selected(x, target=(2, 1)), whole(x, target=(2, 1)))
     assert selected(x, target=(2, 1))[:, 3].abs().sum() > 0
+
+
+def test_positions_of_inputs() -> None:
+    """A model whose positions never mix, of two inputs."""
+
+    class Pointwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            result: Tensor = self.first(a) + self.second(b)
+            return result
+
+    torch.manual_seed(0)
+    model, inputs = Pointwise().double().eval(), (random(2, 5, 4, seed=1), random(2, 5, 4, seed=2))
+    selected, whole = (fxlrp.compile(model, example_inputs=inputs, optimize=each) for each in (True, WITHOUT))
+    assert "at_positions" in selected.code
+    for told in ({"target": (2, 1)}, {"seed": random(2, 5, 3, seed=3)}, {}):
+        for one, other in zip(as_tuple(selected(*inputs, **told)), as_tuple(whole(*inputs, **told)), strict=True):
+            assert_close(one, other)
 
 
 def test_values_that_are_computed_one_after_the_other() -> None:
