@@ -1,0 +1,50 @@
+"""Exported explanations of attention: fused where the runtime is PyTorch, written out in ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxlrp
+from deployed import assert_same, file_name, formats
+
+IDS = torch.tensor([[3, 1, 4, 1, 5], [2, 6, 5, 3, 5]])
+
+
+class Language(nn.Module):
+    """A language model of one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.norm = nn.Embedding(7, 8), nn.LayerNorm(8)
+        self.qkv, self.mixed, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 7)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.token(ids)
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (2, -1)).transpose(1, 2).chunk(3, -1)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        logits: Tensor = self.head(x + self.mixed(mixed.transpose(1, 2).flatten(2)))
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", formats())
+def test_a_language_model(format: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    explain = fxlrp.compile(Language().eval(), "attnlrp", example_inputs=IDS)
+    path = tmp_path / file_name(format)
+    explain.export(path, IDS, format=format, target=(3, 2))  # type: ignore[arg-type]
+    calls = [(IDS,), (IDS.repeat(2, 1),)]
+    assert_same(format, path, calls, [explain(*call, target=(3, 2)) for call in calls])
+
+
+def test_a_file_for_pytorch_keeps_the_fused_kernels(tmp_path: Path) -> None:
+    explain = fxlrp.compile(Language().eval(), "attnlrp", example_inputs=IDS)
+    explain.export(tmp_path / "explain.pt2", IDS, target=(3, 2))
+    called = {str(node.target) for node in torch.export.load(tmp_path / "explain.pt2").graph.nodes}
+    kernel = "aten._scaled_dot_product_flash_attention_for_cpu"
+    assert {f"{kernel}.default", f"{kernel}_backward.default"} <= called
