@@ -216,7 +216,8 @@ def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str
             f"target must be 'input', 'largest', an index or a tuple of indices, slices and ..., not {target!r}"
         )
     told = {given: chosen, seed: None}
-    for user in {*given.users, *seed.users} - {chosen}:
+    readers = {*given.users, *seed.users}
+    for user in (each for each in readers if each is not chosen):
         user.args = tuple(told.get(each, each) if isinstance(each, fx.Node) else each for each in user.args)
     graph.erase_node(seed)
     if target != "input":
