@@ -16,8 +16,12 @@ from fxlrp.program import Program
 def keep_constants(program: Program) -> int:
     """Record the constants that the rest of the program reads; return how many there are."""
     constant: set[fx.Node] = set()
+    # Views of parameters, such as the chunks of a weight, cost nothing to make and would keep a copy to compare with.
+    views: set[fx.Node] = set()
     for node in program.graph.nodes:
         sources = node.all_input_nodes
+        if node.op == "get_attr" or (sources and views.issuperset(sources) and _is_view(program, node)):
+            views.add(node)
         if node.op == "get_attr" or (
             node.op == "call_function" and sources and constant.issuperset(sources) and not node.is_impure()
         ):
@@ -25,6 +29,11 @@ def keep_constants(program: Program) -> int:
     program.emitted.constants = tuple(
         node
         for node in program.graph.nodes
-        if node in constant and node.op == "call_function" and not constant.issuperset(node.users)
+        if node in constant and node not in views and not constant.issuperset(node.users)
     )
     return len(program.emitted.constants)
+
+
+def _is_view(program: Program, node: fx.Node) -> bool:
+    operation = program.vocabulary.operation(node)
+    return operation is not None and operation.moves and not operation.allocates and not operation.is_cast

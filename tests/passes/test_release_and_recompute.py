@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import fxlrp
 from fxlrp import Optimizations
@@ -17,6 +17,7 @@ from fxlrp.relevance.form import Form, form_of
 from fxlrp.relevance.initial_relevance import initial_relevance
 from helpers import assert_close
 from oracles import One, random
+from pass_programs import EVERY, program_after
 
 X = random(2, 5, 4, seed=1)
 WIDE, NARROW = random(8, 4, seed=2), random(4, 8, seed=3)
@@ -114,3 +115,19 @@ def test_a_form_says_what_a_tensor_says() -> None:
     assert isinstance(form, Form)
     assert (form.shape, form.dtype, form.dim(), form.size(-1)) == (X.shape, X.dtype, X.dim(), X.size(-1))
     assert form.is_floating_point() and not form.is_complex()
+
+
+def test_views_of_parameters_are_not_kept_between_calls() -> None:
+    """They would need a copy of the parameter, to notice when it changes."""
+
+    class Chunks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(random(8, 4, seed=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.weight.chunk(2)
+            return F.linear(x, first) + F.linear(x, second.abs())
+
+    program = program_after(EVERY, Chunks().double())
+    assert [node.name for node in program.emitted.constants] == ["abs_1"]
