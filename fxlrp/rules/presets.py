@@ -11,14 +11,12 @@ gates as constants.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
-from fxlrp.errors import RuleError
+from fxlrp.rules.declared import declared
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Selector
 from fxlrp.rules.specs import (
@@ -48,25 +46,7 @@ def _preset(name: str, *, epsilon: float, convolution: Rule | None = None, first
     return Preset(name, tuple(pairs), epsilon)
 
 
-_P = ParamSpec("_P")
-
-
-def _declared(function: Callable[_P, Preset]) -> Callable[_P, Preset]:
-    """Make unknown parameters of a preset an error that lists the known ones."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def preset(*args: _P.args, **kwargs: _P.kwargs) -> Preset:
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise RuleError(f"the preset {function.__name__}{signature}: {error}") from error
-        return function(*args, **kwargs)
-
-    return preset
-
-
-@_declared
+@declared
 def epsilon(epsilon: float = 1e-6) -> Preset:
     """LRP-epsilon everywhere (Bach et al., 2015). ``epsilon=0`` gives LRP-0.
 
@@ -93,7 +73,7 @@ def epsilon(epsilon: float = 1e-6) -> Preset:
     return _preset("epsilon", epsilon=epsilon)
 
 
-@_declared
+@declared
 def epsilon_plus(epsilon: float = 1e-6) -> Preset:
     """z+ for convolutions, LRP-epsilon for dense layers (Kohlbrenner et al., 2020).
 
@@ -122,7 +102,7 @@ def epsilon_plus(epsilon: float = 1e-6) -> Preset:
     return _preset("epsilon_plus", epsilon=epsilon, convolution=ZPlus())
 
 
-@_declared
+@declared
 def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
     """:func:`epsilon_plus` with the flat rule in the first layer (Kohlbrenner et al., 2020).
 
@@ -152,7 +132,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
     return _preset("epsilon_plus_flat", epsilon=epsilon, convolution=ZPlus(), first=Flat())
 
 
-@_declared
+@declared
 def epsilon_gamma_box(
     low: float | Sequence[float] | Tensor,
     high: float | Sequence[float] | Tensor,
@@ -191,7 +171,7 @@ def epsilon_gamma_box(
     return _preset("epsilon_gamma_box", epsilon=epsilon, convolution=Gamma(gamma), first=ZBox(low, high))
 
 
-@_declared
+@declared
 def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Preset:
     """alpha-2-beta-1 for convolutions, LRP-epsilon for dense layers (Lapuschkin et al., 2017).
 
@@ -220,7 +200,7 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Preset:
     return _preset("epsilon_alpha2_beta1", epsilon=epsilon, convolution=AlphaBeta())
 
 
-@_declared
+@declared
 def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
     """:func:`epsilon_alpha2_beta1` with the flat rule in the first layer (Kohlbrenner et al., 2020).
 
@@ -250,7 +230,7 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
     return _preset("epsilon_alpha2_beta1_flat", epsilon=epsilon, convolution=AlphaBeta(), first=Flat())
 
 
-@_declared
+@declared
 def attnlrp(epsilon: float = 1e-6) -> Preset:
     """AttnLRP for transformers (Achtibat et al., 2024).
 
@@ -281,7 +261,7 @@ def attnlrp(epsilon: float = 1e-6) -> Preset:
     return Preset("attnlrp", (uniform,), epsilon)
 
 
-@_declared
+@declared
 def cplrp(epsilon: float = 1e-6) -> Preset:
     """CP-LRP for transformers: attention weights, gates and statistics are constants (Ali et al., 2022).
 
@@ -315,7 +295,7 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
     return Preset("cplrp", (*attention, *products), epsilon)
 
 
-@_declared
+@declared
 def mambalrp(epsilon: float = 1e-6) -> Preset:
     """MambaLRP for state-space models: the parameters of the scan are constants (Jafari et al., 2024).
 
@@ -350,7 +330,7 @@ def mambalrp(epsilon: float = 1e-6) -> Preset:
     return Preset("mambalrp", (*attention, *products), epsilon)
 
 
-@_declared
+@declared
 def gradient() -> Preset:
     """Gradient times input: the vector-Jacobian product of every operation (Shrikumar et al., 2016).
 
@@ -369,7 +349,7 @@ def gradient() -> Preset:
     return Preset("gradient", (Pair("*", Gradient(), "preset gradient"),))
 
 
-@_declared
+@declared
 def default() -> Preset:
     """The preset that ``rules=None`` selects: the rules of :func:`epsilon_plus` (Kohlbrenner et al., 2020).
 
