@@ -55,7 +55,8 @@ def _separate_rows(program: Program) -> set[fx.Node]:
     (output,) = program.outputs
     found: set[fx.Node] = set()
     spec = program.facts.values.get(output.name)
-    if spec is None or len(spec.shape) != 3:
+    # In examples of one position, values of all positions look like those of each.
+    if spec is None or len(spec.shape) != 3 or spec.shape[1] == 1:
         return found
     for node in reversed(program.graph.nodes):
         is_read_only_here = node is output or (bool(node.users) and found.issuperset(node.users))

@@ -72,8 +72,8 @@ class Call:
         return sizes
 
 
-# The largest number of a row from which on all keys count as hidden.
-_LOW = -1e4
+# A number that hides a key: as a score, or added to it.
+LOW = -1e4
 
 
 def _without_low_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +84,6 @@ def _without_low_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
     themselves hide the scores.
     """
     top = mask.amax(-1, keepdim=True)
-    is_low = (top < _LOW) & (top > -math.inf)
+    is_low = (top < LOW) & (top > -math.inf)
     hides = is_low & (top * torch.finfo(mask.dtype).eps < -1)
     return mask - top.masked_fill(~is_low, 0.0), ~hides

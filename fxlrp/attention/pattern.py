@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from fxlrp.attention.call import LOW
 from fxlrp.attention.contraction import Contraction, queries_times_keys, weights_times_values
 from fxlrp.functions import causal_mask, mask_scores
 from fxlrp.program import Program, annotation
@@ -106,8 +107,6 @@ def _has_known_rules(attention: Attention, by_user: Collection[str]) -> bool:
     return True
 
 
-# A number in place of scores from which on it counts as minus infinity beside the others.
-_LOW = -1e4
 _SOFTMAX = (F.softmax, torch._safe_softmax)
 _BETWEEN = (Epsilon, PassThrough, SignalTakeAll, Uniform)
 
@@ -221,7 +220,7 @@ class _Walk:
 
     def _hides(self, condition: Any, value: Any) -> bool:
         """Whether a number in place of scores hides keys; a finite one only if no other mask is added to it."""
-        is_low = isinstance(value, int | float) and (value == -math.inf or (value <= _LOW and not self._masks))
+        is_low = isinstance(value, int | float) and (value == -math.inf or (value <= LOW and not self._masks))
         return is_low and self._is_constant(condition)
 
     def _scaled(self, node: fx.Node) -> tuple[str, Scale] | None:

@@ -125,7 +125,8 @@ def test_no_queries_and_no_samples(way: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(way: str, dtype: torch.dtype) -> None:
-    """As close to double precision as the rounding of inputs and results permits."""
+    """As close to double precision as the rounding of weights and results permits."""
+    tolerance = 4 * torch.finfo(dtype).eps
     q, keys, v = (each.to(dtype) for each in operands(SHARED, 5, 6, 7))
     out, kept = attention(q, keys, v, scale=0.3)
     results = (out, *attention_transposed(torch.ones_like(out), q, keys, v, out, kept, scale=0.3))
@@ -134,7 +135,8 @@ def test_half_precision(way: str, dtype: torch.dtype) -> None:
     gradients = torch.autograd.grad(expected.sum(), precise)
     for one, other in zip(results, (expected, *gradients), strict=True):
         assert one.dtype == dtype
-        torch.testing.assert_close(one.double(), other, rtol=0.05, atol=0.05)
+        # The steps themselves are compared in double precision above; this is what rounding to the type adds.
+        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
 
 
 def test_shares_scale_the_results(way: str) -> None:

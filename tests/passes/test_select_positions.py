@@ -155,6 +155,26 @@ def test_positions_of_inputs() -> None:
             assert_close(one, other)
 
 
+def test_an_example_of_one_position_says_nothing_of_other_lengths() -> None:
+    """Positions of one token look like a constant for all tokens, and their mean like each of them."""
+
+    class Positioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position, self.head = nn.Parameter(random(5, 4, seed=2)), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.head(x.cumsum(1) + x.mean(1, keepdim=True) + self.position[: x.shape[1]])
+            return result
+
+    torch.manual_seed(0)
+    model, x = Positioned().double().eval(), random(2, 5, 4, seed=1)
+    selected, whole = (
+        fxlrp.compile(model, example_inputs=x[:, :1], capture="symbolic", optimize=each) for each in (True, WITHOUT)
+    )
+    assert_close(selected(x, target=(2, 1)), whole(x, target=(2, 1)))
+
+
 def test_values_that_are_computed_one_after_the_other() -> None:
     """Rows read the first of them before the second is computed."""
 
