@@ -44,17 +44,17 @@ def transposed_in_blocks(u: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]
     for block in _blocks(call):
         query, part, weights = block.of(call.query), block.of(u), _weights(call, block)
         of_value += reduced(weights.mT @ part, call.value)
-        of_scores = _softmax_transposed(part @ call.value.mT, weights) * call.scale
+        of_scores = softmax_transposed(part @ call.value.mT, weights) * call.scale
         of_query.append(reduced(of_scores @ call.keys.mT, query))
         of_keys += reduced(query.mT @ of_scores, call.keys)
     return of_query[0] if len(of_query) == 1 else torch.cat(of_query, -2), of_keys, of_value
 
 
-def _softmax_transposed(u: Tensor, weights: Tensor) -> Tensor:
-    """``A * (U - sum(A * U))`` along the keys, in at least single precision."""
-    precise = torch.promote_types(weights.dtype, torch.float32)
-    a, c = weights.to(precise), u.to(precise)
-    return (a * (c - (a * c).sum(-1, keepdim=True))).to(weights.dtype)
+def softmax_transposed(u: Tensor, y: Tensor, dim: int = -1) -> Tensor:
+    """``J^T u = y * (u - sum(y * u))`` of a softmax with the result ``y``, in at least single precision."""
+    precise = torch.promote_types(y.dtype, torch.float32)
+    weights, c = y.to(precise), u.to(precise)
+    return (weights * (c - (weights * c).sum(dim, keepdim=True))).to(u.dtype)
 
 
 def _blocks(call: Call) -> Iterator[_Block]:

@@ -6,7 +6,8 @@ import operator
 
 from torch import Tensor, fx
 
-from fxlrp.relevance.numerics import stabilize, widened
+from fxlrp.attention import blocks
+from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Constant, Taylor
 
@@ -36,8 +37,7 @@ def _emit_log_softmax(step: Step) -> Contributions:
 
 def softmax_transposed(factor: Tensor, out: Tensor, *, dim: int) -> Tensor:
     """``C_x = y * (C - sum(y C))`` along ``dim``, for relevance ``R = y * C``."""
-    y, c = widened(out), widened(factor)
-    return (y * (c - (y * c).sum(dim, keepdim=True))).to(factor.dtype)
+    return blocks.softmax_transposed(factor, out, dim)
 
 
 def _specialize_softmax(step: Step) -> Contributions | None:
