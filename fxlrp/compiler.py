@@ -54,7 +54,8 @@ def compile(
         constants: The names of the inputs that are not to be explained, such as masks, boxes or edges. They receive no
             relevance, and the operations on their way need no rule.
         output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
-            sequence of these.
+            sequence of these. Or a value inside the model at which relevance starts, such as the logits before a final
+            softmax: the path of a module, which means its output, or the name of a node.
         at: Where relevance is requested, instead of at the inputs: the name of an input or of a node of the annotated
             graph, the path of a module, which means its output, a glob, or a list of these. With a list or a glob the
             result is a dict by name. A call may choose other places.

@@ -141,7 +141,7 @@ def answered(annotated: Program, question: Question, passes: Passes) -> Program:
 def copied(program: Program) -> Program:
     """Return a copy of a program on the same model, without observers."""
     graph, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
-    graph.output(graph.graph_copy(program.graph, nodes))
+    graph.output(graph.graph_copy(program.graph, nodes)).meta = dict(program.graph.output_node().meta)
     return replace(
         program,
         graph_module=sharing_tensors(program.graph_module, graph),

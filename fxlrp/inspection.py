@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from fxlrp.asked import Asked, Only
 from fxlrp.balance import Balance
 from fxlrp.capture import FrontEnd
-from fxlrp.capture.outputs import follow
+from fxlrp.capture.outputs import follow, start_inside
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
@@ -154,6 +154,8 @@ class Inspection(HeldModel):
         stages, model = self.stages, self._model
         if any(module.training for module in model.modules()):
             raise InputError("the model is in training mode: call model.eval() first")
+        if start_inside(made.program.graph) is not None:
+            raise InputError("the stages are compared with the output of the model: compile without output='<module>'")
         with torch.no_grad(), made.explained_failures(made.main, values):
             returned = made.signature.inputs.call(model, [value.clone() for value in values])
         arguments = made.interface.arguments(values, {"target": target, "seed": seed})

@@ -85,7 +85,6 @@ class Options:
     Args:
         preset: The rules.
         question: Where relevance is requested, and in which form.
-        start: The path of the module whose output is explained; None for the output of the model.
         segments: The number of segments of checkpointing; 0 chooses a good number.
         examples: The shapes and types of the inputs, in order; empty if unknown.
         constants: The names of the inputs that are not to be explained.
@@ -93,7 +92,6 @@ class Options:
 
     preset: Preset
     question: Question = field(default_factory=Question)
-    start: str | None = None
     segments: int = 0
     examples: tuple[InputSpec, ...] = ()
     constants: frozenset[str] = frozenset()

@@ -38,6 +38,7 @@ from fxlrp.passes.reuse_memory import reuse_memory
 from fxlrp.passes.select_positions import select_positions
 from fxlrp.passes.share_across_batch import share_across_batch
 from fxlrp.passes.stack_questions import stack_questions
+from fxlrp.passes.start_inside import start_inside
 
 CANONICALIZE: tuple[Pass, ...] = (
     functionalize,
@@ -46,6 +47,7 @@ CANONICALIZE: tuple[Pass, ...] = (
     remove_identities,
     remove_dead_code,
     name_nodes,
+    start_inside,
 )
 ANALYZE: tuple[Pass, ...] = (
     infer_values,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -59,14 +60,14 @@ NETS = nets()
 CHECKPOINT_FREE = tuple(each for each in pipeline.EXPLANATION if each.name != "checkpoint")
 
 
-def program_of(model: nn.Module, x: Tensor, *, stacked: bool = False) -> Program:
+def program_of(model: nn.Module, x: Tensor, *, stacked: bool = False, output: str | None = None) -> Program:
     inputs = Inputs.of(model, x)
     options = Options(epsilon_plus_flat(), Question(stacked=stacked), segments=2, examples=inputs.specs)
-    return Program(capture(model, inputs), CANONICAL, options)
+    return Program(capture(model, inputs, output=output), CANONICAL, options)
 
 
-def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor, *, stacked: bool = False) -> Tensor:
-    program = program_of(model, x, stacked=stacked)
+def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor, *, stacked: bool = False, **options: Any) -> Tensor:
+    program = program_of(model, x, stacked=stacked, **options)
     run_passes(program, passes)
     program.graph_module.recompile()
     with torch.no_grad():
@@ -90,12 +91,14 @@ def test_the_orders_are_right(name: str) -> None:
 def test_a_swap_is_refused_or_changes_no_answer(first: int) -> None:
     passes = pipeline.EXPLANATION
     expected = {name: answer(without_checkpoint(passes), *net) for name, net in NETS.items()}
+    inside = answer(without_checkpoint(passes), *NETS["in place"], output="again")
     for second in range(first + 1, len(passes)):
         order = swapped(passes, first, second)
         try:
             check_order(order)
         except InternalError:
             continue
+        assert_relevance(answer(order, *NETS["in place"], output="again"), inside, 1e-10)
         for name, net in NETS.items():
             assert_relevance(answer(order, *net), expected[name], 1e-10)
             assert_relevance(answer(without_checkpoint(order), *net), expected[name], 1e-10)
@@ -112,6 +115,7 @@ def test_the_nets_exercise_the_passes() -> None:
     for (model, x), passes, stacked in itertools.product(NETS.values(), orders, (False, True)):
         for name, count in run_passes(program_of(model, x, stacked=stacked), passes).items():
             counts[name] = counts.get(name, 0) + count
+    counts["start_inside"] += run_passes(program_of(*NETS["in place"], output="again"), orders[0])["start_inside"]
     assert not [name for name, count in counts.items() if count == 0]
 
 

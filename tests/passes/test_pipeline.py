@@ -73,6 +73,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "select_positions",
         "share_across_batch",
         "stack_questions",
+        "start_inside",
     }
     assert {each.name: each for each in (*EVERY, *pipeline.BACKWARD)} == declared()
 
