@@ -57,7 +57,12 @@ class Asked:
     @property
     def controls(self) -> dict[str, Any]:
         """The controls of the program, by name."""
-        controls: dict[str, Any] = {"target": self.target, "seed": self.seed}
+        return {"target": self.target, "seed": self.seed, **self.conditions}
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The controls with the conditions, by name."""
+        controls: dict[str, Any] = {}
         for name in self._names():
             if isinstance(self.only, list):
                 controls[condition_on(name)] = Each(tuple(each[name] for each in self.only))

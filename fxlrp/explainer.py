@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fxlrp.question import At
 from fxlrp.recipe.recipe import digest
 from fxlrp.refused_inputs import raise_explained
 from fxlrp.relevance.initial_relevance import Seed, Target
+from fxlrp.relevance.targets import Each
 
 
 class Explainer(Inspection):
@@ -123,6 +125,10 @@ class Explainer(Inspection):
         *,
         format: deploy.Format = "export",
         target: deploy.ExportTarget = "input",
+        at: At = None,
+        only: Only = None,
+        bypass: bool = False,
+        outputs: Sequence[str] = ("relevance",),
         dynamic_shapes: DynamicShapes = None,
     ) -> None:
         """Write the explanation as a file that runs without fxlrp, for every batch size.
@@ -138,8 +144,12 @@ class Explainer(Inspection):
             format: "export" for ``torch.export.load``; "aoti" for a package that AOTInductor compiles for this kind of
                 machine; "onnx" for ONNX runtimes.
             target: "input" adds an input after those of the model: a LongTensor with one index for each sample. An
-                integer, a tuple of integers, slices and ``...``, or "largest" is built in. "largest" is the same as
-                None in :meth:`forward`.
+                integer, a tuple of integers, slices and ``...``, a target of :mod:`fxlrp.targets`, or "largest" is
+                built in. "largest" is the same as None in :meth:`forward`.
+            at: As for :meth:`forward`.
+            only: As for :meth:`forward`. The conditions are built in.
+            bypass: As for :meth:`forward`.
+            outputs: ``("relevance", "output")`` returns the explained output after the relevance.
             dynamic_shapes: The sizes that are open, by the name of the input, in the format of ``torch.export``. A dict
                 of dimensions adds to the open batch, unless it has an entry for dimension 0.
 
@@ -156,10 +166,18 @@ class Explainer(Inspection):
             >>> torch.export.load(path).module()(torch.ones(5, 4), torch.tensor([0, 1, 2, 1, 0])).shape
             torch.Size([5, 4])
         """
+        if tuple(outputs) not in (("relevance",), ("relevance", "output")):
+            raise ExportError(f"outputs must be ('relevance',) or ('relevance', 'output'), not {outputs!r}")
         made, values = self._on_call(*as_call(example_inputs))
         signature = made.signature.with_examples(values)
+        asked = Asked(target if isinstance(target, Each) else None, None, at, only, bypass, False, len(outputs) > 1)
+        answer = made.answer(asked.question(made.main.question))
         explanation = deploy.Exportable(
-            made.graph_module, made.interface, signature, deploy.rules_of(made.nodes, made.vocabulary)
+            answer.graph_module,
+            answer.interface,
+            signature,
+            deploy.rules_of(answer.nodes, made.vocabulary),
+            asked.conditions,
         )
         try:
             deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)

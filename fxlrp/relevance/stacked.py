@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
 from fxlrp.relevance.conditions import mask_of
 from fxlrp.relevance.initial_relevance import Seed, Target, initial_relevance
@@ -67,5 +70,26 @@ def over_questions(steps: Callable[..., Any], stacked: Sequence[Tensor], shared:
         return tuple(result.unsqueeze(0) for result in steps(*(value[0] for value in stacked), *shared))
     own = tuple(value[0] if value.shape[0] == 1 else value for value in stacked)
     dims = (*(None if value.shape[0] == 1 else 0 for value in stacked), *(None for _ in shared))
-    results: tuple[Tensor, ...] = torch.vmap(steps, in_dims=dims)(*own, *shared)
+    results: tuple[Tensor, ...]
+    if torch.compiler.is_exporting():
+        # The batch of the file is open, and vmap would fix it.
+        (count,) = counts
+        each = [steps(*(value[index % value.shape[0]] for value in stacked), *shared) for index in range(count)]
+        return tuple(map(torch.stack, zip(*each, strict=True)))
+    if is_compiling():
+        results = torch.vmap(steps, in_dims=dims)(*own, *shared)
+        return results
+    with _loops_allowed():
+        results = torch.vmap(steps, in_dims=dims)(*own, *shared)
     return results
+
+
+@contextmanager
+def _loops_allowed() -> Iterator[None]:
+    """Do not warn where vmap runs a kernel for one question after the other, as it has to with fused attention."""
+    switch: Callable[[bool], None] = attrgetter("_C._functorch._set_vmap_fallback_warning_enabled")(torch)
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)

@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any, Protocol, SupportsIndex, TypeAlias
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from fxlrp.capture.lock import is_compiling
@@ -44,6 +45,19 @@ class Each:
     """
 
     parts: tuple[Any, ...]
+
+
+# torch.export takes the arguments of a call apart.
+pytree.register_pytree_node(
+    Each,
+    lambda each: (list(each.parts), None),
+    lambda parts, _: Each(tuple(parts)),
+    serialized_type_name="fxlrp.targets.Each",
+    flatten_with_keys_fn=lambda each: (
+        [(pytree.SequenceKey(index), part) for index, part in enumerate(each.parts)],
+        None,
+    ),
+)
 
 
 class Choice(ABC):
