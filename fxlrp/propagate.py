@@ -18,6 +18,7 @@ from fxlrp.errors import InputError, InternalError
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
 from fxlrp.provenance import describe, provenance
 from fxlrp.relevance import implementation
+from fxlrp.relevance.coefficients import coefficient
 from fxlrp.relevance.derived import complex_implementation
 from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.relevance.step import Contributions, Step, StepFacts
@@ -42,13 +43,18 @@ def propagate(
     """
     ledger = Ledger(program, forward)
     for explained, start in starts.items():
-        ledger.credit(explained, Relevance(start), by=None)
+        base = explained if program.options.question.coefficients else None
+        ledger.credit(explained, Relevance(start, base), by=None)
     for node in reversed(forward):
         if conditions and node in conditions:
             ledger.restrict(node, conditions[node], bypass=program.options.question.bypass)
         annotated = annotation(node)
         # With a condition, relevance may bypass a node on every way to the result.
-        if annotated is not None and (not conditions or ledger.received(node) is not None):
+        if annotated is None:
+            continue
+        if node in ledger.without:
+            ledger.without.update(dict.fromkeys(receivers(node, program.vocabulary), ledger.without[node]))
+        elif not conditions or ledger.received(node) is not None:
             ledger.flows[node] = _emit_step(program, node, annotated, ledger)
     return ledger
 
@@ -68,12 +74,14 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         ledger.credit_part(operands[0], index, received)
         return Flow(arrived, arrived)
     known = program.facts
+    as_coefficients = program.options.question.coefficients
     facts = StepFacts(
         known.non_negative,
         known.finite,
         known.infinite,
         node in known.supported,
-        node in known.quotients,
+        node in known.quotients or (as_coefficients and how.quotients),
+        as_coefficients,
         {**known.values, **known.sizes},
     )
     multiply = functools.partial(ledger.multiplied, node)
@@ -86,8 +94,11 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     _check(node, annotated, operands, contributions)
     credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
     for operand, relevance in zip(operands, credited, strict=True):
-        if relevance is not None:
-            ledger.credit(operand, relevance, by=node)
+        passed = coefficient(step, operand, relevance) if as_coefficients and relevance is not None else relevance
+        if passed is not None:
+            ledger.credit(operand, passed, by=node)
+        elif relevance is not None:
+            ledger.without[operand] = node
     return Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
 
 
@@ -106,6 +117,8 @@ class Ledger:
     def __init__(self, program: Program, forward: Sequence[fx.Node]) -> None:
         """Start before any value of the forward graph has received relevance."""
         self.flows: dict[fx.Node, Flow] = {}
+        self.without: dict[fx.Node, fx.Node] = {}
+        """The values without a coefficient, each with the node whose rule does not pass on multiples of them."""
         self._graph, self._facts = program.graph, program.facts
         self._received: dict[fx.Node, Relevance] = {}
         self._parts: dict[fx.Node, dict[int, Relevance]] = defaultdict(dict)

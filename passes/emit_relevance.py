@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from fxlrp.inputs import identifier
 from fxlrp.interface import Interface, Result, condition_on
 from fxlrp.passes.base import compiler_pass
 from fxlrp.places import Places
-from fxlrp.program import Emitted, Program, input_name, inputs_among, receivers
+from fxlrp.program import Emitted, Program, annotation, input_name, inputs_among, receivers
 from fxlrp.propagate import Condition, Ledger, propagate
 from fxlrp.provenance import describe, provenance
 from fxlrp.question import Question
+from fxlrp.relevance.coefficients import initial_coefficient
 from fxlrp.relevance.conditions import mask_of, restricted
 from fxlrp.relevance.initial_relevance import initial_relevance
-from fxlrp.relevance.stacked import initial_relevances, masks_of
+from fxlrp.relevance.stacked import initial_coefficients, initial_relevances, masks_of
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
@@ -39,7 +40,7 @@ def emit_relevance(program: Program) -> int:
         restrictions = {value: _restriction(program, value, mask) for value, mask in masks.items()}
         ledger = propagate(program, forward, {explained: start}, restrictions)
         asked = _asked_for(program, forward, places, ledger)
-        results = [_result(graph, ledger, name, node, explained) for name, node in asked.items()]
+        results = [_result(program, ledger, name, node, explained) for name, node in asked.items()]
     returned = (*(node for _, node in results), *((explained,) if question.returns_output else ()))
     output.args = (returned[0] if len(returned) == 1 else returned,)
     interface = Interface(
@@ -69,7 +70,7 @@ def _controls(graph: fx.Graph, inputs: list[fx.Node], question: Question) -> dic
 
 def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], tokens: dict[str, Any]) -> fx.Node:
     """The initial relevance; the positions that are computed depend on the target, too."""
-    function = initial_relevances if program.options.question.stacked else initial_relevance
+    function: Callable[..., Tensor] = _INITIAL[program.options.question.stacked, program.options.question.coefficients]
     chosen = (controls["target"], controls["seed"])
     positions = program.facts.positions
     if positions is None:
@@ -77,6 +78,14 @@ def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], t
     positions.args, positions.kwargs = (*positions.args, *chosen), tokens
     told = {**tokens, "positions": positions}
     return program.graph.call_function(function, (explained, *chosen), told)
+
+
+_INITIAL: Mapping[tuple[bool, bool], Callable[..., Tensor]] = {
+    (False, False): initial_relevance,
+    (False, True): initial_coefficient,
+    (True, False): initial_relevances,
+    (True, True): initial_coefficients,
+}
 
 
 def _mask(program: Program, value: fx.Node, name: str, controls: dict[str, fx.Node]) -> fx.Node:
@@ -131,13 +140,17 @@ def _asked_for(program: Program, forward: Sequence[fx.Node], places: Places, led
     """
     given, constants = program.options.question.at, program.options.constants
     if not given:
-        return {input_name(node): node for node in inputs_among(forward) if input_name(node) not in constants}
+        inputs = {input_name(node): node for node in inputs_among(forward) if input_name(node) not in constants}
+        for name, value in inputs.items():
+            _check_coefficient(name, value, ledger)
+        return inputs
 
     def has_relevance(value: fx.Node) -> bool:
-        return ledger.relevance_of_one(value) is not None
+        return value in ledger.without or ledger.relevance_of_one(value) is not None
 
     asked = {name: places.value("at", name, has_relevance) for name in places.names(given, has_relevance)}
     for name, value in asked.items():
+        _check_coefficient(name, value, ledger)
         if not has_relevance(value):
             raise InputError(f"at={name!r}: no relevance reaches the {describe(value)}")
     return asked
@@ -148,7 +161,28 @@ def no_relevance(value: Tensor, output: Tensor) -> Tensor:
     return torch.zeros_like(value, dtype=value.dtype if value.is_floating_point() else output.dtype)
 
 
-def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node, like: fx.Node) -> tuple[Result, fx.Node]:
-    received = ledger.relevance(value)
+def _check_coefficient(name: str, value: fx.Node, ledger: Ledger) -> None:
+    """Check that a coefficient reaches a value, if coefficients are requested.
+
+    Raises:
+        InputError: A rule on the way does not pass on multiples of the operand.
+    """
+    by = ledger.without.get(value)
+    if by is not None:
+        raise InputError(
+            f"{name!r} has no coefficient: the rule {_rule_of(by)} of the {describe(by)} passes on relevance that is "
+            "not a multiple of its operand. Ask at values behind it, or choose a rule such as Epsilon"
+        )
+
+
+def _rule_of(node: fx.Node) -> str:
+    annotated = annotation(node)
+    return "" if annotated is None else str(annotated.rule)
+
+
+def _result(program: Program, ledger: Ledger, name: str, value: fx.Node, like: fx.Node) -> tuple[Result, fx.Node]:
+    graph, carried = program.graph, ledger.relevance_of_one(value)
+    is_coefficient = carried is not None and program.options.question.coefficients
+    received = carried.factor if carried is not None and is_coefficient else ledger.relevance(value)
     relevance = graph.call_function(no_relevance, (value, like)) if received is None else received
     return Result(name, value.name, relevance.name, is_reached=received is not None), relevance

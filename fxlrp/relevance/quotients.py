@@ -115,6 +115,9 @@ def over_value(step: Step, epsilon: float) -> fx.Node:
         return step.named("share", divide_components, step.relevance, z, epsilon)
     if received.base is None:
         return over(step, step.named("s", stabilize, z, epsilon))
+    if received.base is z and epsilon == 0 and step.facts.as_coefficients:
+        # z C / z, which is C where z is zero, too.
+        return received.factor
     if received.base is z:
         function = rescale_positive if z in step.facts.non_negative else rescale
         return step.named("share", function, received.factor, z, epsilon)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
+from fxlrp.relevance.coefficients import initial_coefficient
 from fxlrp.relevance.conditions import mask_of
 from fxlrp.relevance.initial_relevance import Seed, Target, initial_relevance
 from fxlrp.relevance.targets import Each
@@ -23,13 +24,20 @@ def initial_relevances(
     seed: Seed = None,
     tokens: Sequence[Tensor] = (),
     positions: Tensor | None = None,
+    *,
+    initial: Callable[..., Tensor] = initial_relevance,
 ) -> Tensor:
-    """Return :func:`initial_relevance` of each target or seed, stacked in front; a single one has a dimension of 1."""
+    """Return ``initial`` of each target or seed, stacked in front; a single one has a dimension of 1."""
     if isinstance(target, Each) and seed is not None:
         raise InputError("give either a target or a seed, not both")
     targets = target.parts if isinstance(target, Each) else (target,)
     seeds = seed.parts if isinstance(seed, Each) else (seed,)
-    return torch.stack([initial_relevance(output, of, start, tokens, positions) for of in targets for start in seeds])
+    return torch.stack([initial(output, of, start, tokens, positions) for of in targets for start in seeds])
+
+
+def initial_coefficients(*args: Any, **kwargs: Any) -> Tensor:
+    """:func:`initial_relevances`, of coefficients."""
+    return initial_relevances(*args, **kwargs, initial=initial_coefficient)
 
 
 def masks_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Tensor:

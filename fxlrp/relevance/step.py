@@ -29,6 +29,7 @@ class StepFacts:
         infinite: The forward values that may be infinite where the inputs are finite.
         supported: Whether the relevance is zero wherever the value is zero or negative.
         quotients: Whether the step may pass on relevance as a quotient.
+        as_coefficients: Whether coefficients are requested, so that their products with values are not computed.
         values: The shapes and types of values, and the values of sizes, by node name; empty without example inputs.
     """
 
@@ -37,6 +38,7 @@ class StepFacts:
     infinite: frozenset[fx.Node] = frozenset()
     supported: bool = False
     quotients: bool = False
+    as_coefficients: bool = False
     values: Mapping[str, InputSpec | int | float] = field(default_factory=dict)
 
 
@@ -140,7 +142,8 @@ class Step:
     @property
     def may_drop(self) -> bool:
         """Whether a quotient may omit elements of the operands: all operands that receive relevance are finite."""
-        return all(self.operands[position] in self.facts.finite for position in self.receivers)
+        finite = (self.operands[position] in self.facts.finite for position in self.receivers)
+        return self.facts.as_coefficients or all(finite)
 
     def to_receivers(self, contribution: Callable[[int, Any], Contribution]) -> Contributions:
         """One contribution for each operand that receives relevance, by position and operand; None for the others."""
