@@ -60,6 +60,11 @@ class Interface:
         return {result.name: value for result, value in zip(self.results, values[: len(self.results)], strict=True)}
 
     @property
+    def differing(self) -> tuple[str, ...]:
+        """The names of the nodes whose values differ between several questions."""
+        return (*self.starts.values(), *self.conditions)
+
+    @property
     def explained(self) -> str:
         """The name of the only explained value of a program with a target or a seed."""
         (explained,) = self.starts

@@ -76,8 +76,8 @@ EXPLANATION: tuple[Pass, ...] = (
     share_across_batch,
     keep_pool_indices,
     keep_constants,
-    stack_questions,
     reuse_memory,
+    stack_questions,
 )
 # Here forward and relevance are two programs, and neither may overwrite values that the other reads or keeps.
 BACKWARD: tuple[Pass, ...] = (

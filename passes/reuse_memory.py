@@ -38,6 +38,7 @@ class _Memory:
 
     def __post_init__(self) -> None:
         self.start = self.program.start
+        self.roots = _roots_of(self.program)
 
     def in_place_form(self, node: fx.Node) -> Callable[..., Any] | None:
         """The function that computes the same result in the memory of its first argument."""
@@ -59,6 +60,7 @@ class _Memory:
         others = [user for user in operand.users if user is not node]
         return (
             self.is_own(operand)
+            and self.roots[operand] == self.roots[node]
             and all(self.is_own(user) and self.order[user] < self.order[node] for user in others)
             and sum(argument is operand for argument in node.args) == 1
         )
@@ -71,3 +73,17 @@ class _Memory:
             return True
         operation = self.program.vocabulary.operation(node)
         return declares_allocation(node.target) if operation is None else operation.allocates
+
+
+def _roots_of(program: Program) -> dict[fx.Node, frozenset[str]]:
+    """The values from which each node is computed and that differ between stacked questions.
+
+    A value of one question cannot be written into memory that all have in common.
+    """
+    is_stacked = program.options.question.stacked
+    differing = frozenset(program.emitted.interface.differing) if is_stacked else frozenset()
+    found: dict[fx.Node, frozenset[str]] = {}
+    for node in program.graph.nodes:
+        own = differing.intersection({node.name})
+        found[node] = own.union(*(found[source] for source in node.all_input_nodes))
+    return found

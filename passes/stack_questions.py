@@ -19,7 +19,7 @@ from fxlrp.relevance.stacked import over_questions
 STEPS = "stacked_steps"
 
 
-@compiler_pass(needs=["relevance"], after=["keep_constants", "checkpoint"], before=["reuse_memory"])
+@compiler_pass(needs=["relevance"], after=["keep_constants", "checkpoint", "reuse_memory"])
 def stack_questions(program: Program) -> int:
     """Move the relevance steps into a function of their own; return how many calls it has."""
     if not program.options.question.stacked:
@@ -29,7 +29,7 @@ def stack_questions(program: Program) -> int:
     interface = program.emitted.interface
     returned = returned_by(graph)
     results = (returned if isinstance(returned, tuple) else (returned,))[: len(interface.results)]
-    roots = [node for node in graph.nodes if node.name in _roots(program)]
+    roots = [node for node in graph.nodes if node.name in interface.differing]
     read = {source for node in steps for source in node.all_input_nodes} | set(results)
     given = [node for node in graph.nodes if node in read and node not in steps and node not in roots]
     program.graph_module.add_module(STEPS, _function([*roots, *given], steps, results))
@@ -47,12 +47,6 @@ def stack_questions(program: Program) -> int:
     renamed = replace(interface, results=tuple(replace(each, relevance=node.name) for each, node in named))
     program.emitted = replace(program.emitted, interface=renamed, flows={}, recomputed=frozenset())
     return len(steps)
-
-
-def _roots(program: Program) -> set[str]:
-    """The names of the values that differ between questions."""
-    interface = program.emitted.interface
-    return {*interface.starts.values(), *interface.conditions}
 
 
 def _steps(program: Program) -> list[fx.Node]:
