@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx
 
 from fxlrp.errors import InternalError
+from fxlrp.parameters import ParameterSteps
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
 from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
@@ -23,25 +24,34 @@ from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.relevance.step import Contributions, Step, StepFacts
 
 
-def propagate(program: Program, forward: Sequence[fx.Node], starts: Mapping[fx.Node, fx.Node]) -> Ledger:
+def propagate(
+    program: Program,
+    forward: Sequence[fx.Node],
+    starts: Mapping[fx.Node, fx.Node],
+    parameters: Sequence[fx.Node] = (),
+) -> Ledger:
     """Emit the steps of the annotated nodes at the insertion point; return the relevance that every value received.
 
     Args:
         program: The annotated program.
         forward: The nodes of the forward graph, in order.
         starts: The initial relevance of each explained value.
+        parameters: The nodes that read the parameters whose relevance is requested.
     """
-    ledger = Ledger(program, forward)
+    ledger, of_parameters = Ledger(program, forward), ParameterSteps(program, forward, parameters)
     for explained, start in starts.items():
         ledger.credit(explained, Relevance(start), by=None)
     for node in reversed(forward):
         annotated = annotation(node)
         if annotated is not None:
-            ledger.flows[node] = _emit_step(program, node, annotated, ledger)
+            ledger.flows[node] = _emit_step(program, node, annotated, ledger, of_parameters)
+        of_parameters.pass_on(node, ledger)
     return ledger
 
 
-def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger) -> Flow:
+def _emit_step(
+    program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger, of_parameters: ParameterSteps
+) -> Flow:
     operation = program.vocabulary.operation(node)
     how = implementation(operation, annotated.rule) if operation else None
     received = ledger.received(node)
@@ -76,6 +86,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     for operand, relevance in zip(operands, credited, strict=True):
         if relevance is not None:
             ledger.credit(operand, relevance, by=node)
+    of_parameters.credit(step, how, ledger)
     return Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
 
 
