@@ -21,7 +21,7 @@ from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.derived import complex_implementation
 from fxlrp.relevance.numerics import finite_product, multiply_components
-from fxlrp.relevance.step import Contributions, Step, StepFacts
+from fxlrp.relevance.step import Contributions, Implementation, Step, StepFacts
 
 
 def propagate(
@@ -58,9 +58,6 @@ def _emit_step(
     if operation is None or how is None or received is None:
         raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
     arrived = (received,) if isinstance(received, Relevance) else tuple(received.values())
-    if not annotated.carries:
-        # The rule gives all relevance to an operand that does not depend on the input.
-        return Flow(arrived, ())
     operands, index = operation.operands_of(node), program.vocabulary.result_index(node)
     if index is not None:
         ledger.credit_part(operands[0], index, received)
@@ -78,9 +75,8 @@ def _emit_step(
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
     if step.reads_complex and not how.of_complex:
         how = complex_implementation(operation)
-    contributions = how.specialize(step)
-    if contributions is None:
-        contributions = how.emit(step)
+    # A rule may give all relevance to an operand that does not depend on the input.
+    contributions = _contributions(step, how) if annotated.carries else (None,) * len(operands)
     _check(node, annotated, operands, contributions)
     credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
     for operand, relevance in zip(operands, credited, strict=True):
@@ -88,6 +84,11 @@ def _emit_step(
             ledger.credit(operand, relevance, by=node)
     of_parameters.credit(step, how, ledger)
     return Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
+
+
+def _contributions(step: Step, how: Implementation) -> Contributions:
+    contributions = how.specialize(step)
+    return how.emit(step) if contributions is None else contributions
 
 
 def _check(node: fx.Node, annotated: Annotation, operands: tuple[Any, ...], contributions: Contributions) -> None:

@@ -112,7 +112,7 @@ def _over_total(step: Step, linear: LinearMap) -> fx.Node:
 
 def _factors(step: Step, linear: LinearMap) -> int:
     """The number of operands that share the relevance equally."""
-    return len(step.receivers) if linear.are_factors else 1
+    return max(len(step.receivers), 1) if linear.are_factors else 1
 
 
 def _stabilizer(rule: Rule) -> float:

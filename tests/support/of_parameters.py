@@ -68,7 +68,7 @@ def of_parameters(
     program = program_with_parameters(model, rules, list(parameters), optimize=optimize)
     with torch.no_grad():
         returned = program.graph_module(*(each.clone() for each in inputs), seed.clone())
-    of_inputs = [parts[0] for parts in returned[: len(inputs)]]
+    of_inputs = [parts[0] if parts else torch.zeros_like(x) for x, parts in zip(inputs, returned, strict=False)]
     found = {}
     for (name, parameter), parts in zip(parameters.items(), returned[len(inputs) :], strict=True):
         total = torch.zeros_like(parameter)
