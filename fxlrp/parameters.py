@@ -1,8 +1,8 @@
 """Pass relevance to parameters: to those that a step reads, also through values that are computed from parameters.
 
-The relevance of a parameter is what passed through it, summed over the batch. It does not depend on which other
-parameters are asked for. A parameter that is computed from others, such as a folded weight, passes its relevance on by
-the default rule of each operation.
+The relevance of a parameter is what passed through it, summed over the batch (Yeom et al., 2021, for whole filters;
+Becking et al., 2021, for weights). It does not depend on which other parameters are asked for. A parameter that is
+computed from others, such as a folded weight, passes its relevance on by the default rule of each operation.
 """
 
 from __future__ import annotations
