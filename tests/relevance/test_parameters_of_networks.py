@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo
 from fxlrp import presets, rules
 from fxlrp.errors import UnsupportedOpError
 from fxlrp.parameters import reads_of
+from helpers import slow_ones
 from of_parameters import of_parameters, program_with_parameters
 from oracles import assert_relevance, random, randomize
 
@@ -226,3 +228,9 @@ def test_the_reads_of_a_parameter() -> None:
     assert reads_of(program, "places.weight")
     assert set(reads_of(program, "embed.weight")) == set(reads_of(program, "head.weight"))
     assert reads_of(program, "embed") == reads_of(program, "nothing") == ()
+
+
+@pytest.mark.parametrize("name", ["resnet18", *slow_ones("mobilenet_v2", "densenet121")])
+def test_a_network_of_torchvision(name: str) -> None:
+    model, x = zoo.calibrated(name)
+    check(model, x)
