@@ -45,7 +45,7 @@ def relevances(model: nn.Module, names: Sequence[str]) -> Callable[[Tensor, Tens
         seed = graph.placeholder("seed")
     with graph.inserting_before(graph.output_node()):
         reads = [reads_of(program, name) for name in names]
-        ledger = propagate(program, forward, {explained: seed}, [node for nodes in reads for node in nodes])
+        ledger = propagate(program, forward, {explained: seed}, parameters=[node for nodes in reads for node in nodes])
         graph.output_node().args = ([ledger.relevance(node) for (node,) in reads],)
     program.graph_module.recompile()
     return program.graph_module

@@ -2,7 +2,7 @@
 
 import os
 
-from fxlrp import deploy, errors, passes, rules
+from fxlrp import deploy, errors, passes, rules, targets
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.compiler import compile
@@ -31,6 +31,7 @@ __all__ = [
     "rule_for",
     "rules",
     "set_logs",
+    "targets",
 ]
 
 set_logs_of_environment(os.environ.get("FXLRP_LOGS"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ def _check(options: argparse.Namespace) -> None:
     if isinstance(inputs, Tensor):
         balance = explain.balance(inputs)
     else:
-        balance = explain.balance(**{name: value for name, value in inputs.items() if isinstance(value, Tensor)})
+        tensors: dict[str, Any] = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        balance = explain.balance(**tensors)
     print(f"{options.model}, {options.rules}, captured by {explain.front_end}\n\n{balance.table(options.tolerance)}")
 
 

@@ -13,6 +13,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fxlrp.capture.lock import is_compiling
+from fxlrp.capture.root_module import sharing_tensors
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class ProgramWithConstants:
 
     def __init__(self, graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
         """Split the program of ``graph_module`` at the nodes ``constants``."""
-        self._fold = _on_live_model(graph_module, _constants_graph(graph_module.graph, constants))
-        self._main = _on_live_model(graph_module, _main_graph(graph_module.graph, constants))
+        self._fold = sharing_tensors(graph_module, _constants_graph(graph_module.graph, constants))
+        self._main = sharing_tensors(graph_module, _main_graph(graph_module.graph, constants))
         paths = [str(node.target) for node in self._fold.graph.nodes if node.op == "get_attr"]
         self._sources: tuple[Callable[[Any], Tensor], ...] = tuple(map(operator.attrgetter, paths))
         self._kept: _Kept | None = None
@@ -135,10 +136,3 @@ def _main_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
             copies[node] = part.node_copy(node, copies.__getitem__)
     part.eliminate_dead_code()
     return part
-
-
-def _on_live_model(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
-    """A graph that reads the same model as ``graph_module``."""
-    made = fx.GraphModule(graph_module, graph, class_name=type(graph_module).__name__)
-    made.model = graph_module.model
-    return made

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxlrp.cached_constants import ProgramWithConstants
+from fxlrp.answer import Answer
 from fxlrp.capture import Output
 from fxlrp.debugging.stages import log_and_stages, recorded
 from fxlrp.driver import compiled, log_only
@@ -17,6 +17,7 @@ from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes import Pass, pipeline
+from fxlrp.question import At
 from fxlrp.recipe.recipe import Recipe
 from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
@@ -29,7 +30,7 @@ def compile(
     example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     constants: Sequence[str] = (),
     output: Output = None,
-    at: str | None = None,
+    at: At = None,
     capture: Capture = "auto",
     dynamic_shapes: Mapping[str, Any] | None = None,
     extensions: Sequence[Extension] = (),
@@ -53,9 +54,11 @@ def compile(
         constants: The names of the inputs that are not to be explained, such as masks, boxes or edges. They receive no
             relevance, and the operations on their way need no rule.
         output: The output to explain, if the model returns several: an index, a key, the name of an attribute, or a
-            sequence of these.
-        at: The name of a node of the annotated graph, or the path of a module. The explainer then returns the relevance
-            of that node, or of the output of that module, instead of the relevance of the inputs.
+            sequence of these. Or a value inside the model at which relevance starts, such as the logits before a final
+            softmax: the path of a module, which means its output, or the name of a node.
+        at: Where relevance is requested, instead of at the inputs: the name of an input or of a node of the annotated
+            graph, the path of a module, which means its output, a glob, or a list of these. With a list or a glob the
+            result is a dict by name. A call may choose other places.
         capture: The front end. "symbolic" traces the model; it needs no example inputs and works for every size.
             "export" uses ``torch.export``, which can follow more models. "auto" uses the first one that can follow the
             model. If that is "export" and there are no example inputs, the model is captured at the first call.
@@ -106,18 +109,13 @@ def compile(
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:
         observers = log_and_stages if debug else log_only
         done = compiled(model, inputs, request, ordered, observers)
-        program, emitted = done.program, done.program.emitted
         return Explanation(
-            graph_module=program.graph_module,
-            constants=ProgramWithConstants.of(program.graph_module, emitted.constants),
-            interface=emitted.interface,
+            answers=[Answer.of(done.program)],
+            program=done.annotated,
+            passes=ordered,
             signature=done.signature,
-            annotated=emitted.annotated,
-            vocabulary=program.vocabulary,
-            options=program.options,
-            removed=program.facts.removed,
             recipe=Recipe.of(request, inputs, done.front_end, optimizations, extensions, passes),
-            stages=recorded(program),
+            stages=recorded(done.program),
         )
 
     return Explainer(model, explanation, example_inputs)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
-from fxlrp.capture import FrontEnd, ShapeGuards, capture
+from fxlrp.capture import FrontEnd, capture
 from fxlrp.capture.fallback import first_that_follows
+from fxlrp.capture.root_module import sharing_tensors
 from fxlrp.debugging.logs import PassLog, log_program
 from fxlrp.errors import CaptureError, GraphError, SymbolicTraceError
 from fxlrp.inputs import Inputs
-from fxlrp.passes.base import Pass, run_passes
+from fxlrp.passes.base import run_passes
+from fxlrp.passes.pipeline import Passes
 from fxlrp.program import Observer, Options, Program
+from fxlrp.question import Question
 from fxlrp.refused_inputs import raise_explained
 from fxlrp.request import Request
 from fxlrp.signature import Signature
@@ -25,11 +28,13 @@ class Compiled:
 
     Args:
         program: The program.
+        annotated: A copy of the program before the passes that depend on the question.
         signature: The arguments of a call.
         front_end: The front end that captured the model.
     """
 
     program: Program
+    annotated: Program
     signature: Signature
     front_end: FrontEnd
 
@@ -43,7 +48,7 @@ def log_only() -> tuple[Observer, ...]:
 
 
 def compiled(
-    model: nn.Module, inputs: Inputs, request: Request, passes: Sequence[Pass], observers: Observers = log_only
+    model: nn.Module, inputs: Inputs, request: Request, passes: Passes, observers: Observers = log_only
 ) -> Compiled:
     """Capture a model with the first front end that can follow it, and run the passes.
 
@@ -51,7 +56,7 @@ def compiled(
         model: The model.
         inputs: Its inputs.
         request: The request.
-        passes: The passes, in order.
+        passes: The passes.
         observers: Makes the observers of a program, so that a front end that fails leaves no stages.
 
     Raises:
@@ -81,34 +86,66 @@ def compiled(
             dynamic_shapes=request.dynamic_shapes,
             constants=request.constants,
         )
-        program = run(captured.graph_module, inputs, request, passes, observers())
-        return Compiled(program, _signature(program, inputs, captured.guards), front_end)
+        program = annotated_program(captured.graph_module, inputs, request, passes, observers())
+        annotated = copied(program)
+        signature = Signature.of(program, list(program.graph.nodes), inputs, captured.guards)
+        answer(program, passes)
+        return Compiled(program, annotated, signature, front_end)
 
     return first_that_follows(request.front_ends, attempt, inputs)
 
 
-def run(
+def annotated_program(
     graph_module: fx.GraphModule,
     inputs: Inputs,
     request: Request,
-    passes: Sequence[Pass],
+    passes: Passes,
     observers: tuple[Observer, ...],
 ) -> Program:
-    """Run the passes on a captured graph."""
+    """Run the passes up to the annotated graph on a captured graph."""
     options = Options(
         request.preset,
-        at=request.at,
+        request.question,
         segments=request.segments or 0,
         examples=inputs.specs,
         constants=frozenset(request.constants),
     )
     program = Program(graph_module, request.vocabulary, options, observers=observers)
     program.tell("capture", len(program.graph.nodes))
-    run_passes(program, passes)
+    run_passes(program, passes.to_annotate)
+    return program
+
+
+def answer(program: Program, passes: Passes) -> Program:
+    """Run the passes that depend on the question of an annotated program; return the program."""
+    run_passes(program, passes.to_answer)
     program.graph_module.recompile()
     log_program(program.graph_module)
     return program
 
 
-def _signature(program: Program, inputs: Inputs, guards: ShapeGuards | None) -> Signature:
-    return Signature.of(program, list(program.emitted.annotated.nodes), inputs, guards)
+def answered(annotated: Program, question: Question, passes: Passes) -> Program:
+    """Return the program that answers another question to an annotated graph.
+
+    Args:
+        annotated: The annotated program, which is not changed.
+        question: The question.
+        passes: The passes.
+    """
+    program = copied(annotated)
+    program.options = replace(program.options, question=question)
+    program.observers = log_only()
+    return answer(program, passes)
+
+
+def copied(program: Program) -> Program:
+    """Return a copy of a program on the same model, without observers."""
+    graph, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
+    graph.output(graph.graph_copy(program.graph, nodes)).meta = dict(program.graph.output_node().meta)
+    return replace(
+        program,
+        graph_module=sharing_tensors(program.graph_module, graph),
+        facts=program.facts.on(nodes),
+        properties=set(program.properties),
+        observers=(),
+    )

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def condition_on(name: str) -> str:
+    """The control with the condition on the value with a name."""
+    return f"only {name}"
+
+
 @dataclass(frozen=True)
 class Result:
     """A relevance that a program returns.
@@ -30,25 +35,29 @@ class Interface:
 
     Args:
         inputs: The placeholders of the model's inputs, in order.
-        controls: The placeholders after them, by what each controls: "target" and "seed", or in a backward the
-            gradient of each explained value.
+        controls: The placeholders after them, by what each controls: "target", "seed" and the conditions, or in a
+            backward the gradient of each explained value.
         starts: The explained values, each with the node of its initial relevance.
         results: The results of the program, in order.
+        conditions: The nodes of the masks of conditions.
+        returns_output: Whether the program returns the explained output after the results.
     """
 
     inputs: tuple[str, ...]
     controls: Mapping[str, str]
     starts: Mapping[str, str]
     results: tuple[Result, ...]
+    conditions: tuple[str, ...] = ()
+    returns_output: bool = False
 
     def arguments(self, inputs: Sequence[Any], controls: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the arguments of a call: the inputs in order, then the controls, None for omitted ones."""
         return (*inputs, *(controls.get(name) for name in self.controls))
 
     def by_name(self, returned: Any) -> dict[str, Any]:
-        """Return the results of a call by name."""
+        """Return the results of a call by name, without the explained output."""
         values = returned if isinstance(returned, tuple) else (returned,)
-        return {result.name: value for result, value in zip(self.results, values, strict=True)}
+        return {result.name: value for result, value in zip(self.results, values[: len(self.results)], strict=True)}
 
     @property
     def explained(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -9,6 +11,7 @@ from typing import Any, TypeAlias
 from torch import fx
 
 from fxlrp.interface import Interface
+from fxlrp.question import Question
 from fxlrp.rules.preset import Preset
 from fxlrp.rules.rule import Rule
 from fxlrp.shapes import InputSpec
@@ -81,14 +84,14 @@ class Options:
 
     Args:
         preset: The rules.
-        at: Where relevance is requested: the name of a node or the path of a module; None for the inputs.
+        question: Where relevance is requested, and in which form.
         segments: The number of segments of checkpointing; 0 chooses a good number.
         examples: The shapes and types of the inputs, in order; empty if unknown.
         constants: The names of the inputs that are not to be explained.
     """
 
     preset: Preset
-    at: str | None = None
+    question: Question = field(default_factory=Question)
     segments: int = 0
     examples: tuple[InputSpec, ...] = ()
     constants: frozenset[str] = frozenset()
@@ -138,6 +141,26 @@ class Facts:
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     positions: fx.Node | None = None
+
+    def on(self, nodes: Mapping[fx.Node, fx.Node]) -> Facts:
+        """Return the same facts about a copy of the graph; a fact about a node that is not in ``nodes`` is dropped."""
+        return Facts(**{each.name: _on(getattr(self, each.name), nodes) for each in dataclasses.fields(self)})
+
+
+def _on(fact: Any, nodes: Mapping[fx.Node, fx.Node]) -> Any:
+    """A fact with the copies of nodes in place of the nodes."""
+    if isinstance(fact, fx.Node):
+        return nodes.get(fact)
+    if isinstance(fact, frozenset | tuple):
+        kept = (_on(each, nodes) for each in fact if not isinstance(each, fx.Node) or each in nodes)
+        return type(fact)(kept)
+    if isinstance(fact, Mapping):
+        return {
+            _on(key, nodes): _on(value, nodes)
+            for key, value in fact.items()
+            if not isinstance(key, fx.Node) or key in nodes
+        }
+    return fact
 
 
 @dataclass
@@ -213,6 +236,13 @@ class Program:
         starts = set(self.emitted.interface.starts.values())
         positions = (index for index, node in enumerate(self.graph.nodes) if node.name in starts)
         return min(positions, default=len(self.graph.nodes))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        """Return a copy on a copy of the model. Facts refer to nodes, which cannot be copied without their graph."""
+        root = copy.deepcopy(self.graph_module, memo)
+        copies = nodes_by_name(root.graph)
+        facts = self.facts.on({node: copies[node.name] for node in self.graph.nodes})
+        return dataclasses.replace(self, graph_module=root, facts=facts, properties=set(self.properties))
 
     def tell(self, stage: str, count: int) -> None:
         """Notify the observers of a stage: the capture, or the end of a pass with how often it applied."""

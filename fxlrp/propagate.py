@@ -10,24 +10,28 @@ import functools
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import fx
 
-from fxlrp.errors import InternalError
+from fxlrp.errors import InputError, InternalError
 from fxlrp.parameters import ParameterSteps
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
-from fxlrp.provenance import provenance
+from fxlrp.provenance import describe, provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.derived import complex_implementation
 from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.relevance.step import Contributions, Implementation, Step, StepFacts
+
+Condition: TypeAlias = Callable[[fx.Node], fx.Node]
+"""Emits the part of a relevance, or of the factor of a quotient, that satisfies a condition."""
 
 
 def propagate(
     program: Program,
     forward: Sequence[fx.Node],
     starts: Mapping[fx.Node, fx.Node],
+    conditions: Mapping[fx.Node, Condition] | None = None,
     parameters: Sequence[fx.Node] = (),
 ) -> Ledger:
     """Emit the steps of the annotated nodes at the insertion point; return the relevance that every value received.
@@ -36,14 +40,18 @@ def propagate(
         program: The annotated program.
         forward: The nodes of the forward graph, in order.
         starts: The initial relevance of each explained value.
+        conditions: Emit the part of the relevance of a value that satisfies a condition.
         parameters: The nodes that read the parameters whose relevance is requested.
     """
     ledger, of_parameters = Ledger(program, forward), ParameterSteps(program, forward, parameters)
     for explained, start in starts.items():
         ledger.credit(explained, Relevance(start), by=None)
     for node in reversed(forward):
+        if conditions and node in conditions:
+            ledger.restrict(node, conditions[node], bypass=program.options.question.bypass)
         annotated = annotation(node)
-        if annotated is not None:
+        # With a condition, relevance may bypass a node on every way to the result.
+        if annotated is not None and (not conditions or ledger.received(node) is not None):
             ledger.flows[node] = _emit_step(program, node, annotated, ledger, of_parameters)
         of_parameters.pass_on(node, ledger)
     return ledger
@@ -111,6 +119,7 @@ class Ledger:
         self._parts: dict[fx.Node, dict[int, Relevance]] = defaultdict(dict)
         self._products: dict[tuple[fx.Node, fx.Node | None], fx.Node] = {}
         self._outstanding: Counter[fx.Node] = Counter()
+        self._order = {node: index for index, node in enumerate(forward)}
         for node in forward:
             self._outstanding.update(receivers(node, program.vocabulary))
 
@@ -127,6 +136,31 @@ class Ledger:
             _rename(relevance, value, "_so_far" * (self._outstanding[value] > 0))
         self._received[value] = relevance
 
+    def restrict(self, value: fx.Node, condition: Condition, *, bypass: bool) -> None:
+        """Keep only the relevance of ``value`` that satisfies a condition.
+
+        Args:
+            value: A value whose relevance is complete.
+            condition: Emits the relevance that satisfies the condition.
+            bypass: Whether to keep the relevance that other values have received and not passed on yet.
+
+        Raises:
+            InputError: No relevance reaches the value.
+        """
+        received = self._received.get(value)
+        if received is None:
+            raise InputError(
+                f"only={{{value.name!r}: ...}}: no relevance reaches the {describe(value)} through the other values of "
+                "the condition"
+            )
+        kept = Relevance(condition(received.factor), received.base)
+        _rename(kept, value, "_kept")
+        self._received[value] = kept
+        if not bypass:
+            position = self._order[value]
+            self._received = {each: had for each, had in self._received.items() if self._order[each] >= position}
+            self._parts.clear()
+
     def credit_part(self, value: fx.Node, index: int, relevance: Any) -> None:
         """Add a contribution to one of the results of ``value``."""
         parts = self._parts[value]
@@ -140,6 +174,10 @@ class Ledger:
         """The relevance of a value with one result, multiplied out; None if it received none."""
         received = self._received.get(value)
         return None if received is None else self.multiplied(value, received)
+
+    def relevance_of_one(self, value: fx.Node) -> Relevance | None:
+        """The relevance of a value with one result, as it is carried; None if it received none."""
+        return self._received.get(value)
 
     def multiplied(self, value: fx.Node, relevance: Relevance, *, whole: bool = True) -> fx.Node:
         """The relevance itself, emitted once if it is carried as a quotient; of the whole ``value`` or a part."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
+from fxlrp.question import At, Question
 from fxlrp.relevance.numerics import is_finite
 from fxlrp.rules.preset import Preset
 from fxlrp.rules.presets import Rules
@@ -34,7 +35,7 @@ class Request:
         front_ends: The front ends that may capture the model.
         output: The output at which relevance starts.
         dynamic_shapes: The dynamic sizes of ``torch.export``.
-        at: Where relevance is requested, if not at the inputs.
+        question: Where relevance is requested, and in which form.
         segments: The number of segments of checkpointing; 0 chooses a good number, None disables checkpointing.
         constants: The names of the inputs that are not to be explained.
     """
@@ -44,7 +45,7 @@ class Request:
     front_ends: tuple[FrontEnd, ...] = FRONT_ENDS
     output: Selected = None
     dynamic_shapes: Mapping[str, Any] | None = None
-    at: str | None = None
+    question: Question = field(default_factory=Question)
     segments: int | None = None
     constants: tuple[str, ...] = ()
 
@@ -56,6 +57,7 @@ class Request:
         capture: str = "auto",
         checkpoint: bool | int = False,
         constants: Sequence[str] = (),
+        at: At = None,
         **options: Any,
     ) -> Request:
         """Check the arguments of :func:`fxlrp.compile` and return the request.
@@ -63,13 +65,20 @@ class Request:
         Raises:
             RuleError: A rule, preset or extension does not exist or does not fit.
             CaptureError: The front end is unknown.
-            InputError: The number of checkpoints is invalid, or a constant is not a name.
+            InputError: The number of checkpoints is invalid, or a constant or ``at`` is not a name.
         """
         preset = resolve(rules)
         front_ends = _front_ends(capture)
         vocabulary, preset = extend(CANONICAL, preset, extensions)
-        names = _names(constants)
-        return Request(preset, vocabulary, front_ends, segments=_segments(checkpoint), constants=names, **options)
+        return Request(
+            preset,
+            vocabulary,
+            front_ends,
+            question=Question.of(at),
+            segments=_segments(checkpoint),
+            constants=_names(constants),
+            **options,
+        )
 
     def on(self, model: nn.Module | None) -> Request:
         """Return the request for ``model``, in which the modules that select nodes are."""

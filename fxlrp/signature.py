@@ -134,7 +134,9 @@ class Signature:
             name for name in results if name not in values or name in self.tokens or values[name].is_floating_point()
         )
 
-    def by_name(self, values: Sequence[Tensor], results: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    def by_name(
+        self, values: Sequence[Tensor], results: Mapping[str, Tensor], *, as_dict: bool = False
+    ) -> Tensor | dict[str, Tensor]:
         """Return the relevance of the explained inputs by name, or that of the only one.
 
         The relevance of a real input has the type of the input, also where autocast computed in another one.
@@ -142,10 +144,11 @@ class Signature:
         Args:
             values: The values of the call.
             results: The results of the program, by name.
+            as_dict: Whether to return a single relevance by name, too.
         """
         given = dict(zip(self.inputs.names, values, strict=True))
         found = {
             name: as_type_of(results[name], given[name]) if name in given else results[name]
             for name in self.explained(given, results)
         }
-        return next(iter(found.values())) if len(found) == 1 else found
+        return next(iter(found.values())) if len(found) == 1 and not as_dict else found

@@ -19,7 +19,7 @@ def check_inputs(program: Program) -> int:
             declared a constant.
     """
     facts = program.facts
-    if facts.lost and program.options.at is None:
+    if facts.lost and not program.options.question.at:
         raise LostInputError(lost_message(program))
     inputs = inputs_among(list(program.graph.nodes))
     for node in inputs:

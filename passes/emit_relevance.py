@@ -9,60 +9,95 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxlrp.absence import why_absent
+from fxlrp.channels import channel_dim
 from fxlrp.errors import InputError
-from fxlrp.interface import Interface, Result
+from fxlrp.inputs import identifier
+from fxlrp.interface import Interface, Result, condition_on
 from fxlrp.passes.base import compiler_pass
+from fxlrp.places import Places
 from fxlrp.program import Emitted, Program, input_name, inputs_among, receivers
-from fxlrp.propagate import Ledger, propagate
-from fxlrp.provenance import describe, is_inside
+from fxlrp.propagate import Condition, Ledger, propagate
+from fxlrp.provenance import describe, provenance
+from fxlrp.question import Question
+from fxlrp.relevance.conditions import mask_of, restricted
 from fxlrp.relevance.initial_relevance import initial_relevance
+from fxlrp.relevance.stacked import initial_relevances, masks_of
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
 def emit_relevance(program: Program) -> int:
     """Append a step for every annotated node and return the inputs' relevance; return how many steps there are."""
-    graph, output = program.graph, program.graph.output_node()
+    graph, output, question = program.graph, program.graph.output_node(), program.options.question
     annotated, forward = program.annotated or copy.deepcopy(graph), list(graph.nodes)
-    inputs = inputs_among(forward)
-    controls = _controls(graph, inputs)
+    inputs, places = inputs_among(forward), Places(program)
+    controls = _controls(graph, inputs, question)
     (explained,) = program.outputs
+    conditions = _conditions(question, places)
     with graph.inserting_before(output):
+        masks = {value: _mask(program, value, name, controls) for value, name in conditions.items()}
         start = _start(program, explained, controls, _tokens(program, forward))
-        ledger = propagate(program, forward, {explained: start})
-        asked = _asked_for(program, forward, ledger)
+        restrictions = {value: _restriction(program, value, mask) for value, mask in masks.items()}
+        ledger = propagate(program, forward, {explained: start}, restrictions)
+        asked = _asked_for(program, forward, places, ledger)
         results = [_result(graph, ledger, name, node, explained) for name, node in asked.items()]
-    output.args = (results[0][1] if len(results) == 1 else tuple(node for _, node in results),)
+    returned = (*(node for _, node in results), *((explained,) if question.returns_output else ()))
+    output.args = (returned[0] if len(returned) == 1 else returned,)
     interface = Interface(
         inputs=tuple(node.name for node in inputs),
         controls={name: node.name for name, node in controls.items()},
         starts={explained.name: start.name},
         results=tuple(result for result, _ in results),
+        conditions=tuple(mask.name for mask in masks.values()),
+        returns_output=question.returns_output,
     )
     program.emitted = Emitted(annotated, interface, ledger.flows)
     return len(ledger.flows)
 
 
-def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
+def _controls(graph: fx.Graph, inputs: list[fx.Node], question: Question) -> dict[str, fx.Node]:
     """The inputs of an explanation beside those of the model, which may have the same names."""
     taken = {node.target for node in inputs}
+    conditions = {condition_on(name): f"only_{identifier(name)}" for name in question.only}
     controls: dict[str, fx.Node] = {}
     last = inputs[-1]
-    for name in ("target", "seed"):
+    for name, argument in {"target": "target", "seed": "seed", **conditions}.items():
         with graph.inserting_after(last):
-            last = graph.placeholder("explanation_" * (name in taken) + name, default_value=None)
+            last = graph.placeholder("explanation_" * (argument in taken) + argument, default_value=None)
         controls[name] = last
     return controls
 
 
 def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], tokens: dict[str, Any]) -> fx.Node:
     """The initial relevance; the positions that are computed depend on the target, too."""
+    function = initial_relevances if program.options.question.stacked else initial_relevance
+    chosen = (controls["target"], controls["seed"])
     positions = program.facts.positions
     if positions is None:
-        return program.graph.call_function(initial_relevance, (explained, *controls.values()), tokens)
-    positions.args, positions.kwargs = (*positions.args, *controls.values()), tokens
+        return program.graph.call_function(function, (explained, *chosen), tokens)
+    positions.args, positions.kwargs = (*positions.args, *chosen), tokens
     told = {**tokens, "positions": positions}
-    return program.graph.call_function(initial_relevance, (explained, *controls.values()), told)
+    return program.graph.call_function(function, (explained, *chosen), told)
+
+
+def _mask(program: Program, value: fx.Node, name: str, controls: dict[str, fx.Node]) -> fx.Node:
+    """Emit the mask of a condition."""
+    function = masks_of if program.options.question.stacked else mask_of
+    control, dim = controls[condition_on(name)], channel_dim(program, value)
+    mask = program.graph.call_function(function, (value, control, name, dim))
+    mask.meta = provenance(value)
+    mask._rename(f"mask_of_{value.name}")
+    return mask
+
+
+def _restriction(program: Program, value: fx.Node, mask: fx.Node) -> Condition:
+    """Return the function that emits the relevance of a value under a mask."""
+
+    def restrict(factor: fx.Node) -> fx.Node:
+        made = program.graph.call_function(restricted, (factor, mask))
+        made.meta = provenance(value)
+        return made
+
+    return restrict
 
 
 def _tokens(program: Program, forward: Sequence[fx.Node]) -> dict[str, Any]:
@@ -77,13 +112,35 @@ def _tokens(program: Program, forward: Sequence[fx.Node]) -> dict[str, Any]:
     return {"tokens": found} if found else {}
 
 
-def _asked_for(program: Program, forward: Sequence[fx.Node], ledger: Ledger) -> dict[str, fx.Node]:
-    """The values whose relevance is requested, by the name of the result."""
-    at = program.options.at
-    if at is None:
-        constants = program.options.constants
+def _conditions(question: Question, places: Places) -> dict[fx.Node, str]:
+    """The values with conditions, and the names by which they were given."""
+    found: dict[fx.Node, str] = {}
+    for name in question.only:
+        value = places.value("only", name, lambda each: True)
+        if value in found:
+            raise InputError(f"only= has two conditions on one value: {found[value]!r} and {name!r}")
+        found[value] = name
+    return found
+
+
+def _asked_for(program: Program, forward: Sequence[fx.Node], places: Places, ledger: Ledger) -> dict[str, fx.Node]:
+    """The values whose relevance is requested, by the name of the result.
+
+    Raises:
+        InputError: A value does not exist, or no relevance reaches it.
+    """
+    given, constants = program.options.question.at, program.options.constants
+    if not given:
         return {input_name(node): node for node in inputs_among(forward) if input_name(node) not in constants}
-    return {at: _value_at(program, at, forward, ledger)}
+
+    def has_relevance(value: fx.Node) -> bool:
+        return ledger.relevance_of_one(value) is not None
+
+    asked = {name: places.value("at", name, has_relevance) for name in places.names(given, has_relevance)}
+    for name, value in asked.items():
+        if not has_relevance(value):
+            raise InputError(f"at={name!r}: no relevance reaches the {describe(value)}")
+    return asked
 
 
 def no_relevance(value: Tensor, output: Tensor) -> Tensor:
@@ -95,26 +152,3 @@ def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node, like: fx
     received = ledger.relevance(value)
     relevance = graph.call_function(no_relevance, (value, like)) if received is None else received
     return Result(name, value.name, relevance.name, is_reached=received is not None), relevance
-
-
-def _value_at(program: Program, at: str, forward: Sequence[fx.Node], ledger: Ledger) -> fx.Node:
-    """The value with the name ``at``, or the value that the module at this path returns.
-
-    Raises:
-        InputError: The value does not exist, the module returns several, or no relevance reaches the value.
-    """
-    readers = {*forward, program.graph.output_node()}
-
-    def is_returned(node: fx.Node) -> bool:
-        return is_inside(node, at) and any(user in readers and not is_inside(user, at) for user in node.users)
-
-    found = [node for node in forward if node.name == at]
-    found = found or [node for node in forward if ledger.received(node) is not None and is_returned(node)]
-    if not found:
-        raise InputError(f"at={at!r}: {why_absent(program, at)}")
-    if len(found) > 1:
-        names = ", ".join(repr(node.name) for node in found)
-        raise InputError(f"at={at!r}: the module returns several values, or is called more than once: choose {names}")
-    if ledger.relevance(found[0]) is None:
-        raise InputError(f"at={at!r}: no relevance reaches the {describe(found[0])}")
-    return found[0]

@@ -19,30 +19,20 @@ from fxlrp.attention.pattern import Attention, Mask, Scale, attentions
 from fxlrp.functions import both_masks
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
+from fxlrp.places import requested
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation
-from fxlrp.provenance import is_inside, provenance
+from fxlrp.provenance import provenance
 from fxlrp.relevance.attention import KEYS, QUERY, VALUE
 
 
 @compiler_pass(needs=["attention"], before=["infer_finite", "carry_quotients", "emit_relevance", "emit_backward"])
 def fuse_attention(program: Program) -> int:
     """Replace attention by one operation; return how often."""
-    found = [each for each in attentions(program) if not (_is_requested(program, each) or _mask_depends(each))]
+    asked = requested(program)
+    found = [each for each in attentions(program) if not (asked.intersection(each.inner) or _mask_depends(each))]
     for each in found:
         _fuse(program, each)
     return len(found)
-
-
-def _is_requested(program: Program, attention: Attention) -> bool:
-    """Whether the relevance of a value inside attention is requested."""
-    at = program.options.at
-    if at is None:
-        return False
-
-    def is_returned(node: fx.Node) -> bool:
-        return is_inside(node, at) and not all(is_inside(user, at) for user in node.users)
-
-    return any(node.name == at or is_returned(node) for node in attention.inner)
 
 
 def _mask_depends(attention: Attention) -> bool:

@@ -12,7 +12,7 @@ from fxlrp.program import Program
 from fxlrp.provenance import MODEL, module_path
 
 
-@compiler_pass(needs=["canonical"])
+@compiler_pass(needs=["canonical"], provides=["named"])
 def name_nodes(program: Program) -> int:
     """Name the operation of a module after the module, and parameters after their path; return how many.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fxlrp.errors import InputError
 from fxlrp.optimizations import Optimizations
@@ -36,6 +37,8 @@ from fxlrp.passes.remove_identities import remove_identities
 from fxlrp.passes.reuse_memory import reuse_memory
 from fxlrp.passes.select_positions import select_positions
 from fxlrp.passes.share_across_batch import share_across_batch
+from fxlrp.passes.stack_questions import stack_questions
+from fxlrp.passes.start_inside import start_inside
 
 CANONICALIZE: tuple[Pass, ...] = (
     functionalize,
@@ -44,6 +47,7 @@ CANONICALIZE: tuple[Pass, ...] = (
     remove_identities,
     remove_dead_code,
     name_nodes,
+    start_inside,
 )
 ANALYZE: tuple[Pass, ...] = (
     infer_values,
@@ -72,6 +76,7 @@ EXPLANATION: tuple[Pass, ...] = (
     share_across_batch,
     keep_pool_indices,
     keep_constants,
+    stack_questions,
     reuse_memory,
 )
 # Here forward and relevance are two programs, and neither may overwrite values that the other reads or keeps.
@@ -88,9 +93,34 @@ for _order in (EXPLANATION, BACKWARD):
     check_order(_order)
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The passes of a compilation, in order.
+
+    Args:
+        to_annotate: The passes up to the annotated graph.
+        to_answer: The passes that depend on the question, which make a program from the annotated graph.
+    """
+
+    to_annotate: tuple[Pass, ...]
+    to_answer: tuple[Pass, ...]
+
+    @property
+    def all(self) -> tuple[Pass, ...]:
+        """All passes."""
+        return (*self.to_annotate, *self.to_answer)
+
+    @staticmethod
+    def of(ordered: Sequence[Pass]) -> Passes:
+        """Divide passes at the end of the annotation."""
+        ending = {each.name for each in ANNOTATE}
+        end = max((index + 1 for index, each in enumerate(ordered) if each.name in ending), default=len(ordered))
+        return Passes(tuple(ordered[:end]), tuple(ordered[end:]))
+
+
 def explanation(
     optimizations: Optimizations, *, checkpoints: bool = False, user_defined: Sequence[Pass] = ()
-) -> tuple[Pass, ...]:
+) -> Passes:
     """Return the passes of an explanation.
 
     Args:
@@ -102,12 +132,12 @@ def explanation(
         InputError: A user-defined pass cannot be placed.
     """
     chosen = enabled(place(user_defined, EXPLANATION), optimizations)
-    return tuple(each for each in chosen if checkpoints or each.name != checkpoint.name)
+    return Passes.of([each for each in chosen if checkpoints or each.name != checkpoint.name])
 
 
-def backward(optimizations: Optimizations) -> tuple[Pass, ...]:
+def backward(optimizations: Optimizations) -> Passes:
     """Return the passes of a backward pass, with the enabled optimizations."""
-    return enabled(BACKWARD, optimizations)
+    return Passes.of(enabled(BACKWARD, optimizations))
 
 
 def enabled(passes: tuple[Pass, ...], optimizations: Optimizations) -> tuple[Pass, ...]:

@@ -8,15 +8,15 @@ graph remains that of the model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
 
 from torch import fx
 
 from fxlrp.functions import at_positions
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
+from fxlrp.places import requested
 from fxlrp.program import ANNOTATION, Annotation, Program, inputs_among, receivers
-from fxlrp.provenance import is_inside, provenance
+from fxlrp.provenance import provenance
 from fxlrp.relevance.positions import asked_positions
 from fxlrp.rules.specs import PassThrough
 
@@ -25,7 +25,7 @@ from fxlrp.rules.specs import PassThrough
 def select_positions(program: Program) -> int:
     """Select positions of the values behind which they do not mix; return how many values these are."""
     rows = _separate_rows(program)
-    if not any(_is_dense(program, node) for node in rows) or _is_requested(program, rows):
+    if not any(_is_dense(program, node) for node in rows) or requested(program).intersection(rows):
         return 0
     program.annotated = copy.deepcopy(program.graph)
     (output,) = program.outputs
@@ -100,15 +100,11 @@ def _rows_read(program: Program, node: fx.Node) -> list[fx.Node]:
     return [each for each in operands if isinstance(each, fx.Node) and each in program.facts.dependent]
 
 
-def _is_requested(program: Program, rows: Collection[fx.Node]) -> bool:
-    at = program.options.at
-    return at is not None and any(node.name == at or is_inside(node, at) for node in rows)
-
-
 def _selected(program: Program, value: fx.Node, positions: fx.Node, receives: bool) -> fx.Node:
     """Select the positions of a value, with what is known of it."""
     made = program.graph.call_function(at_positions, (value, positions))
-    made.meta = provenance(value)
+    # The selection does not belong to the module of the value, whose output is the value itself.
+    made.meta = {key: known for key, known in provenance(value).items() if key != "nn_module_stack"}
     made._rename(f"{value.name}_at_positions")
     facts = program.facts
     facts.dependent |= {made}

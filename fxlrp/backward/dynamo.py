@@ -12,7 +12,7 @@ from torch import fx
 
 from fxlrp.backward.function import explained_forward
 from fxlrp.backward.split import split
-from fxlrp.driver import log_only, run
+from fxlrp.driver import annotated_program, answer, log_only
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension
 from fxlrp.inputs import Inputs
@@ -82,7 +82,7 @@ def backend(
         frame.check_whole(graph_module)
         captured = dynamo.capture(graph_module, arguments, frame.root)
         asked = replace(request.on(frame.root), constants=_constants(request.constants, arguments))
-        program = run(captured, Inputs.named(data), asked, passes, log_only())
+        program = answer(annotated_program(captured, Inputs.named(data), asked, passes, log_only()), passes)
         parts = split(program)
         parts = parts if compiler is None else parts.compiled(compiler)
         positions = {argument.path: index for index, argument in enumerate(arguments)}

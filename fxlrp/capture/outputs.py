@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, fx
 
@@ -24,6 +24,19 @@ class Every(enum.Enum):
 EVERY_OUTPUT = Every.OUTPUT
 Selected: TypeAlias = "Output | Literal[Every.OUTPUT]"
 _STRUCTURE = "structure"
+_START = "start"
+
+
+class StartInside(NamedTuple):
+    """A value inside the model at which relevance starts.
+
+    Args:
+        name: The path of a module, which means its output, or the name of a node.
+        no_output: Why the name is not that of an output of the model.
+    """
+
+    name: str
+    no_output: str
 
 
 class Selection:
@@ -36,6 +49,7 @@ class Selection:
         """Select ``output``."""
         self._output = output
         self._structure: Any = None
+        self._start: StartInside | None = None
 
     def __call__(self, returned: Any) -> Any:
         """Select from the outputs of the model.
@@ -45,7 +59,14 @@ class Selection:
             CaptureError: The model returns several outputs, and none is selected.
         """
         if not isinstance(self._output, Every):
-            return select_output(returned, self._output)
+            try:
+                return select_output(returned, self._output)
+            except InputError as error:
+                if not isinstance(self._output, str):
+                    raise
+                # It may be the name of a value inside the model, which only the graph knows.
+                self._start = StartInside(self._output, str(error))
+                return tuple(leaf for _, leaf in nested.leaves(returned) if isinstance(leaf, Tensor | fx.Proxy))
         found: list[Any] = []
 
         def taken(_: str, leaf: Any) -> Any:
@@ -60,6 +81,13 @@ class Selection:
     def note(self, graph: fx.Graph) -> None:
         """Keep the structure of the outputs with the graph that returns them."""
         graph.output_node().meta[_STRUCTURE] = self._structure
+        graph.output_node().meta[_START] = self._start
+
+
+def start_inside(graph: fx.Graph) -> StartInside | None:
+    """The value inside the model that is explained; None if it is an output of the model."""
+    found = graph.output_node().meta.get(_START)
+    return found if isinstance(found, StartInside) else None
 
 
 def restored(graph: fx.Graph, outputs: Sequence[Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+from collections.abc import Callable
+
+from torch import Tensor, fx, nn
 
 from fxlrp.capture.escaped_paths import ESCAPED, EscapedPaths, spelled
 from fxlrp.provenance import MODEL
@@ -26,9 +28,27 @@ def on_live_model(model: nn.Module, graph: fx.Graph, constants: nn.Module) -> fx
             node.target = spelled(str(node.target))
             if node.target.startswith(f"{ESCAPED}."):
                 root.add_module(ESCAPED, EscapedPaths(model))
-    graph_module = fx.GraphModule(root, graph, class_name=type(model).__name__)
+    return _referring(root, graph, type(model).__name__)
+
+
+def sharing_tensors(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """Return another graph on the model and the constants of ``graph_module``."""
+    return _referring(graph_module, graph, type(graph_module).__name__)
+
+
+def move_constants(graph_module: fx.GraphModule, move: Callable[[Tensor], Tensor]) -> None:
+    """Move or cast the tensors of a program that are not the model's."""
+    for name, value in graph_module.named_buffers(recurse=False):
+        setattr(graph_module, name, move(value))
+    for name, child in graph_module.named_children():
+        if name not in (MODEL, ESCAPED):
+            child._apply(move)
+
+
+def _referring(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    graph_module = fx.GraphModule(root, graph, class_name=name)
     # GraphModule copies references to parameters. Refer to the model itself, to follow replaced parameters.
-    for name, child in root.named_children():
-        if name != CONSTANTS:
-            graph_module.add_module(name, child)
+    for path, child in root.named_children():
+        if path in (MODEL, ESCAPED):
+            graph_module.add_module(path, child)
     return graph_module

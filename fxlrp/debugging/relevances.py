@@ -276,7 +276,7 @@ def relevances(
 
 def _leading_to_the_ends(steps: StepByStep) -> tuple[NodeFlow, ...]:
     """Return the steps that lead to the requested relevance: all of them, or with ``at=`` those on the way there."""
-    if steps.program.options.at is None:
+    if not steps.program.options.question.names:
         return steps.flows
     needed = {relevance for _, relevance in steps.ends}
     for node in reversed(steps.program.graph.nodes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from types import EllipsisType
 from typing import Any, Literal, SupportsIndex, TypeAlias
@@ -20,11 +20,11 @@ from fxlrp.errors import ExportError, FxlrpError
 from fxlrp.inputs import Inputs, identifier
 from fxlrp.interface import Interface, Result
 from fxlrp.program import nodes_by_name
-from fxlrp.relevance.targets import as_constant
+from fxlrp.relevance.targets import Choice, Each, as_constant
 from fxlrp.signature import Signature
 
 Constant: TypeAlias = "SupportsIndex | slice | EllipsisType"
-ExportTarget: TypeAlias = "Literal['input', 'largest'] | Constant | tuple[Constant, ...] | None"
+ExportTarget: TypeAlias = "Literal['input', 'largest'] | Constant | tuple[Constant, ...] | Each | Choice | None"
 
 aten = torch.ops.aten
 
@@ -38,12 +38,14 @@ class Exportable:
         interface: Its inputs and results.
         signature: The inputs, with examples, and the sizes for which the program is valid.
         rules: The operation, the rule and its origin for every relevance step.
+        conditions: The conditions that are built in, by the name of the control.
     """
 
     graph_module: fx.GraphModule
     interface: Interface
     signature: Signature
     rules: Mapping[str, Mapping[str, str]]
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -104,12 +106,12 @@ def export(
     args = list(values.values())
     batch = next((value.shape[0] for value in args if value.dim()), None)
     shapes = _shapes(values, batch, dynamic_shapes)
-    graph, name = _graph(explanation, target)
+    graph, name, built_in = _graph(explanation, target)
     if name is not None:
         args.append(torch.zeros(batch or 1, dtype=torch.long, device=args[0].device))
     try:
         with ONE_CAPTURE, torch.no_grad(), _Decomposed(decompositions or {}):
-            module = _module(explanation.graph_module, graph)
+            module = _module(explanation.graph_module, graph, built_in)
             exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes[: len(args)], strict=False)
     except FxlrpError as error:
         # Remove the position in the graph, which tracing adds.
@@ -133,6 +135,8 @@ def export(
 
 
 def _described(target: ExportTarget) -> str | tuple[int | str, ...]:
+    if isinstance(target, Each | Choice):
+        return str(target)
     parts = as_constant(target)
     return "largest" if parts is None else tuple(map(_in_words, parts))
 
@@ -191,45 +195,54 @@ def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: Dyn
     return (*by_input, {0: first})
 
 
-def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str | None]:
-    """The graph with the requested target and without a seed, and the name of the input that is the target."""
+def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str | None, dict[str, Any]]:
+    """The graph with the requested target and without a seed.
+
+    Returns:
+        The graph, the name of the input that is the target, and the objects that it reads, by name.
+    """
     graph, interface = fx.Graph(), explanation.interface
     graph.graph_copy(explanation.graph_module.graph, {})
     nodes = nodes_by_name(graph)
     if interface.start not in nodes:
         raise ExportError("no relevance reaches an input: the explanation is zero for every input and target")
-    given, seed, start = nodes[interface.controls["target"]], nodes[interface.controls["seed"]], nodes[interface.start]
+    given, start = nodes[interface.controls["target"]], nodes[interface.start]
     inputs = [nodes[name] for name in interface.inputs]
     for node in (*inputs, given):
         node.args, node.type = (), None
     output = nodes[interface.explained]
-    chosen: Any = None
+    built_in: dict[str, Any] = {name: explanation.conditions.get(name) for name in interface.controls}
     if target == "input":
         if any(user is not start for user in given.users):
             raise ExportError(_several_indices(3))  # the positions that are computed depend on the target
         with graph.inserting_before(start):
-            chosen = graph.call_function(_index, (given, output))
-    elif (constant := as_constant(target)) is not None:
-        chosen = constant
+            checked = graph.call_function(_index, (given, output))
+        start.replace_input_with(given, checked)
+        del built_in["target"]
+    elif isinstance(target, Each | Choice) or as_constant(target) is not None:
+        built_in["target"] = target
     elif target is not None and target != "largest":
         raise ExportError(
             f"target must be 'input', 'largest', an index or a tuple of indices, slices and ..., not {target!r}"
         )
-    told = {given: chosen, seed: None}
-    readers = {*given.users, *seed.users}
-    for user in (each for each in readers if each is not chosen):
-        user.args = tuple(told.get(each, each) if isinstance(each, fx.Node) else each for each in user.args)
-    graph.erase_node(seed)
-    if target != "input":
-        graph.erase_node(given)
+    read: dict[str, Any] = {}
+    for name, value in built_in.items():
+        control = nodes[interface.controls[name]]
+        path = f"built_in_{control.name}"
+        read[path] = value
+        with graph.inserting_after(control):
+            control.replace_all_uses_with(graph.get_attr(path))
+        graph.erase_node(control)
     guards = explanation.signature.guards
     if guards is not None:
         # On symbolic sizes the conditions of capture become conditions of the program.
         with graph.inserting_after(given if target == "input" else inputs[-1]):
             graph.call_function(guards.check, (tuple(inputs),))
-    returned = tuple(nodes[result.relevance] for result in explanation.results if result.relevance is not None)
-    graph.output(returned[0] if len(returned) == 1 else returned)
-    return graph, str(given.target) if target == "input" else None
+    returned = [nodes[result.relevance] for result in explanation.results if result.relevance is not None]
+    if interface.returns_output:
+        returned.append(output)
+    graph.output(returned[0] if len(returned) == 1 else tuple(returned))
+    return graph, str(given.target) if target == "input" else None, read
 
 
 def _index(target: Tensor, output: Tensor) -> Tensor:
@@ -250,16 +263,23 @@ def _several_indices(dims: int) -> str:
 
 
 def _output_names(explanation: Exportable) -> tuple[str, ...]:
-    several = explanation.results
-    return tuple(f"relevance_{identifier(each.name)}" for each in several) if len(several) > 1 else ("relevance",)
+    several = [f"relevance_{identifier(each.name)}" for each in explanation.results]
+    names = several if len(several) > 1 else ["relevance"]
+    return (*names, "output") if explanation.interface.returns_output else tuple(names)
 
 
-def _module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """``graph`` on the tensors of ``root`` that it reads, shared and without gradients."""
-    constants: dict[str, Tensor] = {}
+def _module(root: nn.Module, graph: fx.Graph, built_in: Mapping[str, Any]) -> fx.GraphModule:
+    """``graph`` on the tensors of ``root`` that it reads, shared and without gradients, and on the built-in objects."""
+    constants: dict[str, Any] = dict(built_in)
     shared: dict[Tensor, Tensor] = {}
     for path in _paths(graph.nodes):
+        if path in constants:
+            continue
         value = attrgetter(path)(root)
+        if not isinstance(value, Tensor):
+            # The function of the steps of several questions.
+            constants[path] = value
+            continue
         if value not in shared:
             detached = value.detach()
             shared[value] = nn.Parameter(detached, False) if isinstance(value, nn.Parameter) else detached

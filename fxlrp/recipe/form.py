@@ -180,7 +180,7 @@ RECIPE: Check = record(
             "null, an index, a key or a list of these",
             {type(None): nothing, int: index, str: text, list: list_of(_key)},
         ),
-        "at": by_type("null or a name", {type(None): nothing, str: text}),
+        "at": by_type("null, a name or a list of names", {type(None): nothing, str: text, list: list_of(text)}),
         "dynamic_shapes": _named_sizes,
         "optimizations": record({}, {field.name: flag for field in dataclasses.fields(Optimizations)}),
         "segments": by_type("null or a number", {type(None): nothing, int: size}),

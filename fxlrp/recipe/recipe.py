@@ -24,6 +24,7 @@ from fxlrp.optimizations import Optimizations
 from fxlrp.passes.base import Pass
 from fxlrp.program import annotation
 from fxlrp.provenance import MODEL
+from fxlrp.question import Question
 from fxlrp.recipe.examples import dump_examples, load_examples
 from fxlrp.recipe.fingerprint import fingerprint, tensor_fingerprint
 from fxlrp.recipe.form import FORMAT, HINTS
@@ -42,7 +43,7 @@ class Recipe:
         front_end: The front end that captured the model.
         inputs: The inputs, with examples if any were given.
         output: The output that is explained.
-        at: Where relevance is requested, if not at the inputs.
+        question: Where relevance is requested.
         dynamic_shapes: The dynamic sizes of ``torch.export``.
         optimizations: The optimizations.
         segments: The number of segments of checkpointing.
@@ -55,7 +56,7 @@ class Recipe:
     front_end: FrontEnd
     inputs: Inputs
     output: Output
-    at: str | None
+    question: Question
     dynamic_shapes: Mapping[str, Any] | None
     optimizations: Optimizations
     segments: int | None
@@ -79,7 +80,7 @@ class Recipe:
             front_end,
             inputs,
             request.output,
-            request.at,
+            request.question,
             request.dynamic_shapes,
             optimizations,
             request.segments,
@@ -101,7 +102,7 @@ class Recipe:
             "front_end": self.front_end,
             "example_inputs": dump_examples(self.inputs),
             "output": list(self.output) if isinstance(self.output, tuple) else self.output,
-            "at": self.at,
+            "at": _dump_places(self.question),
             "dynamic_shapes": _dump_shapes(self.dynamic_shapes),
             "optimizations": dataclasses.asdict(self.optimizations),
             "segments": self.segments,
@@ -159,6 +160,11 @@ def digest(nodes: Sequence[fx.Node], root: nn.Module) -> str:
     paths = [path for path in read if not path.startswith(f"{ESCAPED}.")]
     constants = [tensor_fingerprint(attrgetter(path)(root)) for path in paths]
     return hashlib.sha256("\n".join([*lines, json.dumps(constants)]).encode()).hexdigest()
+
+
+def _dump_places(question: Question) -> Any:
+    """The argument ``at=`` of the question of a compilation."""
+    return question.at[0] if question.is_single else list(question.at) or None
 
 
 def _load_optimizations(saved: Mapping[str, bool]) -> Optimizations:

@@ -66,7 +66,7 @@ def repeat_interleave_relevance(x: Tensor, r: Tensor, repeats: int | Tensor, dim
 
 def _zeros(x: Tensor, r: Tensor) -> Tensor:
     """Zeros in the shape of a value, in the type of its relevance: tokens are integers, but their relevance is not."""
-    return torch.zeros_like(x, dtype=r.dtype)
+    return r.new_zeros(x.shape)
 
 
 def flip_relevance(r: Tensor, dims: Sequence[int]) -> Tensor:

@@ -65,7 +65,7 @@ def zbox_of_one_sample(
         of_all, of_positive = transposed(r, torch.cat((weight, w_pos), 1), both, geometry).chunk(2, 1)
     else:
         of_all, of_positive = transposed(r, weight, x, geometry), transposed(r, w_pos, x, geometry)
-    return torch.addcmul((x - highest).mul_(of_all), highest - lowest, of_positive)
+    return torch.addcmul((x - highest) * of_all, highest - lowest, of_positive)
 
 
 def _one_sample(x: Tensor, weight: Tensor) -> Tensor:

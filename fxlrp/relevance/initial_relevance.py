@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import InputError
-from fxlrp.relevance.targets import Target, at_largest, at_last_position, at_target, has_class_for_each_token
+from fxlrp.relevance.targets import Each, Target, at_largest, at_last_position, at_target, has_class_for_each_token
 
 __all__ = ["Seed", "Target", "initial_relevance"]
 
-Seed: TypeAlias = "Tensor | Callable[[Tensor], Tensor] | None"
+Seed: TypeAlias = "Tensor | Callable[[Tensor], Tensor] | Each | None"
 
 
 def initial_relevance(
@@ -41,13 +41,15 @@ def initial_relevance(
     if seed is not None:
         if target is not None:
             raise InputError("give either a target or a seed, not both")
+        if isinstance(seed, Each):
+            raise InputError("several seeds need a program for several questions: call the explainer, not its graph")
         return _seed_relevance(output, seed)
     if output.dim() == 0:
         if target is not None:
             raise InputError("the output is a single number; it takes no target")
         return output.clone()
     if target is not None:
-        return at_target(output, target, selected=positions is not None)
+        return at_target(output, target, tokens, selected=positions is not None)
     if output.dim() == 1:
         return output.clone()
     if positions is not None or has_class_for_each_token(output, tokens):

@@ -60,7 +60,7 @@ def sum_of_products_(first: Tensor, x: Tensor, second: Tensor, y: Tensor) -> Ten
 @with_in_place_form(sum_of_products_)
 def sum_of_products(first: Tensor, x: Tensor, second: Tensor, y: Tensor) -> Tensor:
     """``first * x + second * y``."""
-    return (first * x).addcmul_(second, y)
+    return torch.addcmul(first * x, second, y)
 
 
 _Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -81,12 +81,12 @@ def relevance_of_signs(r: Tensor, x: _Pair, weights: _Pair, geometry: Geometry =
     channels = _joined(weights[0], geometry)
     if channels is None:
         of_above, of_below = (transposed(r, weight, x[0], geometry) for weight in weights)
-        return of_above.mul_(x[0]).addcmul_(of_below, x[1])
+        return of_above.mul_(x[0]).add_(of_below.mul_(x[1]))
     sizes = list(x[0].shape)
     sizes[channels] *= 2
     of_both = transposed(r, torch.cat(weights, 1), x[0].new_empty(()).expand(sizes), geometry)
     of_above, of_below = of_both.chunk(2, channels)
-    return (of_above * x[0]).addcmul_(of_below, x[1])
+    return torch.addcmul(of_above * x[0], of_below, x[1])
 
 
 def _joined(weight: Tensor, geometry: Geometry) -> int | None:

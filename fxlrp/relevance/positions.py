@@ -40,7 +40,7 @@ def at_positions_relevance(x: Tensor, r: Tensor, positions: Tensor | None) -> Te
     """To the selected positions; the others have none."""
     if positions is None:
         return r
-    zeros = torch.zeros_like(x, dtype=r.dtype)
+    zeros = r.new_zeros(x.shape)
     if positions.shape[0] == 1:
         return zeros.index_copy(1, positions[0], r)
     return zeros.scatter(1, row_index(x, positions), r)

@@ -35,7 +35,7 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
         return factor.clone() if rounds_to_zero else factor.masked_fill(z == 0, 0.0)
     if rounds_to_zero:
         magnitude = z.abs()
-        return magnitude.div_(magnitude + epsilon).masked_fill_(z == 0, 1.0).mul_(factor)
+        return magnitude.div_(magnitude + epsilon).masked_fill_(z == 0, 1.0) * factor
     # |z| / (|z| + epsilon) is 1 - epsilon / (|z| + epsilon), which takes fewer passes over memory.
     return torch.addcdiv(factor, factor, z.abs().add_(epsilon), value=-epsilon)
 
@@ -67,7 +67,8 @@ def share_(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
 @with_in_place_form(share_)
 def share(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
     """``C * base / d``, for relevance ``R = base * C`` and a stabilized denominator."""
-    return (base / denominator).mul_(factor)
+    # Not in place: for several questions the factor has more elements than the quotient.
+    return base / denominator * factor
 
 
 def divide_(r: Tensor, denominator: Tensor) -> Tensor:

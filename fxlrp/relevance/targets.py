@@ -6,11 +6,14 @@ targets. In an exported file a target that is a tensor remains an input.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, Protocol, SupportsIndex, TypeAlias
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from fxlrp.capture.lock import is_compiling
@@ -24,7 +27,7 @@ class Array(Protocol):
         """Return the values."""
 
 
-Target: TypeAlias = "SupportsIndex | Tensor | Array | Sequence[Any] | slice | EllipsisType | None"
+Target: TypeAlias = "SupportsIndex | Tensor | Array | Sequence[Any] | slice | EllipsisType | Choice | Each | None"
 
 _NUMBERS = (int, torch.SymInt)
 _ACCEPTED = (
@@ -33,17 +36,62 @@ _ACCEPTED = (
 )
 
 
-def at_target(output: Tensor, target: Target, *, selected: bool = False) -> Tensor:
+@dataclass(frozen=True)
+class Each:
+    """Several targets, seeds or conditions that are asked in one call; see :func:`fxlrp.targets.each`.
+
+    Args:
+        parts: The targets, seeds or conditions.
+    """
+
+    parts: tuple[Any, ...]
+
+
+# torch.export takes the arguments of a call apart.
+pytree.register_pytree_node(
+    Each,
+    lambda each: (list(each.parts), None),
+    lambda parts, _: Each(tuple(parts)),
+    serialized_type_name="fxlrp.targets.Each",
+    flatten_with_keys_fn=lambda each: (
+        [(pytree.SequenceKey(index), part) for index, part in enumerate(each.parts)],
+        None,
+    ),
+)
+
+
+class Choice(ABC):
+    """A target that weighs or selects outputs in another way than by indices."""
+
+    @abstractmethod
+    def relevance(self, output: Tensor, tokens: Sequence[Tensor], *, selected: bool) -> Tensor:
+        """Return the initial relevance.
+
+        Args:
+            output: The model's output, ``(batch, ...)``.
+            tokens: The inputs that are tokens.
+            selected: Whether the output has only those positions that :meth:`positions` returns.
+        """
+
+    @abstractmethod
+    def positions(self, output: Tensor) -> Tensor | None:
+        """Return the positions of the second dimension of the output that it reads, as :func:`positions_of` does."""
+
+
+def at_target(output: Tensor, target: Target, tokens: Sequence[Tensor] = (), *, selected: bool = False) -> Tensor:
     """Return ``output`` at the target, and zero everywhere else.
 
     Args:
         output: The model's output, ``(batch, ...)``.
         target: As for :meth:`fxlrp.Explainer.forward`, but not None.
+        tokens: The inputs that are tokens.
         selected: Whether the output has only those positions of its second dimension that the target selects.
 
     Raises:
         InputError: The target is of a wrong type, does not fit the output, or is out of range.
     """
+    if isinstance(target, Choice):
+        return target.relevance(output, tokens, selected=selected)
     parts = _for_each_dimension(target, output)
     indices = [
         None if selected and dim == 1 else _positions(index, output, dim) for dim, index in enumerate(parts, start=1)
@@ -62,9 +110,25 @@ def positions_of(target: Target, output: Tensor) -> Tensor | None:
     Raises:
         InputError: The target does not fit the output.
     """
+    if isinstance(target, Each):
+        return _common_positions(target.parts, output)
+    if isinstance(target, Choice):
+        return target.positions(output)
     parts = _for_each_dimension(target, output)
     positions, *_ = [_positions(index, output, dim) for dim, index in enumerate(parts, start=1)]
     return positions
+
+
+def _common_positions(targets: Sequence[Target], output: Tensor) -> Tensor | None:
+    """The positions that several targets select, if they are the same numbers; None for all positions."""
+    firsts = {first_index(target) for target in targets}
+    return positions_of(targets[0], output) if len(firsts) == 1 and None not in firsts else None
+
+
+def first_index(target: Target) -> int | None:
+    """The first index of a target with several; None if it is not one number for all samples."""
+    first = target[0] if isinstance(target, tuple) and target else None
+    return first if isinstance(first, int) and not isinstance(first, bool) else None
 
 
 def has_class_for_each_token(output: Tensor, tokens: Sequence[Tensor]) -> bool:

@@ -69,7 +69,8 @@ def measure(name: str) -> Result:
             case.model, rules=fxlrp.presets.epsilon(epsilon=1e-12), example_inputs=inputs, **case.options
         )
         seconds = time.perf_counter() - start
-        args, kwargs = ((inputs,), {}) if isinstance(inputs, Tensor) else ((), _tensors(inputs))
+        args: tuple[Any, ...] = (inputs,) if isinstance(inputs, Tensor) else ()
+        kwargs: dict[str, Any] = {} if args else _tensors(inputs)
         relevance = explain(*args, **kwargs)
         parts = explain
         if any(_is_attention(node) for node in explain.nodes):

@@ -255,15 +255,15 @@ def test_a_graph_that_is_wrong_is_a_bug_of_fxlrp() -> None:
     model, x = Casts().eval(), torch.rand(2, 4)
     explain = fxlrp.compile(model)
     made = explain._explanation.require("the graph")
-    broken = copy.deepcopy(made.annotated)
+    broken = copy.deepcopy(made.main.annotated)
     for graph in (broken, made.graph_module.graph):
         call = next(node for node in graph.nodes if node.op == "call_function" and "linear" in str(node.target))
         call.args = (call.args[1], *call.args[1:])
         with graph.inserting_before(call):
             call.args = (graph.call_function(torch.t, (call.args[0],)), *call.args[1:])
     made.graph_module.recompile()
-    object.__setattr__(made, "annotated", broken)
-    object.__setattr__(made, "constants", None)
+    object.__setattr__(made.main, "annotated", broken)
+    object.__setattr__(made.main, "constants", None)
     with pytest.raises(InternalError, match="linear"):
         explain(x)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fxlrp.inputs import Inputs
 from fxlrp.passes import compiler_pass, pipeline
 from fxlrp.passes.base import Pass, check_order, run_passes
 from fxlrp.program import Options, Program
+from fxlrp.question import Question
 from fxlrp.rules.presets import epsilon_plus_flat
 from fxlrp.vocabulary import CANONICAL
 from oracles import One, assert_relevance, random
@@ -58,16 +60,19 @@ NETS = nets()
 CHECKPOINT_FREE = tuple(each for each in pipeline.EXPLANATION if each.name != "checkpoint")
 
 
-def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor) -> Tensor:
+def program_of(model: nn.Module, x: Tensor, *, stacked: bool = False, output: str | None = None) -> Program:
     inputs = Inputs.of(model, x)
-    program = Program(
-        capture(model, inputs), CANONICAL, Options(epsilon_plus_flat(), segments=2, examples=inputs.specs)
-    )
+    options = Options(epsilon_plus_flat(), Question(stacked=stacked), segments=2, examples=inputs.specs)
+    return Program(capture(model, inputs, output=output), CANONICAL, options)
+
+
+def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor, *, stacked: bool = False, **options: Any) -> Tensor:
+    program = program_of(model, x, stacked=stacked, **options)
     run_passes(program, passes)
     program.graph_module.recompile()
     with torch.no_grad():
         relevance: Tensor = program.graph_module(x.clone(), None, None)
-    return relevance
+    return relevance[0] if stacked else relevance
 
 
 def swapped(passes: tuple[Pass, ...], first: int, second: int) -> tuple[Pass, ...]:
@@ -86,15 +91,18 @@ def test_the_orders_are_right(name: str) -> None:
 def test_a_swap_is_refused_or_changes_no_answer(first: int) -> None:
     passes = pipeline.EXPLANATION
     expected = {name: answer(without_checkpoint(passes), *net) for name, net in NETS.items()}
+    inside = answer(without_checkpoint(passes), *NETS["in place"], output="again")
     for second in range(first + 1, len(passes)):
         order = swapped(passes, first, second)
         try:
             check_order(order)
         except InternalError:
             continue
+        assert_relevance(answer(order, *NETS["in place"], output="again"), inside, 1e-10)
         for name, net in NETS.items():
             assert_relevance(answer(order, *net), expected[name], 1e-10)
             assert_relevance(answer(without_checkpoint(order), *net), expected[name], 1e-10)
+            assert_relevance(answer(order, *net, stacked=True), expected[name], 1e-10)
 
 
 def without_checkpoint(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
@@ -103,13 +111,11 @@ def without_checkpoint(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
 
 def test_the_nets_exercise_the_passes() -> None:
     counts: dict[str, int] = {}
-    for (model, x), passes in itertools.product(NETS.values(), (pipeline.EXPLANATION, CHECKPOINT_FREE)):
-        inputs = Inputs.of(model, x)
-        program = Program(
-            capture(model, inputs), CANONICAL, Options(epsilon_plus_flat(), segments=2, examples=inputs.specs)
-        )
-        for name, count in run_passes(program, passes).items():
+    orders = (pipeline.EXPLANATION, CHECKPOINT_FREE)
+    for (model, x), passes, stacked in itertools.product(NETS.values(), orders, (False, True)):
+        for name, count in run_passes(program_of(model, x, stacked=stacked), passes).items():
             counts[name] = counts.get(name, 0) + count
+    counts["start_inside"] += run_passes(program_of(*NETS["in place"], output="again"), orders[0])["start_inside"]
     assert not [name for name, count in counts.items() if count == 0]
 
 
@@ -161,7 +167,7 @@ def test_where_user_defined_passes_are_placed() -> None:
 def test_a_pass_is_placed_where_an_optimization_would_be_that_is_switched_off() -> None:
     from fxlrp import Optimizations
 
-    order = pipeline.explanation(Optimizations.none(), user_defined=[noop(after=["infer_signs"])])
+    order = pipeline.explanation(Optimizations.none(), user_defined=[noop(after=["infer_signs"])]).all
     assert position(order, "annotate") < position(order, "does_nothing") < position(order, "emit_relevance")
 
 

@@ -72,6 +72,8 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "reuse_memory",
         "select_positions",
         "share_across_batch",
+        "stack_questions",
+        "start_inside",
     }
     assert {each.name: each for each in (*EVERY, *pipeline.BACKWARD)} == declared()
 

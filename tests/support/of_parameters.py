@@ -34,7 +34,9 @@ def _emission(paths: Sequence[str]) -> Pass:
         reads = [reads_of(program, path) for path in paths]
         with graph.inserting_before(output):
             start = graph.call_function(torch.clone, (seed,))
-            ledger = propagate(program, forward, {explained: start}, [node for nodes in reads for node in nodes])
+            ledger = propagate(
+                program, forward, {explained: start}, parameters=[node for nodes in reads for node in nodes]
+            )
             results = [[node] for node in inputs] + [list(nodes) for nodes in reads]
             returned = tuple(
                 tuple(relevance for node in nodes if (relevance := ledger.relevance(node)) is not None)
@@ -53,7 +55,7 @@ def _emission(paths: Sequence[str]) -> Pass:
 
 def program_with_parameters(model: nn.Module, rules: Any, paths: Sequence[str], *, optimize: bool = True) -> Program:
     emission = _emission(paths)
-    passes = pipeline.explanation(Optimizations.resolve(optimize))
+    passes = pipeline.explanation(Optimizations.resolve(optimize)).all
     program = Program(capture(model.eval()), CANONICAL, Options(resolve(rules)))
     run_passes(program, [emission if each.name == "emit_relevance" else each for each in passes])
     program.graph_module.recompile()

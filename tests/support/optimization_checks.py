@@ -154,7 +154,7 @@ def specialized(model: nn.Module, preset: Any = None, *inputs: Tensor) -> Progra
 def counts(model: nn.Module, preset: Any = None) -> Counter[str]:
     """How often each pass applies."""
     program = Program(capture(model), CANONICAL, Options(resolve(preset)))
-    return run_passes(program, pipeline.explanation(Optimizations()))
+    return run_passes(program, pipeline.explanation(Optimizations()).all)
 
 
 def untrained(name: str) -> nn.Module:

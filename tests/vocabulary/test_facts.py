@@ -261,7 +261,7 @@ def one_call(
     preset = Preset("one call", (Pair(lambda node: node.target is operation.function, rule, "test"),))
     options = Options(preset, examples=(InputSpec.of(values[index]),))
     program = Program(on_live_model(nn.Module(), graph, constants), CANONICAL, options)
-    run_passes(program, pipeline.explanation(Optimizations.none()))
+    run_passes(program, pipeline.explanation(Optimizations.none()).all)
     program.graph_module.recompile()
     return program.graph_module
 

@@ -1,0 +1,64 @@
+"""The program that answers a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
+from fxlrp.interface import Interface
+from fxlrp.program import Program
+from fxlrp.question import Question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated program, and the question that it answers.
+
+    Args:
+        question: The question.
+        graph_module: The program.
+        constants: The program with its constants kept between calls; None if it has no constants.
+        interface: The inputs and results of the program.
+        annotated: The annotated graph from which the program was made.
+    """
+
+    question: Question
+    graph_module: fx.GraphModule
+    constants: ProgramWithConstants | None
+    interface: Interface
+    annotated: fx.Graph
+
+    @staticmethod
+    def of(program: Program) -> Answer:
+        """Return the answer that a compiled program gives."""
+        emitted = program.emitted
+        return Answer(
+            program.options.question,
+            program.graph_module,
+            ProgramWithConstants.of(program.graph_module, emitted.constants),
+            emitted.interface,
+            emitted.annotated,
+        )
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        """The annotated forward nodes, in order of execution."""
+        return tuple(node for node in self.annotated.nodes if node.op != "output")
+
+    def program(self) -> Callable[..., Any]:
+        """The program with kept constants, or without them where a change of a parameter could not be detected."""
+        # Not called as a module, which would print the line of the generated code that fails.
+        return self.graph_module.forward if self.constants is None or not can_be_watched() else self.constants
+
+    def run(self, values: Sequence[Tensor], controls: Mapping[str, Any]) -> Any:
+        """Run the program.
+
+        Args:
+            values: The inputs, in order.
+            controls: The target, the seed and the conditions, by name.
+        """
+        return self.program()(*self.interface.arguments(values, controls))

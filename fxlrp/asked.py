@@ -1,0 +1,86 @@
+"""The arguments of a call that ask the question: all except the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from fxlrp.errors import InputError
+from fxlrp.interface import condition_on
+from fxlrp.question import At, Question
+from fxlrp.relevance.conditions import Condition
+from fxlrp.relevance.initial_relevance import Seed, Target
+from fxlrp.relevance.targets import Each
+
+Only: TypeAlias = "Mapping[str, Condition] | list[Mapping[str, Condition]] | None"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of a call that form the question: all except the inputs.
+
+    Args:
+        target: The output to explain.
+        seed: The initial relevance.
+        at: Where relevance is requested; None for the places of the compilation.
+        only: The conditions, by the name of the value; a list of them is several questions.
+        bypass: Whether relevance that does not pass through the values in ``only`` counts, too.
+        coefficients: Whether the results are coefficients.
+        return_output: Whether the explained output is returned, too.
+    """
+
+    target: Target = None
+    seed: Seed = None
+    at: At = None
+    only: Only = None
+    bypass: bool = False
+    coefficients: bool = False
+    return_output: bool = False
+
+    def question(self, base: Question) -> Question:
+        """Return the question, given that of the compilation.
+
+        Raises:
+            InputError: ``at`` or ``only`` is malformed.
+        """
+        where = base if self.at is None else Question.of(self.at)
+        return replace(
+            where,
+            only=self._names(),
+            bypass=bool(self.bypass),
+            stacked=any(isinstance(each, Each) for each in (self.target, self.seed)) or isinstance(self.only, list),
+            coefficients=bool(self.coefficients),
+            returns_output=bool(self.return_output),
+        )
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """The controls of the program, by name."""
+        return {"target": self.target, "seed": self.seed, **self.conditions}
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The controls with the conditions, by name."""
+        controls: dict[str, Any] = {}
+        for name in self._names():
+            if isinstance(self.only, list):
+                controls[condition_on(name)] = Each(tuple(each[name] for each in self.only))
+            elif self.only is not None:
+                controls[condition_on(name)] = self.only[name]
+        return controls
+
+    def _names(self) -> tuple[str, ...]:
+        """The names of the values with conditions."""
+        if self.only is None:
+            return ()
+        each = self.only if isinstance(self.only, list) else [self.only]
+        if not each or not all(isinstance(one, Mapping) and one for one in each):
+            raise InputError(
+                "only must be a mapping from the names of values to channels, masks or functions, or a list of such "
+                f"mappings, not {self.only!r}"
+            )
+        names = tuple(each[0])
+        if any(set(one) != set(names) for one in each):
+            raise InputError("the conditions of one call must be on the same values: ask the others in another call")
+        return names

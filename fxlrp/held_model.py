@@ -1,0 +1,100 @@
+"""The model of an explainer, with its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxlrp.answer import Answer
+from fxlrp.asked import Asked
+from fxlrp.capture.lock import is_compiling
+from fxlrp.capture.root_module import move_constants
+from fxlrp.explanation import Explanation
+from fxlrp.first_call import MadeOnInputs
+from fxlrp.inputs import Inputs
+from fxlrp.provenance import MODEL
+from fxlrp.relevance.sizes import OtherSizesError
+from fxlrp.shapes import InputSpec
+
+
+class _Uncaptured(nn.Module):
+    """Holds the model until there is a program."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.add_module(MODEL, model)
+
+
+class HeldModel(nn.Module):
+    """A model and the programs that explain it. If capture needs example inputs, it is captured at the first call."""
+
+    def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], Explanation], examples: Any) -> None:
+        """Compile ``model`` now, or at the first call.
+
+        Args:
+            model: The model.
+            make: Compiles the model for its inputs.
+            examples: The example inputs. None means the inputs of the first call, if capture needs any.
+        """
+        super().__init__()
+        self.training = False
+        self._explanation = MadeOnInputs(make, model, examples)
+        self._seen: tuple[InputSpec, ...] | None = None
+        # Moving or casting the explainer moves or casts the model, also before it is captured.
+        self._modules["graph_module"] = _Uncaptured(model)
+        if self._explanation.is_made:
+            made = self._explanation.require("the explanation")
+            self._seen = made.signature.inputs.specs or None
+            self._modules["graph_module"] = made.graph_module
+
+    def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Explanation, tuple[Tensor, ...]]:
+        """The explanation that takes a call, and its inputs in order. If there is none, the model is captured."""
+        made, values = self._explanation.on_call(self._model, args, kwargs)
+        if not is_compiling():
+            self._modules["graph_module"] = made.graph_module
+            self._seen = tuple(InputSpec.of(value) for value in values)
+        return made, values
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeldModel:
+        """Move or cast the model, and the constants of every program."""
+        moved: HeldModel = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for made in self._explanation.all:
+            for program in made.programs:
+                if program is not self._modules["graph_module"]:
+                    move_constants(program, fn)
+        return moved
+
+    @property
+    def _model(self) -> nn.Module:
+        """The user's model."""
+        root = self._modules["graph_module"]
+        assert root is not None
+        return root.get_submodule(MODEL)
+
+    def _run(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], asked: Asked
+    ) -> tuple[Explanation, tuple[Tensor, ...], Answer, Any]:
+        """Run a program, or one that is made for this call if a derived step is not valid for its sizes."""
+        for _ in (*self._explanation.all, None):
+            made, values = self._on_call(args, kwargs)
+            answer = made.answer(asked.question(made.main.question))
+            try:
+                return made, values, answer, made.run(answer, values, asked.controls)
+            except OtherSizesError as error:
+                if is_compiling():
+                    raise
+                self._explanation.refuse(made, values)
+                failed = error
+        raise failed
+
+    def train(self, mode: bool = True) -> HeldModel:
+        """Do nothing. An explainer explains the model in eval mode, and the model keeps its own mode."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Say why a property is missing before the model is captured; modules look for submodules here."""
+        if name in dir(type(self)) and not self._explanation.is_made:
+            self._explanation.require(f"{name!r}")
+        return super().__getattr__(name)

@@ -1,0 +1,212 @@
+"""What an explainer tells about its programs: the annotated graph, the relevance of every node, the stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxlrp.asked import Asked, Only
+from fxlrp.balance import Balance
+from fxlrp.capture import FrontEnd
+from fxlrp.capture.outputs import follow, start_inside
+from fxlrp.debugging.relevances import Relevances, relevances
+from fxlrp.debugging.stage_checks import StageChecks, check
+from fxlrp.debugging.stages import Stages
+from fxlrp.errors import InputError
+from fxlrp.held_model import HeldModel
+from fxlrp.printing import code, table
+from fxlrp.program import annotation
+from fxlrp.question import At
+from fxlrp.relevance.initial_relevance import Seed, Target
+from fxlrp.shapes import infer_shapes
+
+
+class Inspection(HeldModel):
+    """The part of an explainer that shows how it explains."""
+
+    def balance(
+        self,
+        *inputs: Tensor,
+        target: Target = None,
+        seed: Seed = None,
+        at: At = None,
+        only: Only = None,
+        bypass: bool = False,
+        **named: Any,
+    ) -> Balance:
+        """Find the nodes at which the explanation creates or absorbs relevance.
+
+        Biases, stabilizers and the Taylor rule of softmax absorb relevance by design. Any other node with a difference
+        has a rule that does not conserve relevance.
+
+        Args:
+            inputs: As for :meth:`forward`.
+            target: As for :meth:`forward`.
+            seed: As for :meth:`forward`.
+            at: As for :meth:`forward`.
+            only: As for :meth:`forward`, without lists of conditions.
+            bypass: As for :meth:`forward`.
+            named: As for :meth:`forward`.
+
+        Returns:
+            The balance of every node.
+
+        Raises:
+            InputError: An input, the target or the seed does not fit.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> balance = fxlrp.compile(model, rules="epsilon").balance(torch.ones(2, 4), target=1)
+            >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
+            []
+        """
+        return Balance.of(self.debug(*inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, **named))
+
+    def debug(
+        self,
+        *inputs: Tensor,
+        target: Target = None,
+        seed: Seed = None,
+        at: At = None,
+        only: Only = None,
+        bypass: bool = False,
+        keep: bool = False,
+        **named: Any,
+    ) -> Relevances:
+        """Step through the explanation: the relevance of every node, and where NaN or infinity first appears.
+
+        The program runs without optimizations, one step for each node of the annotated graph.
+
+        Args:
+            inputs: As for :meth:`forward`.
+            target: As for :meth:`forward`.
+            seed: As for :meth:`forward`.
+            at: As for :meth:`forward`.
+            only: As for :meth:`forward`, without lists of conditions.
+            bypass: As for :meth:`forward`.
+            keep: Whether to keep the relevance tensor of every node. This needs memory for all of them.
+            named: As for :meth:`forward`.
+
+        Returns:
+            The relevance of every node, from the output back.
+
+        Raises:
+            InputError: An input, the target or the seed does not fit.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> relevances = fxlrp.compile(model).debug(torch.ones(2, 4), target=1, keep=True)
+            >>> relevances["_1"].relevance.shape
+            torch.Size([2, 8])
+            >>> relevances.first_bad is None
+            True
+        """
+        made, values = self._on_call(inputs, named)
+        asked = Asked(target, seed, at, only, bypass)
+        question = asked.question(made.main.question)
+        if question.stacked:
+            raise InputError("one explanation is run node by node: give one target, seed and condition")
+        with made.explained_failures(made.main, values):
+            return relevances(made.step_by_step(question), values, asked.controls, keep=keep, absent=made.absent())
+
+    @property
+    def stages(self) -> Stages:
+        """The captured graph and the graph after every pass, for an explainer compiled with ``debug=True``.
+
+        Raises:
+            InputError: The stages were not kept.
+        """
+        stages = self._explanation.require("which stages there were").stages
+        if stages is None:
+            raise InputError("the stages were not kept: compile with fxlrp.compile(..., debug=True)")
+        return stages
+
+    def check_stages(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> StageChecks:
+        """Run every stage of the compilation, and report which pass changed the result, and by how much.
+
+        A stage without relevance steps must compute the output of the model. A later stage must compute the relevance
+        that the first stage with relevance steps computed.
+
+        Args:
+            inputs: As for :meth:`forward`.
+            target: As for :meth:`forward`.
+            seed: As for :meth:`forward`.
+            named: As for :meth:`forward`.
+
+        Returns:
+            One check for each stage.
+
+        Raises:
+            InputError: The stages were not kept, the model is in training mode, or an input, the target or the seed
+                does not fit.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> fxlrp.compile(model, debug=True).check_stages(torch.ones(2, 4)).wrong()
+            ()
+        """
+        made, values = self._on_call(inputs, named)
+        stages, model = self.stages, self._model
+        if any(module.training for module in model.modules()):
+            raise InputError("the model is in training mode: call model.eval() first")
+        if start_inside(made.program.graph) is not None:
+            raise InputError("the stages are compared with the output of the model: compile without output='<module>'")
+        with torch.no_grad(), made.explained_failures(made.main, values):
+            returned = made.signature.inputs.call(model, [value.clone() for value in values])
+        arguments = made.interface.arguments(values, {"target": target, "seed": seed})
+        return check(stages, made.graph_module, values, arguments, follow(returned, made.recipe.output))
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The generated program: an ordinary ``torch.fx.GraphModule`` that reads the parameters of the model."""
+        return self._explanation.require("the program").graph_module
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The front end that captured the model."""
+        return self._explanation.require("the front end").recipe.front_end
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        """The annotated forward nodes from which the program was made, in order of execution."""
+        return self._explanation.require("the annotated graph").nodes
+
+    @property
+    def code(self) -> str:
+        """The generated program as Python source."""
+        return code.program_text(self.graph_module)
+
+    def table(self, *, constants: bool = False) -> str:
+        """The annotated graph as a table: every node with its rule, and why it has that rule.
+
+        Args:
+            constants: Whether to include rows for parameters and for values that are computed from parameters alone.
+
+        Returns:
+            The table.
+
+        Raises:
+            InputError: The model is not captured yet.
+        """
+        made = self._explanation.require("the annotated graph")
+        shapes = infer_shapes(made.graph_module, made.main.annotated, self._seen) if self._seen else {}
+        rows = table.render(made.nodes, made.vocabulary, shapes, constants=constants)
+        question = made.main.question
+        return f"{rows}\nthe question: {question}" if question.names else rows
+
+    def __str__(self) -> str:
+        """The annotated graph as a table, or a single line before the model is captured."""
+        return self.table() if self._explanation.is_made else repr(self)
+
+    def __repr__(self) -> str:
+        """A single line with the class of the model and the number of relevance steps."""
+        name = type(self._model).__name__
+        if not self._explanation.is_made:
+            return f"Explainer({name}, captured at the first call)"
+        steps = sum(annotation(node) is not None for node in self.nodes)
+        return f"Explainer({name}, {steps} relevance steps)"

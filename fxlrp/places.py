@@ -1,0 +1,102 @@
+"""Find the values that the names of a question mean: inputs, modules and nodes."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import fx
+
+from fxlrp.absence import why_absent
+from fxlrp.errors import InputError
+from fxlrp.program import Program, input_name
+from fxlrp.provenance import module_stack
+from fxlrp.question import is_glob
+
+
+class Places:
+    """The names of a forward graph: its inputs, nodes, and modules with the values that they return."""
+
+    def __init__(self, program: Program) -> None:
+        """Read the graph of ``program``, to which no relevance has been added."""
+        self._program = program
+        self._nodes: dict[str, fx.Node] = {}
+        self._inputs: dict[str, fx.Node] = {}
+        self._modules: dict[str, list[fx.Node]] = {}
+        for node in program.graph.nodes:
+            if node.op == "output":
+                continue
+            self._nodes[node.name] = node
+            if node.op == "placeholder":
+                self._inputs[input_name(node)] = node
+            inside = {path for path, _ in module_stack(node)}
+            outside = [{path for path, _ in module_stack(user)} for user in node.users]
+            for path in inside:
+                self._modules.setdefault(path, [])
+                if any(path not in others for others in outside):
+                    self._modules[path].append(node)
+
+    def meant(self, name: str) -> Sequence[fx.Node]:
+        """The values that a name may mean: the input or node with this name, or those that the module returns."""
+        own = self._inputs.get(name) or self._nodes.get(name)
+        return (own,) if own is not None else self._modules.get(name, ())
+
+    def names(self, given: Iterable[str], has_relevance: Callable[[fx.Node], bool]) -> tuple[str, ...]:
+        """The names, with those that it matches in place of each pattern.
+
+        A pattern matches the modules that return one value with relevance. If there are none, it matches inputs and
+        nodes with relevance.
+
+        Raises:
+            InputError: A pattern matches nothing.
+        """
+        found: list[str] = []
+        for name in given:
+            matched = self._matched(name, has_relevance) if is_glob(name) and not self.meant(name) else [name]
+            if not matched:
+                raise InputError(f"at={name!r} matches no module, node or input that relevance reaches")
+            found.extend(matched)
+        return tuple(dict.fromkeys(found))
+
+    def _matched(self, pattern: str, has_relevance: Callable[[fx.Node], bool]) -> list[str]:
+        def matches(names: Iterable[str]) -> list[str]:
+            return [name for name in names if name and fnmatch.fnmatchcase(name, pattern)]
+
+        modules = [path for path in matches(self._modules) if self._one(path, has_relevance) is not None]
+        others = dict.fromkeys((*self._inputs, *self._nodes))
+        return modules or [name for name in matches(others) if has_relevance(self.meant(name)[0])]
+
+    def _one(self, path: str, has_relevance: Callable[[fx.Node], bool]) -> fx.Node | None:
+        found = [node for node in self._modules[path] if has_relevance(node)]
+        return found[0] if len(found) == 1 else None
+
+    def value(self, argument: str, name: str, has_relevance: Callable[[fx.Node], bool]) -> fx.Node:
+        """The value with a name, or that the module at this path returns; a node is found without relevance, too.
+
+        Args:
+            argument: The argument in which the name was given, for messages.
+            name: The name.
+            has_relevance: Whether relevance reaches a value.
+
+        Raises:
+            InputError: The value does not exist, or the module returns several.
+        """
+        own = self._inputs.get(name) or self._nodes.get(name)
+        found = [own] if own is not None else [node for node in self.meant(name) if has_relevance(node)]
+        if not found:
+            raise InputError(f"{argument}={name!r}: {why_absent(self._program, name)}")
+        if len(found) > 1:
+            names = ", ".join(repr(node.name) for node in found)
+            raise InputError(
+                f"{argument}={name!r}: the module returns several values, or is called more than once: choose {names}"
+            )
+        return found[0]
+
+
+def requested(program: Program) -> frozenset[fx.Node]:
+    """The values that the question of a program may name: their relevance must exist in the graph."""
+    names = program.options.question.names
+    if not names:
+        return frozenset()
+    places = Places(program)
+    return frozenset(node for name in places.names(names, lambda node: True) for node in places.meant(name))

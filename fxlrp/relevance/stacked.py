@@ -1,0 +1,95 @@
+"""Several questions with one forward program: their initial relevance and conditions, stacked in front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.capture.lock import is_compiling
+from fxlrp.errors import InputError
+from fxlrp.relevance.conditions import mask_of
+from fxlrp.relevance.initial_relevance import Seed, Target, initial_relevance
+from fxlrp.relevance.targets import Each
+
+
+def initial_relevances(
+    output: Tensor,
+    target: Target = None,
+    seed: Seed = None,
+    tokens: Sequence[Tensor] = (),
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Return :func:`initial_relevance` of each target or seed, stacked in front; a single one has a dimension of 1."""
+    if isinstance(target, Each) and seed is not None:
+        raise InputError("give either a target or a seed, not both")
+    targets = target.parts if isinstance(target, Each) else (target,)
+    seeds = seed.parts if isinstance(seed, Each) else (seed,)
+    return torch.stack([initial_relevance(output, of, start, tokens, positions) for of in targets for start in seeds])
+
+
+def masks_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Tensor:
+    """Return :func:`mask_of` each condition, stacked in front; a single one has a dimension of 1.
+
+    Raises:
+        InputError: A condition is a function, which cannot be stacked.
+    """
+    conditions = condition.parts if isinstance(condition, Each) else (condition,)
+    masks = [mask_of(value, each, name, dim) for each in conditions]
+    if not all(isinstance(mask, Tensor) for mask in masks):
+        raise InputError(
+            f"only={{{name!r}: ...}}: of several questions a condition must be channels or a mask: ask a function on "
+            "its own"
+        )
+    # Of the rank of the value, so that the dimension of the questions stays in front.
+    whole = torch.ones((1,) * value.dim(), dtype=torch.bool, device=value.device)
+    return torch.stack(torch.broadcast_tensors(whole, *masks)[1:])
+
+
+def over_questions(steps: Callable[..., Any], stacked: Sequence[Tensor], shared: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Run relevance steps for every question, and return their results stacked in front.
+
+    Args:
+        steps: A function of the values of one question, and of the values that all have in common.
+        stacked: The values of the questions, stacked in front; those with one element are for all.
+        shared: The values in common.
+
+    Raises:
+        InputError: The numbers of targets and conditions differ.
+    """
+    counts = {value.shape[0] for value in stacked} - {1}
+    if len(counts) > 1:
+        raise InputError(
+            f"there are {' and '.join(map(str, sorted(counts)))} targets or conditions: give equal numbers"
+        )
+    if not counts:
+        return tuple(result.unsqueeze(0) for result in steps(*(value[0] for value in stacked), *shared))
+    own = tuple(value[0] if value.shape[0] == 1 else value for value in stacked)
+    dims = (*(None if value.shape[0] == 1 else 0 for value in stacked), *(None for _ in shared))
+    results: tuple[Tensor, ...]
+    if torch.compiler.is_exporting():
+        # The batch of the file is open, and vmap would fix it.
+        (count,) = counts
+        each = [steps(*(value[index % value.shape[0]] for value in stacked), *shared) for index in range(count)]
+        return tuple(map(torch.stack, zip(*each, strict=True)))
+    if is_compiling():
+        results = torch.vmap(steps, in_dims=dims)(*own, *shared)
+        return results
+    with _loops_allowed():
+        results = torch.vmap(steps, in_dims=dims)(*own, *shared)
+    return results
+
+
+@contextmanager
+def _loops_allowed() -> Iterator[None]:
+    """Do not warn where vmap runs a kernel for one question after the other, as it has to with fused attention."""
+    switch: Callable[[bool], None] = attrgetter("_C._functorch._set_vmap_fallback_warning_enabled")(torch)
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)

@@ -1,0 +1,75 @@
+"""Answer several questions with one forward program: the relevance steps run once for all of them.
+
+The steps become a function of the initial relevance and of the conditions, over whose first dimension ``torch.vmap``
+maps it. What does not depend on them, such as denominators, is computed once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import fx, nn
+
+from fxlrp.passes.base import compiler_pass
+from fxlrp.program import Program, returned_by
+from fxlrp.relevance.stacked import over_questions
+
+STEPS = "stacked_steps"
+
+
+@compiler_pass(needs=["relevance"], after=["keep_constants", "checkpoint"], before=["reuse_memory"])
+def stack_questions(program: Program) -> int:
+    """Move the relevance steps into a function of their own; return how many calls it has."""
+    if not program.options.question.stacked:
+        return 0
+    graph, output = program.graph, program.graph.output_node()
+    steps = _steps(program)
+    interface = program.emitted.interface
+    returned = returned_by(graph)
+    results = (returned if isinstance(returned, tuple) else (returned,))[: len(interface.results)]
+    roots = [node for node in graph.nodes if node.name in _roots(program)]
+    read = {source for node in steps for source in node.all_input_nodes} | set(results)
+    given = [node for node in graph.nodes if node in read and node not in steps and node not in roots]
+    program.graph_module.add_module(STEPS, _function([*roots, *given], steps, results))
+    with graph.inserting_before(output):
+        function = graph.get_attr(STEPS)
+        stacked = graph.call_function(over_questions, (function, tuple(roots), tuple(given)))
+        found = [graph.call_function(operator.getitem, (stacked, index)) for index in range(len(results))]
+    for result, node in zip(interface.results, found, strict=True):
+        node._rename(f"each_r_{result.value}")
+    outputs = (*found, *(returned[len(found) :] if isinstance(returned, tuple) else ()))
+    output.args = (outputs[0] if len(outputs) == 1 else outputs,)
+    for node in reversed(steps):
+        graph.erase_node(node)
+    named = zip(interface.results, found, strict=True)
+    renamed = replace(interface, results=tuple(replace(each, relevance=node.name) for each, node in named))
+    program.emitted = replace(program.emitted, interface=renamed, flows={}, recomputed=frozenset())
+    return len(steps)
+
+
+def _roots(program: Program) -> set[str]:
+    """The names of the values that differ between questions."""
+    interface = program.emitted.interface
+    return {*interface.starts.values(), *interface.conditions}
+
+
+def _steps(program: Program) -> list[fx.Node]:
+    """The calls after the initial relevance, without those that compute constants."""
+    after = list(program.graph.nodes)[program.start + 1 :]
+    constant = set(program.emitted.constants)
+    for node in reversed(after):
+        if node in constant:
+            constant.update(node.all_input_nodes)
+    return [node for node in after if node.op == "call_function" and node not in constant]
+
+
+def _function(inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Sequence[fx.Node]) -> fx.GraphModule:
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in inputs:
+        copies[node] = part.placeholder(node.name)
+    for node in body:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in results))
+    return fx.GraphModule(nn.Module(), part, class_name="StackedSteps")
