@@ -83,7 +83,7 @@ def _raising(maps: Maps, rule: ZPlus | AlphaBeta) -> Terms:
     z_pos = maps.total("pos", weights, bias_pos)
     r = over(step, step.named("s", stabilize_positive, z_pos, rule.stabilizer))
     inputs = [(x, [Term(weight, r)]) for x, weight in zip(maps.parts, weights, strict=True)]
-    return Terms(maps, inputs, _of_bias((bias_pos, r, 1.0)))
+    return Terms(maps, inputs, _of_bias((bias_pos, r, 1.0)), share_quotient=True)
 
 
 def _of_bias(*terms: tuple[fx.Node | None, fx.Node, float]) -> list[Term]:

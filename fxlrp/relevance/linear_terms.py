@@ -199,11 +199,13 @@ class Terms:
         maps: The maps of the step.
         inputs: Each part of the input, with the terms of the weight that it is multiplied by.
         biases: The terms of the bias.
+        share_quotient: Whether both parts of the input have one term, with the same quotient.
     """
 
     maps: Maps
     inputs: Sequence[tuple[fx.Node, Sequence[Term]]]
     biases: Sequence[Term]
+    share_quotient: bool = False
 
 
 TermsOf: TypeAlias = Callable[[Step], "Terms | None"]
@@ -218,7 +220,7 @@ def input_of_terms(step: Step, terms_of: TermsOf) -> Contributions | None:
         ((x, weights),) = terms.inputs
         return [step.times(x, _factor(terms.maps, weights))]
     (above, weights_above), (below, weights_below) = terms.inputs
-    if len(weights_above) == len(weights_below) == 1 and weights_above[0].r is weights_below[0].r:
+    if terms.share_quotient:
         parts, r = (weights_above[0].part, weights_below[0].part), weights_above[0].r
         return [step.call(relevance_of_signs, r, (above, below), parts, *terms.maps.geometry)]
     factors = [_factor(terms.maps, weights) for weights in (weights_above, weights_below)]
