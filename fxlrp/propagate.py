@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 from torch import fx
 
 from fxlrp.errors import InputError, InternalError
+from fxlrp.parameters import ParameterSteps
 from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
 from fxlrp.provenance import describe, provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.coefficients import coefficient
 from fxlrp.relevance.derived import complex_implementation
 from fxlrp.relevance.numerics import finite_product, multiply_components
-from fxlrp.relevance.step import Contributions, Step, StepFacts
+from fxlrp.relevance.step import Contributions, Implementation, Step, StepFacts
 
 Condition: TypeAlias = Callable[[fx.Node], fx.Node]
 """Emits the part of a relevance, or of the factor of a quotient, that satisfies a condition."""
@@ -32,6 +33,7 @@ def propagate(
     forward: Sequence[fx.Node],
     starts: Mapping[fx.Node, fx.Node],
     conditions: Mapping[fx.Node, Condition] | None = None,
+    parameters: Sequence[fx.Node] = (),
 ) -> Ledger:
     """Emit the steps of the annotated nodes at the insertion point; return the relevance that every value received.
 
@@ -40,8 +42,9 @@ def propagate(
         forward: The nodes of the forward graph, in order.
         starts: The initial relevance of each explained value.
         conditions: Emit the part of the relevance of a value that satisfies a condition.
+        parameters: The nodes that read the parameters whose relevance is requested.
     """
-    ledger = Ledger(program, forward)
+    ledger, of_parameters = Ledger(program, forward), ParameterSteps(program, forward, parameters)
     for explained, start in starts.items():
         base = explained if program.options.question.coefficients else None
         ledger.credit(explained, Relevance(start, base), by=None)
@@ -50,25 +53,23 @@ def propagate(
             ledger.restrict(node, conditions[node], bypass=program.options.question.bypass)
         annotated = annotation(node)
         # With a condition, relevance may bypass a node on every way to the result.
-        if annotated is None:
-            continue
         if node in ledger.without:
             ledger.without.update(dict.fromkeys(receivers(node, program.vocabulary), ledger.without[node]))
-        elif not conditions or ledger.received(node) is not None:
-            ledger.flows[node] = _emit_step(program, node, annotated, ledger)
+        elif annotated is not None and (not conditions or ledger.received(node) is not None):
+            ledger.flows[node] = _emit_step(program, node, annotated, ledger, of_parameters)
+        of_parameters.pass_on(node, ledger)
     return ledger
 
 
-def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger) -> Flow:
+def _emit_step(
+    program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger, of_parameters: ParameterSteps
+) -> Flow:
     operation = program.vocabulary.operation(node)
     how = implementation(operation, annotated.rule) if operation else None
     received = ledger.received(node)
     if operation is None or how is None or received is None:
         raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
     arrived = (received,) if isinstance(received, Relevance) else tuple(received.values())
-    if not annotated.carries:
-        # The rule gives all relevance to an operand that does not depend on the input.
-        return Flow(arrived, ())
     operands, index = operation.operands_of(node), program.vocabulary.result_index(node)
     if index is not None:
         ledger.credit_part(operands[0], index, received)
@@ -88,9 +89,8 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
     if step.reads_complex and not how.of_complex:
         how = complex_implementation(operation)
-    contributions = how.specialize(step)
-    if contributions is None:
-        contributions = how.emit(step)
+    # A rule may give all relevance to an operand that does not depend on the input.
+    contributions = _contributions(step, how) if annotated.carries else (None,) * len(operands)
     _check(node, annotated, operands, contributions)
     credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
     for operand, relevance in zip(operands, credited, strict=True):
@@ -99,7 +99,13 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
             ledger.credit(operand, passed, by=node)
         elif relevance is not None:
             ledger.without[operand] = node
+    of_parameters.credit(step, how, ledger)
     return Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
+
+
+def _contributions(step: Step, how: Implementation) -> Contributions:
+    contributions = how.specialize(step)
+    return how.emit(step) if contributions is None else contributions
 
 
 def _check(node: fx.Node, annotated: Annotation, operands: tuple[Any, ...], contributions: Contributions) -> None:

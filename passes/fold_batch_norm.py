@@ -19,8 +19,17 @@ from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.provenance import module_path, provenance
+from fxlrp.relevance.folded import (
+    bias_of_folded,
+    scale_of_folded_bias,
+    scale_of_folded_weight,
+    shift_of_folded,
+    weight_of_folded,
+)
+from fxlrp.relevance.parameters import with_parameter_relevance
 
 
+@with_parameter_relevance(weight=weight_of_folded, scale=scale_of_folded_weight)
 def folded_weight(
     weight: Tensor,
     scale: Tensor | None,
@@ -40,6 +49,7 @@ def folded_weight(
     return grouped.reshape(weight.shape).to(weight.dtype)
 
 
+@with_parameter_relevance(bias=bias_of_folded, scale=scale_of_folded_bias, shift=shift_of_folded, like=None)
 def folded_bias(
     bias: Tensor | None,
     scale: Tensor | None,

@@ -23,7 +23,8 @@ def share_across_batch(program: Program) -> int:
     """Replace the steps of Flat, WSquare and ZBox; return how many."""
     count = 0
     for node in program.graph.nodes:
-        if node.op == "call_function" and node.target in _ONCE:
+        # Only the relevance of the input: that of a parameter is summed over the batch.
+        if node.op == "call_function" and node.target in _ONCE and "of" not in node.kwargs:
             node.target = _ONCE[node.target]
             count += 1
     return count

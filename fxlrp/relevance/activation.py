@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 
 from fxlrp.operation import Family
-from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
+from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.specs import PassThrough
 
 
@@ -26,4 +26,8 @@ def _specialize_pass(step: Step) -> Contributions | None:
     return None
 
 
-RULES: RuleTable = {PassThrough: Implementation(_emit_pass, specialize=_specialize_pass, quotients=True, follows=True)}
+RULES: RuleTable = {
+    PassThrough: Implementation(
+        _emit_pass, specialize=_specialize_pass, of_parameter=like_receiver(_emit_pass), quotients=True, follows=True
+    )
+}

@@ -29,7 +29,7 @@ from fxlrp.operation import Family, Operation
 from fxlrp.relevance import fourier
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, proportional
-from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step
+from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.rule import Rule
 from fxlrp.rules.specs import Epsilon, Gradient, PassThrough, SignalTakeAll, Uniform
 
@@ -185,10 +185,12 @@ def complex_implementation(operation: Operation) -> Implementation:
 
 _ONE = replace(proportional(LinearMap(transposed, absorber=Absorber.OPERANDS)), of_complex=True)
 _FACTORS = replace(proportional(LinearMap(transposed, are_factors=True, stabilizer=0.0)), of_complex=True)
-_SEVERAL = Implementation(_emit_several(_epsilon))
+_SEVERAL = Implementation(_emit_several(_epsilon), of_parameter=like_receiver(_emit_several(_epsilon)))
 _SHARES = proportional(LinearMap(transposed, total=_linear_part))
 
-TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear)}
-SELECTION: RuleTable = {PassThrough: Implementation(_emit_selection, of_complex=True)}
-FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function)}
-ANY: RuleTable = {Gradient: replace(_ONE, emit=_gradient, absorber=None)}
+TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear, of_parameter=like_receiver(_linear))}
+SELECTION: RuleTable = {
+    PassThrough: Implementation(_emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True)
+}
+FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function, of_parameter=like_receiver(_emit_function))}
+ANY: RuleTable = {Gradient: replace(_ONE, emit=_gradient, of_parameter=None, absorber=None)}

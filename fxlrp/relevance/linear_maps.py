@@ -1,4 +1,7 @@
-"""Linear maps and their transposes: dense layers, convolutions, transposed convolutions in one to three dimensions."""
+"""Linear maps and their transposes: dense layers, convolutions, transposed convolutions in one to three dimensions.
+
+``z = f(W, b; x)`` is linear in ``x``, in ``W`` and in ``b``, and has a transposed map for each.
+"""
 
 from __future__ import annotations
 
@@ -109,6 +112,55 @@ def _same_convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry:
         return convolution_transposed(r, weight, x, explicit)
     sizes = [size + t % 2 for size, t in zip(x.shape[2:], total, strict=True)]
     return _crop(convolution_transposed(r, weight, x.new_empty(1).expand(*x.shape[:2], *sizes), explicit), x)
+
+
+@allocates
+def weight_gradient(x: Tensor, r: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """``sum r x^T`` over samples and positions, in the shape of ``weight``; only the shape of ``weight`` is read."""
+    x = x.to(r.dtype)
+    if geometry is None:
+        return _dense_weight_gradient(x, r, weight)
+    if x.dim() < weight.dim():
+        return weight_gradient(x.unsqueeze(0), r.unsqueeze(0), weight, geometry)
+    if isinstance(geometry, Convolution) and geometry.padding == "same":
+        x, geometry = _padded(x, weight, geometry)
+    dims = weight.dim() - 2
+    result: Tensor = torch.ops.aten.convolution_backward.default(
+        r,
+        x,
+        weight,
+        None,
+        geometry.stride,
+        (0,) * dims if geometry.padding == "valid" else geometry.padding,
+        geometry.dilation,
+        isinstance(geometry, TransposedConvolution),
+        geometry.output_padding if isinstance(geometry, TransposedConvolution) else (0,) * dims,
+        geometry.groups,
+        (False, True, False),
+    )[1]
+    return result
+
+
+def _dense_weight_gradient(x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
+    vectors = x.reshape(-1, x.shape[-1])
+    if weight.dim() == 1:
+        return r.reshape(-1) @ vectors
+    return r.reshape(-1, r.shape[-1]).T @ vectors
+
+
+def _padded(x: Tensor, weight: Tensor, geometry: Convolution) -> tuple[Tensor, Convolution]:
+    """The input and the geometry of the same convolution without padding ``"same"``, which may be uneven."""
+    total = [d * (k - 1) for d, k in zip(geometry.dilation, weight.shape[2:], strict=True)]
+    behind = [each for t in reversed(total) for each in (0, t % 2)]
+    return F.pad(x, behind) if any(behind) else x, geometry._replace(padding=tuple(t // 2 for t in total))
+
+
+def bias_gradient(r: Tensor, bias: Tensor, geometry: Geometry) -> Tensor:
+    """``sum r`` over samples and positions, in the shape of ``bias``; only the shape of ``bias`` is read."""
+    if geometry is None:
+        return r.sum_to_size(bias.shape)
+    channels = r.dim() - 1 - len(geometry.stride)
+    return r.sum([dim for dim in range(r.dim()) if dim != channels])
 
 
 def _crop(longer: Tensor, x: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates
-from fxlrp.relevance.numerics import widened
+from fxlrp.relevance.numerics import as_type_of, unbroadcast, widened
 from fxlrp.relevance.proportional import LinearMap, proportional
-from fxlrp.relevance.step import Absorber, Implementation, RuleTable, Step
+from fxlrp.relevance.step import Absorber, Contribution, Implementation, RuleTable, Step, no_relevance_of
 from fxlrp.rules.specs import Epsilon
 
 
@@ -107,22 +107,70 @@ def _instance_norm_without_bias(step: Step) -> fx.Node | None:
     return (_batch_norm_without_bias if _uses_running_statistics(step) else _group_norm_without_bias)(step)
 
 
+def scale_relevance(u: Tensor, y: Tensor, scale: Tensor, shift: Tensor | None, *, channels: bool) -> Tensor:
+    """``R_gamma = sum (y - beta) * u``, the contribution of the scaled values."""
+    return _summed(u * (y if shift is None else y - _expanded(shift, y, channels)), scale, channels)
+
+
+def shift_relevance(u: Tensor, y: Tensor, shift: Tensor, *, channels: bool) -> Tensor:
+    """``R_beta = sum beta * u``."""
+    return _summed(u * _expanded(shift, y, channels), shift, channels)
+
+
+def _expanded(parameter: Tensor, y: Tensor, channels: bool) -> Tensor:
+    return _over_channels(parameter, y) if channels else parameter
+
+
+def _summed(products: Tensor, parameter: Tensor, channels: bool) -> Tensor:
+    if channels:
+        return as_type_of(products.sum([dim for dim in range(products.dim()) if dim != 1]), parameter)
+    return unbroadcast(products, parameter)
+
+
+def _of_argument(channels: bool) -> Callable[[Step, fx.Node, str], Contribution]:
+    """The relevance of the scale and the shift, over the channels or over the last dimensions."""
+
+    def emit(step: Step, u: fx.Node, name: str) -> Contribution:
+        given = step.arguments
+        if name == "weight":
+            return step.call(scale_relevance, u, step.node, given["weight"], given.get("bias"), channels=channels)
+        if name != "bias":
+            raise no_relevance_of(step, name)
+        absorbs = isinstance(step.rule, Epsilon) and step.rule.bias
+        return step.call(shift_relevance, u, step.node, given["bias"], channels=channels) if absorbs else None
+
+    return emit
+
+
 # ``y = x * c`` with a constant ``c``: the result of the map is the contribution.
-_SCALED = proportional(LinearMap(lambda step, u, _: u, contributions=lambda step: step.node, absorber=Absorber.NOTHING))
+_SCALED = proportional(
+    LinearMap(
+        lambda step, u, _: u,
+        contributions=lambda step: step.node,
+        absorber=Absorber.NOTHING,
+        of_argument=_of_argument(channels=False),
+    )
+)
 
 
 def _affine(
-    transposed: Callable[[Step, fx.Node, int], fx.Node], without_bias: Callable[[Step], fx.Node | None]
+    transposed: Callable[[Step, fx.Node, int], fx.Node],
+    without_bias: Callable[[Step], fx.Node | None],
+    *,
+    channels: bool = True,
+    absorber: Absorber | None = None,
 ) -> Implementation:
-    return proportional(LinearMap(transposed, without_bias=without_bias, absorber=Absorber.BIAS))
+    return proportional(
+        LinearMap(transposed, without_bias=without_bias, absorber=absorber, of_argument=_of_argument(channels))
+    )
 
 
 RULES: RuleTable = {
     Epsilon: {
-        "batch_norm": proportional(LinearMap(_emit_batch_norm, without_bias=_batch_norm_without_bias)),
-        "instance_norm": proportional(LinearMap(_emit_instance_norm, without_bias=_instance_norm_without_bias)),
-        "layer_norm": _affine(_emit_layer_norm, _layer_norm_without_bias),
-        "group_norm": _affine(_emit_group_norm, _group_norm_without_bias),
+        "batch_norm": _affine(_emit_batch_norm, _batch_norm_without_bias),
+        "instance_norm": _affine(_emit_instance_norm, _instance_norm_without_bias),
+        "layer_norm": _affine(_emit_layer_norm, _layer_norm_without_bias, channels=False, absorber=Absorber.BIAS),
+        "group_norm": _affine(_emit_group_norm, _group_norm_without_bias, absorber=Absorber.BIAS),
         "rms_norm": _SCALED,
         "local_response_norm": _SCALED,
     }

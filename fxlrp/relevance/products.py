@@ -6,6 +6,7 @@ from weights that the signal selects (Jafari et al., 2024).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx
@@ -14,7 +15,16 @@ from fxlrp.operation import Family, Gate
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import part, unbroadcast
-from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
+from fxlrp.relevance.step import (
+    Argument,
+    Choice,
+    Contribution,
+    Contributions,
+    Implementation,
+    Receivers,
+    RuleTable,
+    Step,
+)
 from fxlrp.rules.specs import Selective, SignalTakeAll, Uniform
 
 _TRANSPARENT = (Family.SHAPE, Family.SUM, Family.PRODUCT)
@@ -85,6 +95,12 @@ def _emit_product(step: Step) -> Contributions:
     return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
 
 
+def _of_parameter(step: Step, argument: Argument) -> Contribution:
+    """All relevance of the product, as the weight of a linear map receives; of a divisor, too."""
+    parameter = step.operands[argument] if isinstance(argument, int) else step.arguments[argument]
+    return step.call(part, parameter, step.relevance, share=1.0)
+
+
 @allocates
 @reads_form("operand")
 def product_factor(
@@ -110,8 +126,10 @@ def _specialize_product(step: Step) -> Contributions | None:
     ]
 
 
-RULES: RuleTable = {
-    SignalTakeAll: Implementation(_emit_product, _signal, specialize=_specialize_product, quotients=True),
-    Uniform: Implementation(_emit_product, _equals, specialize=_specialize_product, quotients=True),
-    Selective: Implementation(_emit_product, _selective, specialize=_specialize_product, quotients=True),
-}
+def _rule(receivers: Callable[[Choice], Receivers]) -> Implementation:
+    return Implementation(
+        _emit_product, receivers, specialize=_specialize_product, of_parameter=_of_parameter, quotients=True
+    )
+
+
+RULES: RuleTable = {SignalTakeAll: _rule(_signal), Uniform: _rule(_equals), Selective: _rule(_selective)}

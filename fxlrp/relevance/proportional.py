@@ -18,7 +18,18 @@ from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.quotients import over, over_value
-from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
+from fxlrp.relevance.step import (
+    Absorber,
+    Argument,
+    Choice,
+    Contribution,
+    Contributions,
+    Implementation,
+    Receivers,
+    Step,
+    all_dependent,
+    no_relevance_of,
+)
 from fxlrp.rules.rule import Rule
 from fxlrp.rules.specs import Epsilon, Magnitude, SignalTakeAll
 
@@ -35,6 +46,8 @@ class LinearMap:
         are_factors: Whether the operands are factors of a product, which receive equal shares (Achtibat et al., 2024).
         absorber: What absorbs relevance beside the stabilizer; None if unknown.
         stabilizer: A stabilizer in place of that of the rule.
+        of_argument: Emits the relevance of an argument that is not an operand, such as a weight, given the step, ``u``
+            and the name of the argument; returns None if it has none. None if it is not defined.
     """
 
     transposed: Callable[[Step, fx.Node, int], fx.Node]
@@ -44,38 +57,62 @@ class LinearMap:
     are_factors: bool = False
     absorber: Absorber | None = None
     stabilizer: float | None = None
+    of_argument: Callable[[Step, fx.Node, str], Contribution] | None = None
 
 
 def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = all_dependent) -> Implementation:
-    """LRP-epsilon of a linear map; ``receivers`` chooses the operands that receive relevance."""
+    """LRP-epsilon of a linear map; ``receivers`` chooses the operands that receive relevance.
+
+    A parameter takes part like an operand. It does not share with the factors of a product, which are not weights.
+    """
+
+    def over_total(step: Step) -> fx.Node:
+        return _over_total(step, linear)
+
+    def contribution(step: Step, u: fx.Node, position: int) -> Relevance:
+        summed = step.operands[position] if linear.contributions is None else linear.contributions(step)
+        return step.times(summed, linear.transposed(step, u, position))
 
     def emit(step: Step) -> Contributions:
-        u = _over_total(step, linear)
+        u, count = step.once(over_total), _factors(step, linear)
+        part = u if count == 1 else step.named("part", operator.truediv, u, count)
+        return step.to_receivers(lambda position, _: contribution(step, part, position))
 
-        def contribution(position: int, operand: Any) -> Relevance:
-            summed = operand if linear.contributions is None else linear.contributions(step)
-            return step.times(summed, linear.transposed(step, u, position))
+    def of_parameter(step: Step, argument: Argument) -> Contribution:
+        u = step.once(over_total)
+        if isinstance(argument, int):
+            return contribution(step, u, argument)
+        if linear.of_argument is None:
+            raise no_relevance_of(step, argument)
+        return linear.of_argument(step, u, argument)
 
-        return step.to_receivers(contribution)
-
-    vanishes = linear.contributions is None
-    return Implementation(emit, receivers, quotients=True, vanishes=vanishes, absorber=linear.absorber)
+    return Implementation(
+        emit,
+        receivers,
+        of_parameter=of_parameter,
+        quotients=True,
+        vanishes=linear.contributions is None,
+        absorber=linear.absorber,
+    )
 
 
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
-    """Emit ``R / s(z)``; for ``n`` factors ``R / s(n z)``."""
+    """Emit ``R / s(z)``; for ``n`` factors ``n R / s(n z)``."""
     rule = step.rule
     epsilon = _stabilizer(rule) if linear.stabilizer is None else linear.stabilizer
     total = linear.total(step) if linear.total is not None else None
     if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
         total = linear.without_bias(step)
-    count = len(step.receivers) if linear.are_factors else 1
     # R / s(n z) with a stabilizer of epsilon is R / (n s(z)) with one of epsilon / n.
+    count = _factors(step, linear)
     if total is None:
-        u = over_value(step, epsilon / count)
-    else:
-        u = over(step, step.named("s", stabilize, total, epsilon / count))
-    return u if count == 1 else step.named("part", operator.truediv, u, count)
+        return over_value(step, epsilon / count)
+    return over(step, step.named("s", stabilize, total, epsilon / count))
+
+
+def _factors(step: Step, linear: LinearMap) -> int:
+    """The number of operands that share the relevance equally."""
+    return max(len(step.receivers), 1) if linear.are_factors else 1
 
 
 def _stabilizer(rule: Rule) -> float:

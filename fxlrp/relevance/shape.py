@@ -15,7 +15,7 @@ from fxlrp.operation import REQUIRED
 from fxlrp.program import Relevance
 from fxlrp.relevance import element_relevance as elements
 from fxlrp.relevance import positions
-from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step
+from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.specs import PassThrough
 
 
@@ -182,10 +182,15 @@ _NOT_FINITE = ("nan_to_num",)
 
 RULES: RuleTable = {
     PassThrough: {
-        name: Implementation(emit, follows=True)
+        name: Implementation(emit, of_parameter=like_receiver(emit), follows=True)
         if name in _NOT_FINITE
         else Implementation(
-            emit, specialize=_carried(emit), quotients=True, follows=True, of_complex=name not in _CHANGE_TYPES
+            emit,
+            specialize=_carried(emit),
+            of_parameter=like_receiver(emit),
+            quotients=True,
+            follows=True,
+            of_complex=name not in _CHANGE_TYPES,
         )
         for name, emit in _EMITTERS.items()
     }

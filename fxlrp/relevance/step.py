@@ -5,18 +5,21 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor, fx
 
+from fxlrp.errors import UnsupportedOpError
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
-from fxlrp.provenance import provenance
+from fxlrp.provenance import describe, provenance
 from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.rules.rule import Rule
 from fxlrp.shapes import InputSpec
 from fxlrp.vocabulary.lookup import Vocabulary
+
+Emitted = TypeVar("Emitted")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Step:
         received: The relevance of the node's value; for a node with several results, by result index.
         facts: The facts about the step.
         multiply: Emits the relevance itself if it is received as a quotient.
+        emitted: What :meth:`once` has emitted for this step.
     """
 
     graph: fx.Graph
@@ -65,6 +69,18 @@ class Step:
     received: Relevance | Mapping[int, Relevance]
     facts: StepFacts
     multiply: Callable[[Relevance], fx.Node]
+    emitted: dict[Callable[[Step], Any], Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, emit: Callable[[Step], Emitted]) -> Emitted:
+        """What ``emit`` emits for this step, the same at every call: the relevance of operands and parameters share it.
+
+        Args:
+            emit: A function of the step; functions that are equal emit the same.
+        """
+        if emit not in self.emitted:
+            self.emitted[emit] = emit(self)
+        made: Emitted = self.emitted[emit]
+        return made
 
     @property
     def single(self) -> Relevance:
@@ -157,6 +173,28 @@ Contribution: TypeAlias = "fx.Node | Relevance | None"
 Contributions: TypeAlias = "Sequence[Contribution]"
 Emitter: TypeAlias = Callable[[Step], Contributions]
 
+Argument: TypeAlias = "int | str"
+"""The position of an operand, or the name of another argument."""
+
+
+def like_receiver(emit: Emitter) -> Callable[[Step, Argument], Contribution]:
+    """The relevance of an operand that does not depend on the input: what it would receive if only it did."""
+
+    def of_parameter(step: Step, argument: Argument) -> Contribution:
+        if not isinstance(argument, int):
+            raise no_relevance_of(step, argument)
+        return emit(replace(step, receivers=(argument,)))[argument]
+
+    return of_parameter
+
+
+def no_relevance_of(step: Step, argument: Argument) -> UnsupportedOpError:
+    """The error for a parameter whose relevance is not defined."""
+    named = f"operand {argument}" if isinstance(argument, int) else f"argument {argument!r}"
+    return UnsupportedOpError(
+        f"{step.rule} does not define the relevance of the {named} of the {describe(step.node, step.operation.name)}"
+    )
+
 
 @dataclass(frozen=True)
 class Receivers:
@@ -216,6 +254,8 @@ class Implementation:
         emit: Adds the step's calls to the program and returns one contribution for each operand.
         receivers: Chooses the operands that receive relevance.
         specialize: Emits a cheaper step if the facts allow one, else returns None.
+        of_parameter: Emits the relevance of an argument that does not depend on the input, summed over the batch, given
+            the step and the argument; returns None if the rule gives it none. None if it is not defined for the rule.
         quotients: Whether the step can pass on relevance as a quotient.
         vanishes: Whether the contribution to an element of an operand is zero where that element is zero.
         of_complex: Whether the step is valid for complex values, whose real and imaginary parts each have relevance.
@@ -227,6 +267,7 @@ class Implementation:
     emit: Emitter
     receivers: Callable[[Choice], Receivers] = all_dependent
     specialize: Callable[[Step], Contributions | None] = _never
+    of_parameter: Callable[[Step, Argument], Contribution] | None = None
     quotients: bool = False
     vanishes: bool = False
     follows: bool = False

@@ -11,7 +11,18 @@ from torch import Tensor, fx
 
 from fxlrp.relevance.numerics import part, stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, by_function, proportional
-from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, RuleTable, Step
+from fxlrp.relevance.step import (
+    Absorber,
+    Argument,
+    Choice,
+    Contribution,
+    Contributions,
+    Implementation,
+    Receivers,
+    RuleTable,
+    Step,
+    like_receiver,
+)
 from fxlrp.rules.specs import Epsilon, Equal, Magnitude, Only
 
 
@@ -48,6 +59,15 @@ def _emit_part(step: Step) -> Contributions:
     return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
 
 
+def _of_no_parameter(step: Step, argument: Argument) -> Contribution:
+    return None
+
+
+def _of_chosen_parameter(step: Step, argument: Argument) -> Contribution:
+    assert isinstance(step.rule, Only)
+    return like_receiver(_emit_part)(step, argument) if argument == step.rule.operand else None
+
+
 def _only(choice: Choice) -> Receivers:
     assert isinstance(choice.rule, Only)
     chosen = choice.rule.operand
@@ -61,7 +81,7 @@ RULES: RuleTable = {
         "add": proportional(LinearMap(by_function(unbroadcast), absorber=Absorber.OPERANDS)),
         "sub": proportional(LinearMap(_difference_transposed, absorber=Absorber.OPERANDS)),
     },
-    Magnitude: Implementation(_emit_magnitude, vanishes=True),
-    Equal: Implementation(_emit_part),
-    Only: Implementation(_emit_part, _only),
+    Magnitude: Implementation(_emit_magnitude, of_parameter=like_receiver(_emit_magnitude), vanishes=True),
+    Equal: Implementation(_emit_part, of_parameter=_of_no_parameter),
+    Only: Implementation(_emit_part, _only, of_parameter=_of_chosen_parameter),
 }
