@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from fxlrp.errors import InternalError
-from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
+from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, operation_under, receivers
 from fxlrp.provenance import provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.derived import complex_implementation
@@ -51,6 +51,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     if not annotated.carries:
         # The rule gives all relevance to an operand that does not depend on the input.
         return Flow(arrived, ())
+    operation = operation_under(operation, annotated.rule)
     operands, index = operation.operands_of(node), program.vocabulary.result_index(node)
     if index is not None:
         ledger.credit_part(operands[0], index, received)
@@ -67,7 +68,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
     if step.reads_complex and not how.of_complex:
-        how = complex_implementation(operation)
+        how = complex_implementation(operation, annotated.rule)
     contributions = how.specialize(step)
     if contributions is None:
         contributions = how.emit(step)

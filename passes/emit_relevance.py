@@ -16,7 +16,7 @@ from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Emitted, Program, input_name, inputs_among, receivers
 from fxlrp.propagate import Ledger, propagate
 from fxlrp.provenance import describe, is_inside
-from fxlrp.relevance.initial_relevance import initial_relevance
+from fxlrp.relevance.initial_relevance import initial_gradient, initial_relevance
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
@@ -58,11 +58,12 @@ def _controls(graph: fx.Graph, inputs: list[fx.Node]) -> dict[str, fx.Node]:
 def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], tokens: dict[str, Any]) -> fx.Node:
     """The initial relevance; the positions that are computed depend on the target, too."""
     positions = program.facts.positions
+    initial = initial_gradient if program.options.preset.starts_with_one else initial_relevance
     if positions is None:
-        return program.graph.call_function(initial_relevance, (explained, *controls.values()), tokens)
+        return program.graph.call_function(initial, (explained, *controls.values()), tokens)
     positions.args, positions.kwargs = (*positions.args, *controls.values()), tokens
     told = {**tokens, "positions": positions}
-    return program.graph.call_function(initial_relevance, (explained, *controls.values()), told)
+    return program.graph.call_function(initial, (explained, *controls.values()), told)
 
 
 def _tokens(program: Program, forward: Sequence[fx.Node]) -> dict[str, Any]:

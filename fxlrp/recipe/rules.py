@@ -27,7 +27,8 @@ def dump_preset(preset: Preset) -> dict[str, Any]:
         for pair in preset.pairs
         if not pair.by_extension
     ]
-    return {"name": preset.name, "epsilon": preset.epsilon, "pairs": pairs}
+    start = {"starts_with_one": True} if preset.starts_with_one else {}
+    return {"name": preset.name, "epsilon": preset.epsilon, "pairs": pairs, **start}
 
 
 def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
@@ -40,7 +41,7 @@ def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
         Pair(_load_selector(pair["selector"], model), _load_rule(pair["rule"]), pair["origin"])
         for pair in saved["pairs"]
     )
-    return Preset(saved["name"], pairs, saved["epsilon"])
+    return Preset(saved["name"], pairs, saved["epsilon"], saved.get("starts_with_one", False))
 
 
 def _dump_selector(selector: Selector) -> dict[str, Any]:

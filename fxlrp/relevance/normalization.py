@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.numerics import widened
-from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.proportional import LinearMap, derivatives, proportional
 from fxlrp.relevance.step import Absorber, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Epsilon
 
@@ -118,6 +118,7 @@ def _affine(
 
 
 RULES: RuleTable = {
+    **derivatives({"batch_norm": _emit_batch_norm}),
     Epsilon: {
         "batch_norm": proportional(LinearMap(_emit_batch_norm, without_bias=_batch_norm_without_bias)),
         "instance_norm": proportional(LinearMap(_emit_instance_norm, without_bias=_instance_norm_without_bias)),
@@ -125,5 +126,5 @@ RULES: RuleTable = {
         "group_norm": _affine(_emit_group_norm, _group_norm_without_bias),
         "rms_norm": _SCALED,
         "local_response_norm": _SCALED,
-    }
+    },
 }

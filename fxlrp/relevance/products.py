@@ -14,6 +14,7 @@ from fxlrp.operation import Family, Gate
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import part, unbroadcast
+from fxlrp.relevance.proportional import derivatives
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Selective, SignalTakeAll, Uniform
 
@@ -110,7 +111,25 @@ def _specialize_product(step: Step) -> Contributions | None:
     ]
 
 
+def quotient_transposed(u: Tensor, out: Tensor, divisor: Tensor) -> Tensor:
+    """``J^T u`` of the divisor of a quotient."""
+    return unbroadcast(-u * out / divisor, divisor)
+
+
+def _product_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    own, other = step.operands[position], step.operands[1 - position]
+    return step.call(product_factor, own, other, u, share=1, divided=False)
+
+
+def _quotient_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    dividend, divisor = step.arguments["input"], step.arguments["other"]
+    if position:
+        return step.call(quotient_transposed, u, step.node, divisor)
+    return step.call(product_factor, dividend, divisor, u, share=1, divided=True)
+
+
 RULES: RuleTable = {
+    **derivatives({"mul": _product_transposed, "div": _quotient_transposed}),
     SignalTakeAll: Implementation(_emit_product, _signal, specialize=_specialize_product, quotients=True),
     Uniform: Implementation(_emit_product, _equals, specialize=_specialize_product, quotients=True),
     Selective: Implementation(_emit_product, _selective, specialize=_specialize_product, quotients=True),

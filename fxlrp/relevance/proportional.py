@@ -8,9 +8,9 @@ and the quotient ``A_i^T(R / s(z))`` of ``x_i``.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx
 
@@ -18,9 +18,20 @@ from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.quotients import over, over_value
-from fxlrp.relevance.step import Absorber, Choice, Contributions, Implementation, Receivers, Step, all_dependent
+from fxlrp.relevance.step import (
+    Absorber,
+    Choice,
+    Contributions,
+    Implementation,
+    Receivers,
+    RuleTable,
+    Step,
+    all_dependent,
+)
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.specs import Epsilon, Magnitude, SignalTakeAll
+from fxlrp.rules.specs import Backpropagation, Epsilon, Gradient, Magnitude, SignalTakeAll
+
+TransposedMap: TypeAlias = "Callable[[Step, fx.Node, int], fx.Node]"
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class LinearMap:
         stabilizer: A stabilizer in place of that of the rule.
     """
 
-    transposed: Callable[[Step, fx.Node, int], fx.Node]
+    transposed: TransposedMap
     contributions: Callable[[Step], fx.Node] | None = None
     total: Callable[[Step], fx.Node] | None = None
     without_bias: Callable[[Step], fx.Node | None] | None = None
@@ -85,7 +96,24 @@ def _stabilizer(rule: Rule) -> float:
     return rule.epsilon if isinstance(rule, Epsilon) else 0.0
 
 
-def by_function(function: Callable[..., Tensor], *names: str) -> Callable[[Step, fx.Node, int], fx.Node]:
+def backpropagated(transposed: TransposedMap) -> Implementation:
+    """What arrives through the transposed Jacobian: ``R_x = J^T R``."""
+
+    def emit(step: Step) -> Contributions:
+        return step.to_receivers(lambda position, _: transposed(step, step.relevance, position))
+
+    return Implementation(emit)
+
+
+def derivatives(transposed: Mapping[str, TransposedMap]) -> RuleTable:
+    """The rules that are derivatives, of operations whose transposed Jacobian is written, by name."""
+    return {
+        Backpropagation: {name: backpropagated(each) for name, each in transposed.items()},
+        Gradient: {name: proportional(LinearMap(each, stabilizer=0.0)) for name, each in transposed.items()},
+    }
+
+
+def by_function(function: Callable[..., Tensor], *names: str) -> TransposedMap:
     """A transposed map that ``function`` computes from ``u``, the operand and the named arguments of the call."""
 
     def emit(step: Step, u: fx.Node, position: int) -> fx.Node:
