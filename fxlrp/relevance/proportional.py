@@ -76,7 +76,7 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     """Emit ``R / s(z)``; for ``n`` factors ``R / s(n z)``."""
     rule = step.rule
-    epsilon = _stabilizer(rule) if linear.stabilizer is None else linear.stabilizer
+    epsilon = stabilizer_of(rule) if linear.stabilizer is None else linear.stabilizer
     total = linear.total(step) if linear.total is not None else None
     if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
         total = linear.without_bias(step)
@@ -89,7 +89,7 @@ def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     return u if count == 1 else step.named("part", operator.truediv, u, count)
 
 
-def _stabilizer(rule: Rule) -> float:
+def stabilizer_of(rule: Rule) -> float:
     """The stabilizer of LRP-epsilon under a rule; LRP-0 under a rule without one, such as a gradient."""
     if isinstance(rule, SignalTakeAll | Magnitude):
         return rule.stabilizer

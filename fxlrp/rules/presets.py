@@ -25,7 +25,7 @@ from fxlrp.rules.gradient_presets import beta_smooth, deconvnet, gradient, guide
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Selector
 from fxlrp.rules.specs import AlphaBeta, Flat, Gamma, Rule, ZBox, ZPlus
-from fxlrp.rules.transformer_presets import attnlrp, cplrp, mambalrp
+from fxlrp.rules.transformer_presets import attnlrp, cplrp, mambalrp, relp
 
 __all__ = [
     "PRESETS",
@@ -46,6 +46,7 @@ __all__ = [
     "gradient",
     "guided_backprop",
     "mambalrp",
+    "relp",
 ]
 
 _CONVOLUTIONS = tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
@@ -316,6 +317,7 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
         attnlrp,
         cplrp,
         mambalrp,
+        relp,
         gradient,
         guided_backprop,
         deconvnet,

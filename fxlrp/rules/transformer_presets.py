@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fxlrp.rules.declared import declared
 from fxlrp.rules.preset import Pair, Preset
-from fxlrp.rules.specs import Constant, Selective, SignalTakeAll, Uniform
+from fxlrp.rules.specs import Constant, Gradient, Selective, SignalTakeAll, Uniform
 
 
 @declared
@@ -105,3 +105,32 @@ def mambalrp(epsilon: float = 1e-6) -> Preset:
     attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
     products = [Pair(name, Selective(epsilon), origin) for name in ("mul", "matmul", "einsum")]
     return Preset("mambalrp", (*attention, *products), epsilon)
+
+
+@declared
+def relp() -> Preset:
+    """RelP for language models: relevance patching (Jafari et al., 2025).
+
+    - Convolutions, dense layers, sums and averages: :class:`~fxlrp.rules.Epsilon` with ``epsilon=0``, LRP-0.
+    - Activations: :class:`~fxlrp.rules.PassThrough`. The statistics of normalizations are constants.
+    - Products: :class:`~fxlrp.rules.Uniform`, half to each factor.
+    - Attention: its derivative, :class:`~fxlrp.rules.Gradient` for both matrix products, without halves, and
+      :class:`~fxlrp.rules.Taylor` for the softmax, which is its derivative. So attention does not conserve relevance.
+
+    Relevance is value times coefficient, and patching a value changes the output by about its change times the
+    coefficient.
+
+    Returns:
+        The preset.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x = torch.rand(2, 5, 8)
+        >>> explain = fxlrp.compile(layer, rules="relp", example_inputs=x)
+        >>> explain(x, target=(0, 3)).shape
+        torch.Size([2, 5, 8])
+    """
+    origin = "preset relp"
+    products = [Pair(name, Gradient(), origin) for name in ("matmul", "einsum")]
+    return Preset("relp", (Pair("mul", Uniform(), origin), *products), 0.0)

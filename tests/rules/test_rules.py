@@ -114,7 +114,7 @@ def test_every_preset_is_named_and_tested() -> None:
     # those for transformers and state-space models are tested with these, the gradient with every operation, the
     # modified gradients in test_gradient_presets.py
     gradients = {"gradient", "guided_backprop", "deconvnet", "beta_smooth"}
-    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "mambalrp", *gradients}
+    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "mambalrp", "relp", *gradients}
     for name, function in PRESETS.items():
         assert getattr(presets, name) is function
 
