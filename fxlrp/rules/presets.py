@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -326,4 +326,4 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
     )
 }
 
-Rules: TypeAlias = "str | Preset | Sequence[tuple[Selector, Rule]] | None"
+Rules: TypeAlias = "str | Preset | Mapping[str, Any] | Sequence[tuple[Selector, Rule]] | None"
