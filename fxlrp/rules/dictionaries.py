@@ -67,6 +67,8 @@ def from_dict(mapping: Mapping[str, Any]) -> Preset:
         >>> print(fxlrp.rules.from_dict(wanted).pairs[0].rule)
         Gamma(gamma=0.1)
     """
+    if any(isinstance(value, Rule) for value in mapping.values()):
+        raise RuleError(f"rules as objects must be a list of (selector, rule) pairs, not a dictionary: {mapping!r}")
     _check_keys(mapping, _WHOLE if "name" in mapping else _CHANGES, "the dictionary of rules")
     tables = mapping.get("rules", [])
     if not isinstance(tables, list | tuple):
