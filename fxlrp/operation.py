@@ -7,7 +7,7 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -143,6 +143,7 @@ class Operation:
             operand, which receives its relevance if a rule passes relevance on.
         moves: Whether the result consists of elements of the operands, and of numbers given as arguments.
         keeps_elements: Whether every element of the operands is in the result.
+        rectifies: Tells whether a call is a ReLU, ``max(x, 0)``.
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
         gate: The gate level of the result, or a function that computes it from the call.
         scale: Tells whether the result of a call is a positive number without an upper bound, by which a value may be
@@ -187,6 +188,7 @@ class Operation:
     positive: Fact | None = None
     finite: Fact | None = None
     keeps_support: Fact | None = None
+    rectifies: Fact | None = None
     moves: bool = False
     keeps_elements: bool = False
     neutral: bool = False
@@ -290,6 +292,10 @@ class Operation:
     def operands_of(self, node: fx.Node) -> tuple[Any, ...]:
         """The values in the operand positions, in order: nodes, numbers or None."""
         return self.operands_among(self.arguments(node))
+
+    def with_held(self) -> Operation:
+        """This operation with the parameters that it holds constant behind its operands."""
+        return replace(self, operands=(*self.operands, *self.held_constant), held_constant=())
 
     def operands_among(self, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in the operand positions of bound arguments."""

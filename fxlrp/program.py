@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from torch import fx
 
 from fxlrp.interface import Interface
+from fxlrp.operation import Operation
 from fxlrp.question import Question
 from fxlrp.rules.preset import Preset
 from fxlrp.rules.rule import Rule
@@ -69,12 +70,17 @@ class Flow:
     passed_on: tuple[Relevance, ...]
 
 
+def operation_under(operation: Operation, rule: Rule) -> Operation:
+    """The operation of which a rule sees the operands: under a derivative nothing is held constant."""
+    return operation.with_held() if rule.differentiates and operation.held_constant else operation
+
+
 def receivers(node: fx.Node, vocabulary: Vocabulary) -> tuple[fx.Node, ...]:
     """The nodes to which ``node`` passes relevance, with repetitions; none if no relevance reaches it."""
     annotated, operation = annotation(node), vocabulary.operation(node)
     if annotated is None or operation is None:
         return ()
-    operands = operation.operands_of(node)
+    operands = operation_under(operation, annotated.rule).operands_of(node)
     return tuple(operands[position] for position in annotated.carries)
 
 

@@ -16,7 +16,7 @@ from torch import fx
 
 from fxlrp.errors import InputError, InternalError
 from fxlrp.parameters import ParameterSteps
-from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, receivers
+from fxlrp.program import Annotation, Flow, Program, Relevance, annotation, operation_under, receivers
 from fxlrp.provenance import describe, provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.coefficients import coefficient
@@ -70,6 +70,7 @@ def _emit_step(
     if operation is None or how is None or received is None:
         raise InternalError(f"no relevance arrived at the annotated node {node.name!r}")
     arrived = (received,) if isinstance(received, Relevance) else tuple(received.values())
+    operation = operation_under(operation, annotated.rule)
     operands, index = operation.operands_of(node), program.vocabulary.result_index(node)
     if index is not None:
         ledger.credit_part(operands[0], index, received)
@@ -88,7 +89,7 @@ def _emit_step(
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)
     if step.reads_complex and not how.of_complex:
-        how = complex_implementation(operation)
+        how = complex_implementation(operation, annotated.rule)
     # A rule may give all relevance to an operand that does not depend on the input.
     contributions = _contributions(step, how) if annotated.carries else (None,) * len(operands)
     _check(node, annotated, operands, contributions)

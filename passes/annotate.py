@@ -16,10 +16,10 @@ from fxlrp.absence import absences
 from fxlrp.errors import InternalError, RuleError, UnsupportedOpError
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import ANNOTATION, Annotation, Program, annotation
+from fxlrp.program import ANNOTATION, Annotation, Program, annotation, operation_under, receivers
 from fxlrp.provenance import describe
 from fxlrp.relevance import fitting_rules, implementation
-from fxlrp.relevance.derived import stands_for_complex
+from fxlrp.relevance.derived import is_derivative, stands_for_complex
 from fxlrp.relevance.step import Choice, Implementation, Receivers
 from fxlrp.relevance.tokens import MAPPED, MapTokens
 from fxlrp.rules.preset import Pair
@@ -53,10 +53,7 @@ def annotate(program: Program) -> int:
             live.update(node.all_input_nodes)
             continue
         node.meta[ANNOTATION] = annotated
-        operation = program.vocabulary.operation(node)
-        assert operation is not None
-        operands = operation.operands_of(node)
-        live.update(operands[position] for position in annotated.carries)
+        live.update(receivers(node, program.vocabulary))
     walk.check()
     return walk.count
 
@@ -97,19 +94,19 @@ def change_rule(program: Program, node: fx.Node, rule: Rule, *, origin: str, rea
     if how is None:
         rules = ", ".join(fitting_rules(operation))
         raise RuleError(f"{rule} does not fit the {describe(node, operation.name)}; rules for it: {rules}")
-    receivers = _receivers(program, node, operation, rule, how)
-    if receivers.positions != before.carries:
+    chosen = _receivers(program, node, operation, rule, how)
+    if chosen.positions != before.carries:
         raise RuleError(
-            f"{rule} passes relevance to the operands {receivers.positions} of the {describe(node, operation.name)}, "
+            f"{rule} passes relevance to the operands {chosen.positions} of the {describe(node, operation.name)}, "
             f"but {before.rule} to {before.carries}: choose the rule by a pair in rules=[...] instead"
         )
-    reasons = "; ".join(part for part in (reason, receivers.reason) if part)
-    node.meta[ANNOTATION] = Annotation(rule, receivers.positions, origin, reasons)
+    reasons = "; ".join(part for part in (reason, chosen.reason) if part)
+    node.meta[ANNOTATION] = Annotation(rule, chosen.positions, origin, reasons)
 
 
 def _receivers(program: Program, node: fx.Node, operation: Operation, rule: Rule, how: Implementation) -> Receivers:
     """The operands that receive relevance from a node under a rule."""
-    operands, dependent = operation.operands_of(node), program.facts.dependent
+    operands, dependent = operation_under(operation, rule).operands_of(node), program.facts.dependent
     positions = tuple(position for position, operand in enumerate(operands) if operand in dependent)
     weights = program.facts.weights.get(node, ())
     return how.receivers(Choice(node, rule, positions, operands, dependent, program.vocabulary, weights))
@@ -140,10 +137,10 @@ class _Walk:
             self.unsupported.append(describe(node, operation.name if is_known else None) + family)
             return None
         rule, how, origin, reason = chosen
-        receivers = _receivers(self.program, node, operation, rule, how)
+        chosen_operands = _receivers(self.program, node, operation, rule, how)
         self.count += 1
-        reasons = (reason, receivers.reason, self._of_complex(node, operation, rule, how, receivers))
-        return Annotation(rule, receivers.positions, origin, "; ".join(filter(None, reasons)))
+        reasons = (reason, chosen_operands.reason, self._of_complex(node, operation, rule, how, chosen_operands))
+        return Annotation(rule, chosen_operands.positions, origin, "; ".join(filter(None, reasons)))
 
     def _of_complex(
         self, node: fx.Node, operation: Operation, rule: Rule, how: Implementation, receivers: Receivers
@@ -153,11 +150,13 @@ class _Walk:
         Raises:
             RuleError: LRP-epsilon would be another rule than the one that was chosen.
         """
-        operands = operation.operands_of(node)
+        operands = operation_under(operation, rule).operands_of(node)
         values = (node, *(operands[position] for position in receivers.positions))
         specs = (self.program.facts.values.get(value.name) for value in values)
         if how.of_complex or not any(spec is not None and spec.dtype.is_complex for spec in specs):
             return ""
+        if is_derivative(rule):
+            return "complex: a derived step"
         if not stands_for_complex(rule):
             raise RuleError(
                 f"{rule} is not defined for complex values: choose fxlrp.rules.Epsilon() for the "

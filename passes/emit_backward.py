@@ -23,6 +23,11 @@ def times_gradient(value: Tensor, gradient: Tensor) -> Tensor:
     return torch.where(gradient == 0, 0, value * gradient)
 
 
+def arriving_gradient(value: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient that arrives at an output, with which a preset of gradients starts."""
+    return gradient.to(value.dtype, copy=True)
+
+
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
 def emit_backward(program: Program) -> int:
     """Append a step for every annotated node, and return outputs and relevances; return how many steps there are.
@@ -43,10 +48,10 @@ def emit_backward(program: Program) -> int:
     annotated, forward = copy.deepcopy(graph), list(graph.nodes)
     inputs = inputs_among(forward)
     gradients = _gradients(graph, inputs, [node for node in program.outputs if node in program.facts.dependent])
+    initial = arriving_gradient if program.options.preset.starts_with_one else times_gradient
     with graph.inserting_before(output):
         starts = {
-            explained: graph.call_function(times_gradient, (explained, gradient))
-            for explained, gradient in gradients.items()
+            explained: graph.call_function(initial, (explained, gradient)) for explained, gradient in gradients.items()
         }
         ledger = propagate(program, forward, starts)
         relevances = tuple(ledger.relevance(node) for node in inputs)

@@ -21,8 +21,8 @@ from fxlrp.provenance import describe, provenance
 from fxlrp.question import Question
 from fxlrp.relevance.coefficients import initial_coefficient
 from fxlrp.relevance.conditions import mask_of, restricted
-from fxlrp.relevance.initial_relevance import initial_relevance
-from fxlrp.relevance.stacked import initial_coefficients, initial_relevances, masks_of
+from fxlrp.relevance.initial_relevance import initial_gradient, initial_relevance
+from fxlrp.relevance.stacked import INITIAL_STACKED, masks_of
 
 
 @compiler_pass(needs=["annotated", "functional", "no identities"], provides=["relevance"])
@@ -70,7 +70,13 @@ def _controls(graph: fx.Graph, inputs: list[fx.Node], question: Question) -> dic
 
 def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], tokens: dict[str, Any]) -> fx.Node:
     """The initial relevance; the positions that are computed depend on the target, too."""
-    function: Callable[..., Tensor] = _INITIAL[program.options.question.stacked, program.options.question.coefficients]
+    question, is_gradient = program.options.question, program.options.preset.starts_with_one
+    if is_gradient and question.coefficients:
+        raise InputError(
+            f"the results of the preset {program.options.preset.name} are gradients and have no coefficients"
+        )
+    form = "gradient" if is_gradient else "coefficient" if question.coefficients else "relevance"
+    function = (INITIAL_STACKED if question.stacked else _INITIAL)[form]
     chosen = (controls["target"], controls["seed"])
     positions = program.facts.positions
     if positions is None:
@@ -80,11 +86,10 @@ def _start(program: Program, explained: fx.Node, controls: dict[str, fx.Node], t
     return program.graph.call_function(function, (explained, *chosen), told)
 
 
-_INITIAL: Mapping[tuple[bool, bool], Callable[..., Tensor]] = {
-    (False, False): initial_relevance,
-    (False, True): initial_coefficient,
-    (True, False): initial_relevances,
-    (True, True): initial_coefficients,
+_INITIAL: Mapping[str, Callable[..., Tensor]] = {
+    "relevance": initial_relevance,
+    "coefficient": initial_coefficient,
+    "gradient": initial_gradient,
 }
 
 

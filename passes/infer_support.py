@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program, annotation
+from fxlrp.program import Program, annotation, operation_under
 from fxlrp.relevance import implementation
 
 
@@ -24,7 +24,8 @@ def infer_support(program: Program) -> int:
             continue
         if node not in outside:
             inside.add(node)
-        how, operands = implementation(operation, annotated.rule), operation.operands_of(node)
+        how = implementation(operation, annotated.rule)
+        operands = operation_under(operation, annotated.rule).operands_of(node)
         keeps_support = operation.tells(operation.keeps_support, operation.arguments(node))
         for position in annotated.carries:
             operand = operands[position]

@@ -17,7 +17,7 @@ from fxlrp.attention.call import LOW
 from fxlrp.attention.contraction import Contraction, queries_times_keys, weights_times_values
 from fxlrp.functions import causal_mask, mask_scores
 from fxlrp.program import Program, annotation
-from fxlrp.rules.specs import Epsilon, PassThrough, SignalTakeAll, Taylor, Uniform
+from fxlrp.rules.specs import Epsilon, Gradient, PassThrough, SignalTakeAll, Taylor, Uniform
 from fxlrp.vocabulary.sizes import sizes_of
 
 
@@ -81,8 +81,8 @@ class Attention:
 def attentions(program: Program) -> list[Attention]:
     """The attention in an annotated program, in the order of the graph.
 
-    Its steps have the rules of AttnLRP or of CP-LRP, none of them chosen by the user, and nothing else reads the
-    values between its operands and its result.
+    Its steps have the rules of AttnLRP, of CP-LRP or of RelP, none of them chosen by the user, and nothing else reads
+    the values between its operands and its result.
     """
     sizes = sizes_of(program.graph, program.vocabulary)
     by_user = {pair.origin for pair in program.options.preset.pairs if pair.by_user}
@@ -93,15 +93,16 @@ def attentions(program: Program) -> list[Attention]:
 def _has_known_rules(attention: Attention, by_user: Collection[str]) -> bool:
     """Whether relevance passes through attention by the rules that its transposed map stands for."""
     result = annotation(attention.result)
-    if result is None or not isinstance(result.rule, Epsilon | SignalTakeAll):
+    if result is None or not isinstance(result.rule, Epsilon | SignalTakeAll | Gradient):
         return False
     if 0 not in result.carries:
         return True
     annotated = [annotation(node) for node in attention.inner]
+    of_scores = Gradient if isinstance(result.rule, Gradient) else Epsilon
     for node, each in zip(attention.inner, annotated, strict=True):
         if each is None or each.origin in by_user:
             return False
-        wanted = Taylor if node.target in _SOFTMAX else Epsilon if node is attention.scores else _BETWEEN
+        wanted = Taylor if node.target in _SOFTMAX else of_scores if node is attention.scores else _BETWEEN
         if not isinstance(each.rule, wanted):
             return False
     return True

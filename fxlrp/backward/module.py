@@ -93,8 +93,9 @@ def autograd(
 
     The initial relevance of an output is its value times its gradient. So ``model(x)[:, c].sum().backward()`` explains
     the logit ``c`` as :func:`fxlrp.compile` does with ``target=c``. Through other computations on the outputs, such as
-    the difference of two logits, relevance is propagated by LRP-0, which is gradient times value. Parameters do not
-    receive gradients.
+    the difference of two logits, relevance is propagated by LRP-0, which is gradient times value. With a preset that
+    starts with 1 at the target, such as :func:`~fxlrp.presets.guided_backprop`, the initial relevance is the gradient
+    itself. Parameters do not receive gradients.
 
     Args:
         model: A module in eval mode. It is not changed.

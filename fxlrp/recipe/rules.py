@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
-import fxlrp.rules
 from fxlrp.errors import RecipeError, RuleError
-from fxlrp.rules.bounds import TensorBound
+from fxlrp.rules.dictionaries import load
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Inside, Selector
 from fxlrp.rules.specs import Custom, Rule
@@ -27,7 +26,8 @@ def dump_preset(preset: Preset) -> dict[str, Any]:
         for pair in preset.pairs
         if not pair.by_extension
     ]
-    return {"name": preset.name, "epsilon": preset.epsilon, "pairs": pairs}
+    start = {"starts_with_one": True} if preset.starts_with_one else {}
+    return {"name": preset.name, "epsilon": preset.epsilon, "pairs": pairs, **start}
 
 
 def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
@@ -40,7 +40,7 @@ def load_preset(saved: dict[str, Any], model: nn.Module) -> Preset:
         Pair(_load_selector(pair["selector"], model), _load_rule(pair["rule"]), pair["origin"])
         for pair in saved["pairs"]
     )
-    return Preset(saved["name"], pairs, saved["epsilon"])
+    return Preset(saved["name"], pairs, saved["epsilon"], saved.get("starts_with_one", False))
 
 
 def _dump_selector(selector: Selector) -> dict[str, Any]:
@@ -75,10 +75,6 @@ def _load_selector(saved: dict[str, Any], model: nn.Module) -> Selector:
     raise RecipeError(f"the recipe has a rule for modules of the class {value}, but the model does not have any")
 
 
-# Rules that have a different name in recipes of version 0.1.
-_RENAMED = {"Pass": "PassThrough"}
-
-
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -89,23 +85,8 @@ def _dump_rule(rule: Rule) -> dict[str, Any]:
     return {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
 
 
-def _load_parameter(value: Any) -> Any:
-    if isinstance(value, dict):
-        return TensorBound(tuple(value["shape"]), tuple(value["values"]))
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _load_rule(saved: dict[str, Any]) -> Rule:
-    name = saved["rule"]
-    cls = getattr(fxlrp.rules, _RENAMED.get(name, name), None)
-    if not (isinstance(cls, type) and issubclass(cls, Rule)) or cls in (Rule, Custom):
-        raise RecipeError(f"this version of fxlrp has no rule {name!r}")
-    fields = {field.name for field in dataclasses.fields(cls)}
-    parameters = {key: _load_parameter(value) for key, value in saved.items()}
-    unknown = parameters.keys() - fields - {"rule"}
-    if unknown:
-        raise RecipeError(f"the rule {name} has no parameter {', '.join(map(repr, sorted(unknown)))}")
     try:
-        return cls(**{key: value for key, value in parameters.items() if key in fields})
+        return load(saved)
     except RuleError as error:
         raise RecipeError(f"the recipe has a rule that is not valid: {error}") from error

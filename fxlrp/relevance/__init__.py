@@ -45,7 +45,7 @@ RULES: Mapping[Family, RuleTable] = {
     Family.ATTENTION: attention.RULES,
     Family.EMBEDDING: embedding.RULES,
     Family.RECURRENT: recurrent.RULES,
-    Family.CHECK: activation.RULES,
+    Family.CHECK: activation.CHECKS,
     Family.TRANSFORM: derived.TRANSFORM,
     Family.SELECTION: derived.SELECTION,
     Family.FUNCTION: derived.FUNCTION,
@@ -68,8 +68,12 @@ def implementation(operation: Operation, rule: Rule) -> Implementation | None:
 
 
 def _found(operation: Operation, rule: type[Rule]) -> Implementation | None:
-    found = RULES.get(operation.family, {}).get(rule) or _of_any(operation).get(rule)
-    return found.get(operation.name) if isinstance(found, Mapping) else found
+    for table in (RULES.get(operation.family, {}), _of_any(operation)):
+        entry = table.get(rule)
+        found = entry.get(operation.name) if isinstance(entry, Mapping) else entry
+        if found is not None and found.fits(operation):
+            return found
+    return None
 
 
 def _of_any(operation: Operation) -> RuleTable:

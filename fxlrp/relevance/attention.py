@@ -6,6 +6,9 @@ passes on a quotient, and together they are the vector-Jacobian product of atten
 ``(dQ, dK, dV) = J^T(R / s(O))``, ``R_V = V * dV / 2``, ``R_Q = Q * dQ / 4`` and ``R_K = K * dK / 4``. If the weights
 are constants, ``R_V = V * dV`` (Ali et al., 2022). An operand that does not depend on the input leaves its share to
 the others.
+
+The derivatives of both products, without halves, give ``R_V = V * dV``, ``R_Q = Q * dQ`` and ``R_K = K * dK`` (Jafari
+et al., 2025).
 """
 
 from __future__ import annotations
@@ -17,21 +20,21 @@ from torch import fx
 
 from fxlrp.attention import attention_transposed
 from fxlrp.program import Relevance
+from fxlrp.relevance.proportional import stabilizer_of
 from fxlrp.relevance.quotients import over_value
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
-from fxlrp.rules.specs import Epsilon, SignalTakeAll
+from fxlrp.rules.specs import Epsilon, Gradient, SignalTakeAll
 
 QUERY, KEYS, VALUE = range(3)
 
 
 def _emit(step: Step) -> Contributions:
-    assert isinstance(step.rule, Epsilon | SignalTakeAll) and not isinstance(step.received, Relevance)
-    epsilon = step.rule.epsilon if isinstance(step.rule, Epsilon) else step.rule.stabilizer
-    of_weights, of_values = _shares(step.receivers)
+    assert not isinstance(step.received, Relevance)
+    of_weights, of_values = (1.0, 1.0) if step.rule.differentiates else _shares(step.receivers)
     out, kept = (_result(step, index) for index in (0, 1))
     # R / s(n O) with a stabilizer of epsilon is R / (n s(O)) with one of epsilon / n.
     own = dataclasses.replace(step, node=out, received=step.received[0])
-    u = over_value(own, epsilon * of_values)
+    u = over_value(own, stabilizer_of(step.rule) * of_values)
     options = ("mask", "scale", "is_causal", "hides_finitely")
     how = {
         name: step.arguments[name] for name in options if step.arguments[name] is not step.operation.parameters[name]
@@ -63,6 +66,7 @@ def _values(choice: Choice) -> Receivers:
 
 
 RULES: RuleTable = {
+    Gradient: Implementation(_emit, quotients=True, vanishes=True),
     Epsilon: Implementation(_emit, quotients=True, vanishes=True),
     SignalTakeAll: Implementation(_emit, _values, quotients=True, vanishes=True),
 }

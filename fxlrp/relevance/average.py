@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from fxlrp.bags import bag_of_rows
 from fxlrp.relevance.allocation import allocates
-from fxlrp.relevance.proportional import LinearMap, by_function, options_of, proportional
+from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, options_of, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, ntuple, window
 from fxlrp.rules.specs import Epsilon, Magnitude
@@ -200,20 +200,21 @@ def _statistic(contributions: Callable[[Step], fx.Node]) -> Implementation:
     return Implementation(emit, quotients=True, absorber=Absorber.NOTHING)
 
 
-def _linear(function: Callable[..., Tensor], *names: str) -> Implementation:
-    return proportional(LinearMap(by_function(function, *names), absorber=Absorber.NOTHING))
-
+_MAPS = {
+    **{f"avg_pool{n}d": by_function(avg_pool_transposed, *_POOLED) for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": by_function(adaptive_avg_pool_transposed) for n in (1, 2, 3)},
+    "mean": by_function(mean_transposed, *_OVER),
+    "sum": by_function(sum_transposed, *_OVER),
+    "cumsum": by_function(cumsum_transposed, "dim"),
+    "sum_bags": by_function(sum_bags_transposed, "offsets", "include_last_offset"),
+    "fold": by_function(fold_transposed, "kernel_size", "dilation", "padding", "stride"),
+    "interpolate": by_function(interpolate_transposed, *_INTERPOLATED),
+}
 
 RULES: RuleTable = {
+    **derivatives(_MAPS),
     Epsilon: {
-        **{f"avg_pool{n}d": _linear(avg_pool_transposed, *_POOLED) for n in (1, 2, 3)},
-        **{f"adaptive_avg_pool{n}d": _linear(adaptive_avg_pool_transposed) for n in (1, 2, 3)},
-        "mean": _linear(mean_transposed, *_OVER),
-        "sum": _linear(sum_transposed, *_OVER),
-        "cumsum": _linear(cumsum_transposed, "dim"),
-        "sum_bags": _linear(sum_bags_transposed, "offsets", "include_last_offset"),
-        "fold": _linear(fold_transposed, "kernel_size", "dilation", "padding", "stride"),
-        "interpolate": _linear(interpolate_transposed, *_INTERPOLATED),
+        **{name: proportional(LinearMap(each, absorber=Absorber.NOTHING)) for name, each in _MAPS.items()},
         "vector_norm": _statistic(_norm_contributions),
         **dict.fromkeys(("var", "std"), _statistic(_squared_deviations)),
     },

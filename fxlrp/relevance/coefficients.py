@@ -13,9 +13,8 @@ from torch import Tensor, fx
 
 from fxlrp.operation import Family
 from fxlrp.program import Relevance
-from fxlrp.relevance.initial_relevance import Seed, Target, initial_relevance
+from fxlrp.relevance.initial_relevance import Seed, Target, initial_gradient, initial_relevance
 from fxlrp.relevance.step import Step
-from fxlrp.relevance.targets import at_target
 
 
 def initial_coefficient(
@@ -26,13 +25,9 @@ def initial_coefficient(
     positions: Tensor | None = None,
 ) -> Tensor:
     """Return ``C`` of :func:`initial_relevance`: one at the target and zero elsewhere, or the seed over the output."""
-    if target is None and seed is None:
-        # Positive, with the same largest element.
-        shifted = output - output.amin() + 1
-        return initial_relevance(shifted, None, None, tokens, positions) / shifted
+    if seed is None:
+        return initial_gradient(output, target, None, tokens, positions)
     relevance = initial_relevance(output, target, seed, tokens, positions)
-    if seed is None and output.dim():
-        return at_target(torch.ones_like(output), target, tokens, selected=positions is not None)
     return torch.where(output == 0, 0.0, relevance / output)
 
 

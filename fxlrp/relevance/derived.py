@@ -11,6 +11,7 @@ With ``J`` the Jacobian of the operation at its operands:
 - Any other function divides relevance like its linear part: ``R_x = x * J^T(R / s(J x))``. For an elementwise function
   of several operands the shares are proportional to ``x_i df/dx_i``; for norms and distances ``J x`` is the result.
 - :class:`~fxlrp.rules.Gradient` is the vector-Jacobian product itself, ``R_x = x * J^T(R / y)``.
+- :class:`~fxlrp.rules.Backpropagation` is that without the values, ``R_x = J^T R``.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from fxlrp.functions import factor_count
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance import fourier
 from fxlrp.relevance.numerics import stabilize, unbroadcast
-from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.specs import Epsilon, Gradient, PassThrough, SignalTakeAll, Uniform
+from fxlrp.rules.specs import Backpropagation, Epsilon, Gradient, PassThrough, SignalTakeAll, Uniform
 
 if TYPE_CHECKING:
     from fxlrp.relevance.tracing import Apply, Body
@@ -89,6 +90,11 @@ def _emit_selection(step: Step) -> Contributions:
     received = step.parts if step.operation.multiple_results else {0: step.relevance}
     given = iter(_traced(step, pull_back, step.receivers, received))
     return step.to_receivers(lambda *_: next(given))
+
+
+def _emit_backpropagation(step: Step) -> Contributions:
+    is_written = step.operation.name in _WRITTEN and not step.operation.multiple_results
+    return (backpropagated(transposed).emit if is_written else _emit_selection)(step)
 
 
 def _emit_several(epsilon: Callable[[Step], float]) -> Emitter:
@@ -178,8 +184,15 @@ def stands_for_complex(rule: Rule) -> bool:
     return isinstance(rule, Epsilon | PassThrough | SignalTakeAll | Uniform)
 
 
-def complex_implementation(operation: Operation) -> Implementation:
-    """LRP-epsilon by components, for a rule whose step is not valid for complex values."""
+def is_derivative(rule: Rule) -> bool:
+    """Whether a rule is a derivative of the operation, which tracing derives for every differentiable one."""
+    return type(rule) in ANY
+
+
+def complex_implementation(operation: Operation, rule: Rule) -> Implementation:
+    """A derived step of a derivative, or LRP-epsilon by components, for a step that complex values do not fit."""
+    if is_derivative(rule):
+        return ANY[type(rule)]
     return _FACTORS if operation.family in (Family.PRODUCT, Family.MATMUL) else _ONE
 
 
@@ -193,4 +206,7 @@ SELECTION: RuleTable = {
     PassThrough: Implementation(_emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True)
 }
 FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function, of_parameter=like_receiver(_emit_function))}
-ANY: RuleTable = {Gradient: replace(_ONE, emit=_gradient, of_parameter=None, absorber=None)}
+ANY: Mapping[type[Rule], Implementation] = {
+    Gradient: replace(_ONE, emit=_gradient, of_parameter=None, absorber=None),
+    Backpropagation: Implementation(_emit_backpropagation, of_complex=True),
+}

@@ -11,7 +11,7 @@ from torch import Tensor
 from fxlrp.errors import InputError
 from fxlrp.relevance.targets import Each, Target, at_largest, at_last_position, at_target, has_class_for_each_token
 
-__all__ = ["Seed", "Target", "initial_relevance"]
+__all__ = ["Seed", "Target", "initial_gradient", "initial_relevance"]
 
 Seed: TypeAlias = "Tensor | Callable[[Tensor], Tensor] | Each | None"
 
@@ -55,6 +55,29 @@ def initial_relevance(
     if positions is not None or has_class_for_each_token(output, tokens):
         return at_last_position(output)
     return at_largest(output)
+
+
+def initial_gradient(
+    output: Tensor,
+    target: Target = None,
+    seed: Seed = None,
+    tokens: Sequence[Tensor] = (),
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Return the gradient with which an explanation starts: 1 at the target and zero elsewhere, or the seed.
+
+    Args and errors are those of :func:`initial_relevance`.
+    """
+    if not isinstance(output, Tensor) or seed is not None:
+        return initial_relevance(output, target, seed, tokens, positions)
+    ones = torch.ones_like(output)
+    if target is not None or output.dim() < 2:
+        return initial_relevance(ones, target, None, tokens, positions)
+    if positions is not None or has_class_for_each_token(output, tokens):
+        last = output.shape[1] - 1
+        return at_target(ones, (last, output[:, -1].argmax(-1)))
+    flat = ones.flatten(1)
+    return at_target(flat, output.flatten(1).argmax(1)).reshape(output.shape)
 
 
 def _seed_relevance(output: Tensor, seed: Tensor | Callable[[Tensor], Tensor]) -> Tensor:

@@ -22,10 +22,21 @@ from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, bias_gradient, forward, geometry_of, transposed, weight_gradient
 from fxlrp.relevance.linear_terms import TermsOf, argument_of_terms, epsilon_argument, input_of_terms
 from fxlrp.relevance.numerics import as_type_of, stabilize, stabilize_one_sign
-from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
 from fxlrp.relevance.step import Absorber, Argument, Contribution, Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.bounds import TensorBound
-from fxlrp.rules.specs import AlphaBeta, Epsilon, Flat, Gamma, PassThrough, WSquare, ZBox, ZPlus
+from fxlrp.rules.specs import (
+    AlphaBeta,
+    Backpropagation,
+    Epsilon,
+    Flat,
+    Gamma,
+    Gradient,
+    PassThrough,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
 
 # A number, one number for each channel, or a tensor that broadcasts to the input.
 Bound: TypeAlias = "float | tuple[float, ...] | Tensor"
@@ -295,5 +306,7 @@ RULES: RuleTable = {
     ZBox: _step(linear_zbox, "input", "weight", "r"),
     WSquare: _step(linear_wsquare, "input", "weight", "bias", "r"),
     Flat: _step(linear_flat, "input", "weight", "r"),
+    Backpropagation: backpropagated(linear_specialized.transposed),
+    Gradient: proportional(LinearMap(linear_specialized.transposed, stabilizer=0.0)),
     PassThrough: Implementation(lambda step: [step.call(unchanged, step.operands[0], step.relevance)]),
 }

@@ -12,7 +12,7 @@ from fxlrp.operation import Gate
 from fxlrp.relevance.derived import transposed
 from fxlrp.relevance.numerics import unbroadcast
 from fxlrp.relevance.products import gate_rank, signals
-from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.proportional import LinearMap, derivatives, proportional
 from fxlrp.relevance.step import Choice, Receivers, RuleTable, Step
 from fxlrp.rules.specs import Epsilon, Selective, SignalTakeAll
 
@@ -102,13 +102,14 @@ def _selective(choice: Choice) -> Receivers:
     return _values(choice)
 
 
+_WRITTEN = {"matmul": _matmul_transposed, "einsum": _einsum_transposed}
 _MAPS = {
-    "matmul": _matmul_transposed,
-    "einsum": _einsum_transposed,
+    **_WRITTEN,
     **dict.fromkeys("tensordot inner kron cross linalg_cross linalg_multi_dot chain_matmul".split(), transposed),
 }
 
 RULES: RuleTable = {
+    **derivatives(_WRITTEN),
     Epsilon: {name: proportional(LinearMap(each, are_factors=True)) for name, each in _MAPS.items()},
     SignalTakeAll: {name: proportional(LinearMap(each, are_factors=True), _values) for name, each in _MAPS.items()},
     Selective: {name: proportional(LinearMap(each, are_factors=True), _selective) for name, each in _MAPS.items()},

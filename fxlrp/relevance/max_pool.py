@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor, fx
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.average import adaptive_avg_pool_transposed, sum_transposed
 from fxlrp.relevance.linear_maps import Convolution, forward, transposed
-from fxlrp.relevance.proportional import LinearMap, by_function, options_of, proportional
+from fxlrp.relevance.proportional import LinearMap, TransposedMap, backpropagated, by_function, options_of, proportional
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, window
-from fxlrp.rules.specs import Epsilon, WinnerTakesAll
+from fxlrp.rules.specs import Backpropagation, Epsilon, WinnerTakesAll
 
 aten = torch.ops.aten
 
@@ -162,6 +162,10 @@ def _winner(find: Callable[[Step, fx.Node], fx.Node]) -> Implementation:
     return Implementation(emit, specialize=specialize, quotients=True, follows=True)
 
 
+def _transposed(find: Callable[[Step, fx.Node], fx.Node]) -> TransposedMap:
+    return lambda step, u, _: find(step, u)
+
+
 def _to_window_winner(step: Step, r: fx.Node) -> fx.Node:
     options = options_of(step.operation, step.arguments, WINDOW)
     return step.call(max_pool_winner, step.operands[0], r, **options)
@@ -193,12 +197,15 @@ def _shared(transposed: Callable[..., Tensor], total: Callable[[Step], fx.Node],
     return proportional(LinearMap(by_function(transposed, *names), total=total))
 
 
+_WINNERS: Mapping[str, Callable[[Step, fx.Node], fx.Node]] = {
+    **{f"max_pool{n}d": _to_window_winner for n in (1, 2, 3)},
+    **{f"adaptive_max_pool{n}d": _to_adaptive_winner for n in (1, 2, 3)},
+    "amax": _to_largest,
+}
+
 RULES: RuleTable = {
-    WinnerTakesAll: {
-        **{f"max_pool{n}d": _winner(_to_window_winner) for n in (1, 2, 3)},
-        **{f"adaptive_max_pool{n}d": _winner(_to_adaptive_winner) for n in (1, 2, 3)},
-        "amax": _winner(_to_largest),
-    },
+    WinnerTakesAll: {name: _winner(find) for name, find in _WINNERS.items()},
+    Backpropagation: {name: backpropagated(_transposed(find)) for name, find in _WINNERS.items()},
     Epsilon: {
         **{f"max_pool{n}d": _shared(window_sum_transposed, _window_sum, *WINDOW) for n in (1, 2, 3)},
         **{f"adaptive_max_pool{n}d": _shared(adaptive_avg_pool_transposed, _adaptive_mean) for n in (1, 2, 3)},

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.numerics import as_type_of, unbroadcast, widened
-from fxlrp.relevance.proportional import LinearMap, proportional
+from fxlrp.relevance.proportional import LinearMap, derivatives, proportional
 from fxlrp.relevance.step import Absorber, Contribution, Implementation, RuleTable, Step, no_relevance_of
 from fxlrp.rules.specs import Epsilon
 
@@ -166,6 +166,7 @@ def _affine(
 
 
 RULES: RuleTable = {
+    **derivatives({"batch_norm": _emit_batch_norm}),
     Epsilon: {
         "batch_norm": _affine(_emit_batch_norm, _batch_norm_without_bias),
         "instance_norm": _affine(_emit_instance_norm, _instance_norm_without_bias),
@@ -173,5 +174,5 @@ RULES: RuleTable = {
         "group_norm": _affine(_emit_group_norm, _group_norm_without_bias, absorber=Absorber.BIAS),
         "rms_norm": _SCALED,
         "local_response_norm": _SCALED,
-    }
+    },
 }

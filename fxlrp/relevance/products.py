@@ -15,6 +15,7 @@ from fxlrp.operation import Family, Gate
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import part, unbroadcast
+from fxlrp.relevance.proportional import derivatives
 from fxlrp.relevance.step import (
     Argument,
     Choice,
@@ -126,10 +127,32 @@ def _specialize_product(step: Step) -> Contributions | None:
     ]
 
 
+def quotient_transposed(u: Tensor, out: Tensor, divisor: Tensor) -> Tensor:
+    """``J^T u`` of the divisor of a quotient."""
+    return unbroadcast(-u * out / divisor, divisor)
+
+
+def _product_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    own, other = step.operands[position], step.operands[1 - position]
+    return step.call(product_factor, own, other, u, share=1, divided=False)
+
+
+def _quotient_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
+    dividend, divisor = step.arguments["input"], step.arguments["other"]
+    if position:
+        return step.call(quotient_transposed, u, step.node, divisor)
+    return step.call(product_factor, dividend, divisor, u, share=1, divided=True)
+
+
 def _rule(receivers: Callable[[Choice], Receivers]) -> Implementation:
     return Implementation(
         _emit_product, receivers, specialize=_specialize_product, of_parameter=_of_parameter, quotients=True
     )
 
 
-RULES: RuleTable = {SignalTakeAll: _rule(_signal), Uniform: _rule(_equals), Selective: _rule(_selective)}
+RULES: RuleTable = {
+    **derivatives({"mul": _product_transposed, "div": _quotient_transposed}),
+    SignalTakeAll: _rule(_signal),
+    Uniform: _rule(_equals),
+    Selective: _rule(_selective),
+}

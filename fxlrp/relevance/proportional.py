@@ -8,9 +8,9 @@ and the quotient ``A_i^T(R / s(z))`` of ``x_i``.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx
 
@@ -26,12 +26,15 @@ from fxlrp.relevance.step import (
     Contributions,
     Implementation,
     Receivers,
+    RuleTable,
     Step,
     all_dependent,
     no_relevance_of,
 )
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.specs import Epsilon, Magnitude, SignalTakeAll
+from fxlrp.rules.specs import Backpropagation, Epsilon, Gradient, Magnitude, SignalTakeAll
+
+TransposedMap: TypeAlias = "Callable[[Step, fx.Node, int], fx.Node]"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class LinearMap:
             and the name of the argument; returns None if it has none. None if it is not defined.
     """
 
-    transposed: Callable[[Step, fx.Node, int], fx.Node]
+    transposed: TransposedMap
     contributions: Callable[[Step], fx.Node] | None = None
     total: Callable[[Step], fx.Node] | None = None
     without_bias: Callable[[Step], fx.Node | None] | None = None
@@ -99,7 +102,7 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     """Emit ``R / s(z)``; for ``n`` factors ``n R / s(n z)``."""
     rule = step.rule
-    epsilon = _stabilizer(rule) if linear.stabilizer is None else linear.stabilizer
+    epsilon = stabilizer_of(rule) if linear.stabilizer is None else linear.stabilizer
     total = linear.total(step) if linear.total is not None else None
     if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
         total = linear.without_bias(step)
@@ -115,14 +118,31 @@ def _factors(step: Step, linear: LinearMap) -> int:
     return max(len(step.receivers), 1) if linear.are_factors else 1
 
 
-def _stabilizer(rule: Rule) -> float:
+def stabilizer_of(rule: Rule) -> float:
     """The stabilizer of LRP-epsilon under a rule; LRP-0 under a rule without one, such as a gradient."""
     if isinstance(rule, SignalTakeAll | Magnitude):
         return rule.stabilizer
     return rule.epsilon if isinstance(rule, Epsilon) else 0.0
 
 
-def by_function(function: Callable[..., Tensor], *names: str) -> Callable[[Step, fx.Node, int], fx.Node]:
+def backpropagated(transposed: TransposedMap) -> Implementation:
+    """What arrives through the transposed Jacobian: ``R_x = J^T R``."""
+
+    def emit(step: Step) -> Contributions:
+        return step.to_receivers(lambda position, _: transposed(step, step.relevance, position))
+
+    return Implementation(emit)
+
+
+def derivatives(transposed: Mapping[str, TransposedMap]) -> RuleTable:
+    """The rules that are derivatives, of operations whose transposed Jacobian is written, by name."""
+    return {
+        Backpropagation: {name: backpropagated(each) for name, each in transposed.items()},
+        Gradient: {name: proportional(LinearMap(each, stabilizer=0.0)) for name, each in transposed.items()},
+    }
+
+
+def by_function(function: Callable[..., Tensor], *names: str) -> TransposedMap:
     """A transposed map that ``function`` computes from ``u``, the operand and the named arguments of the call."""
 
     def emit(step: Step, u: fx.Node, position: int) -> fx.Node:

@@ -16,7 +16,7 @@ from fxlrp.program import Relevance
 from fxlrp.relevance import element_relevance as elements
 from fxlrp.relevance import positions
 from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
-from fxlrp.rules.specs import PassThrough
+from fxlrp.rules.specs import Backpropagation, PassThrough
 
 
 def _to_input(function: Callable[..., Tensor], *names: str, needs_input: bool = True) -> Emitter:
@@ -193,5 +193,8 @@ RULES: RuleTable = {
             of_complex=name not in _CHANGE_TYPES,
         )
         for name, emit in _EMITTERS.items()
-    }
+    },
+    Backpropagation: {
+        name: Implementation(emit, of_complex=name not in _CHANGE_TYPES) for name, emit in _EMITTERS.items()
+    },
 }

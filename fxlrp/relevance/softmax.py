@@ -8,8 +8,9 @@ from torch import Tensor, fx
 
 from fxlrp.attention import blocks
 from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.proportional import backpropagated
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
-from fxlrp.rules.specs import Constant, Taylor
+from fxlrp.rules.specs import Backpropagation, Constant, Taylor
 
 
 def softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int) -> Tensor:
@@ -60,6 +61,10 @@ def _emit_nothing(step: Step) -> Contributions:
     return [None]
 
 
+def _softmax_back(step: Step, u: fx.Node, _: int) -> fx.Node:
+    return step.call(softmax_transposed, u, step.node, dim=step.arguments["dim"])
+
+
 _SOFTMAX = Implementation(_emit_softmax, specialize=_specialize_softmax, quotients=True)
 
 RULES: RuleTable = {
@@ -68,5 +73,6 @@ RULES: RuleTable = {
         "safe_softmax": _SOFTMAX,
         "log_softmax": Implementation(_emit_log_softmax),
     },
+    Backpropagation: dict.fromkeys(("softmax", "safe_softmax"), backpropagated(_softmax_back)),
     Constant: Implementation(_emit_nothing, _none),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -14,7 +14,7 @@ from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
 from fxlrp.relevance.coefficients import initial_coefficient
 from fxlrp.relevance.conditions import mask_of
-from fxlrp.relevance.initial_relevance import Seed, Target, initial_relevance
+from fxlrp.relevance.initial_relevance import Seed, Target, initial_gradient, initial_relevance
 from fxlrp.relevance.targets import Each
 
 
@@ -38,6 +38,18 @@ def initial_relevances(
 def initial_coefficients(*args: Any, **kwargs: Any) -> Tensor:
     """:func:`initial_relevances`, of coefficients."""
     return initial_relevances(*args, **kwargs, initial=initial_coefficient)
+
+
+def initial_gradients(*args: Any, **kwargs: Any) -> Tensor:
+    """:func:`initial_relevances`, of gradients."""
+    return initial_relevances(*args, **kwargs, initial=initial_gradient)
+
+
+INITIAL_STACKED: Mapping[str, Callable[..., Tensor]] = {
+    "relevance": initial_relevances,
+    "coefficient": initial_coefficients,
+    "gradient": initial_gradients,
+}
 
 
 def masks_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Tensor:

@@ -236,6 +236,10 @@ def _never(step: Step) -> None:
     return None
 
 
+def _every(operation: Operation) -> bool:
+    return True
+
+
 class Absorber(enum.Enum):
     """The constant that LRP-epsilon adds to the contributions of the operands, and that absorbs its share."""
 
@@ -262,6 +266,7 @@ class Implementation:
         follows: Whether the relevance of each element of the result goes only to the elements from which it was
             selected or computed.
         absorber: What absorbs relevance beside the stabilizer under LRP-epsilon; None if unknown.
+        fits: Tells whether the rule fits an operation of the family, by a fact on its row.
     """
 
     emit: Emitter
@@ -273,6 +278,7 @@ class Implementation:
     follows: bool = False
     of_complex: bool = False
     absorber: Absorber | None = None
+    fits: Callable[[Operation], bool] = _every
 
 
 RuleTable: TypeAlias = "Mapping[type[Rule], Implementation | Mapping[str, Implementation]]"

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp.relevance.numerics import part, stabilize, unbroadcast
-from fxlrp.relevance.proportional import LinearMap, by_function, proportional
+from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, proportional
 from fxlrp.relevance.step import (
     Absorber,
     Argument,
@@ -76,11 +76,11 @@ def _only(choice: Choice) -> Receivers:
     return Receivers((), f"all to operand {chosen}, which does not depend on the input")
 
 
+_MAPS = {"add": by_function(unbroadcast), "sub": _difference_transposed}
+
 RULES: RuleTable = {
-    Epsilon: {
-        "add": proportional(LinearMap(by_function(unbroadcast), absorber=Absorber.OPERANDS)),
-        "sub": proportional(LinearMap(_difference_transposed, absorber=Absorber.OPERANDS)),
-    },
+    **derivatives(_MAPS),
+    Epsilon: {name: proportional(LinearMap(each, absorber=Absorber.OPERANDS)) for name, each in _MAPS.items()},
     Magnitude: Implementation(_emit_magnitude, of_parameter=like_receiver(_emit_magnitude), vanishes=True),
     Equal: Implementation(_emit_part, of_parameter=_of_no_parameter),
     Only: Implementation(_emit_part, _only, of_parameter=_of_chosen_parameter),

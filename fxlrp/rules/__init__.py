@@ -4,10 +4,11 @@ import warnings
 from typing import Any
 
 from fxlrp.rules import specs
+from fxlrp.rules.dictionaries import from_dict, to_dict
 from fxlrp.rules.selectors import FirstLayer
 from fxlrp.rules.specs import *  # noqa: F403 - the list of rules stands beside the rules
 
-__all__ = ["FirstLayer", *specs.__all__]
+__all__ = ["FirstLayer", "from_dict", "to_dict", *specs.__all__]
 
 _RENAMED = {"Pass": "PassThrough"}
 

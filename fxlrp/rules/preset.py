@@ -52,11 +52,14 @@ class Preset:
         name: The name that tables show.
         pairs: The pairs, in order of precedence.
         epsilon: The stabilizer of LRP-epsilon for operations that no pair matches.
+        starts_with_one: Whether an explanation starts with 1 at the target, as a gradient does, and not with the value
+            of the output.
     """
 
     name: str
     pairs: tuple[Pair, ...] = ()
     epsilon: float = 1e-6
+    starts_with_one: bool = False
 
     def __post_init__(self) -> None:
         """Check the stabilizer."""

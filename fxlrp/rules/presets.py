@@ -4,34 +4,50 @@ The conventions are those of zennit's composites: one rule for convolutions, LRP
 optionally a separate rule for the first layer. An operation that a preset does not mention gets the rule that
 :meth:`Preset.default` returns for its family.
 
-In every preset, relevance passes through activations and shape operations unchanged, max pooling passes it to the
-largest element of each window, averages and normalization layers follow LRP-epsilon, and recurrent layers treat their
-gates as constants.
+Those for transformers and state-space models are in ``transformer_presets.py``, and those that pass on gradients in
+``gradient_presets.py``.
+
+In every other preset, relevance passes through activations and shape operations unchanged, max pooling passes it to
+the largest element of each window, averages and normalization layers follow LRP-epsilon, and recurrent layers treat
+their gates as constants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from fxlrp.rules.declared import declared
+from fxlrp.rules.gradient_presets import beta_smooth, deconvnet, gradient, guided_backprop
 from fxlrp.rules.preset import Pair, Preset
 from fxlrp.rules.selectors import FirstLayer, Selector
-from fxlrp.rules.specs import (
-    AlphaBeta,
-    Constant,
-    Flat,
-    Gamma,
-    Gradient,
-    Rule,
-    Selective,
-    SignalTakeAll,
-    Uniform,
-    ZBox,
-    ZPlus,
-)
+from fxlrp.rules.specs import AlphaBeta, Flat, Gamma, Rule, ZBox, ZPlus
+from fxlrp.rules.transformer_presets import attnlrp, cplrp, mambalrp, relp
+
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "Rules",
+    "attnlrp",
+    "beta_smooth",
+    "cplrp",
+    "deconvnet",
+    "default",
+    "epsilon",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "excitation_backprop",
+    "gradient",
+    "guided_backprop",
+    "mambalrp",
+    "relp",
+]
 
 _CONVOLUTIONS = tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 
@@ -231,49 +247,18 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
 
 
 @declared
-def attnlrp(epsilon: float = 1e-6) -> Preset:
-    """AttnLRP for transformers (Achtibat et al., 2024).
+def excitation_backprop(epsilon: float = 1e-6) -> Preset:
+    """z+ for convolutions and dense layers: excitation backpropagation (Zhang et al., 2016).
 
-    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
-    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
-    - Products: :class:`~fxlrp.rules.Uniform`, half to each factor. The statistics of normalizations are constants.
-    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, half to each factor, and
-      :class:`~fxlrp.rules.Taylor` for the softmax.
+    The rules are those of zennit's composite of this name.
 
-    Args:
-        epsilon: The stabilizer of LRP-epsilon, at least 0.
-
-    Returns:
-        The preset.
-
-    Raises:
-        RuleError: ``epsilon`` is negative or not a finite number.
-
-    Example:
-        >>> import torch, fxlrp
-        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-        >>> x = torch.rand(2, 5, 8)
-        >>> explain = fxlrp.compile(layer, rules=fxlrp.presets.attnlrp(), example_inputs=x)
-        >>> explain(x, target=(0, 3)).shape
-        torch.Size([2, 5, 8])
-    """
-    uniform = Pair("mul", Uniform(), "preset attnlrp")
-    return Preset("attnlrp", (uniform,), epsilon)
-
-
-@declared
-def cplrp(epsilon: float = 1e-6) -> Preset:
-    """CP-LRP for transformers: attention weights, gates and statistics are constants (Ali et al., 2022).
-
-    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
-    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
+    - Convolutions and dense layers, also in the first layer: :class:`~fxlrp.rules.ZPlus`.
+    - Sums and averages: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
     - Products: :class:`~fxlrp.rules.SignalTakeAll`.
-    - Attention: :class:`~fxlrp.rules.SignalTakeAll` for matrix products, so that the values receive all relevance of
-      attention weights times values, and :class:`~fxlrp.rules.Constant` for the softmax. No relevance reaches queries
-      and keys.
+    - Attention: :class:`~fxlrp.rules.Epsilon` for matrix products, :class:`~fxlrp.rules.Taylor` for the softmax.
 
     Args:
-        epsilon: The stabilizer of LRP-epsilon, at least 0.
+        epsilon: The stabilizer of all rules, at least 0.
 
     Returns:
         The preset.
@@ -283,70 +268,15 @@ def cplrp(epsilon: float = 1e-6) -> Preset:
 
     Example:
         >>> import torch, fxlrp
-        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-        >>> x = torch.rand(2, 5, 8)
-        >>> explain = fxlrp.compile(layer, rules=fxlrp.presets.cplrp(), example_inputs=x)
-        >>> explain(x, target=(0, 3)).shape
-        torch.Size([2, 5, 8])
-    """
-    origin = "preset cplrp"
-    attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
-    products = [Pair(name, SignalTakeAll(epsilon), origin) for name in ("matmul", "einsum")]
-    return Preset("cplrp", (*attention, *products), epsilon)
-
-
-@declared
-def mambalrp(epsilon: float = 1e-6) -> Preset:
-    """MambaLRP for state-space models: the parameters of the scan are constants (Jafari et al., 2024).
-
-    - Convolutions, dense layers and the first layer: :class:`~fxlrp.rules.Epsilon`.
-    - Sums: :class:`~fxlrp.rules.Epsilon`, in proportion to the operands.
-    - Products: :class:`~fxlrp.rules.Selective`. The time steps and the matrices of a selective scan are constants, and
-      gates receive half. The statistics of normalizations are constants.
-    - Attention, in models that have both: :class:`~fxlrp.rules.Selective` for matrix products and
-      :class:`~fxlrp.rules.Constant` for the softmax, so that attention weights are constants, too.
-
-    Args:
-        epsilon: The stabilizer of LRP-epsilon, at least 0.
-
-    Returns:
-        The preset.
-
-    Raises:
-        RuleError: ``epsilon`` is negative or not a finite number.
-
-    Example:
-        >>> import torch, fxlrp
-        >>> class Decay(torch.nn.Module):
-        ...     def forward(self, x):
-        ...         return x * torch.exp(-x.mean(1, keepdim=True))
-        >>> explain = fxlrp.compile(Decay().eval(), rules="mambalrp")
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(1), torch.nn.Linear(32, 5)]
+        >>> explain = fxlrp.compile(torch.nn.Sequential(*layers).eval(), rules="excitation_backprop")
         >>> [str(node.meta["fxlrp"].rule) for node in explain.nodes if "fxlrp" in node.meta]
-        ['Selective()']
+        ['ZPlus()', 'PassThrough()', 'ZPlus()']
     """
-    origin = "preset mambalrp"
-    attention = [Pair(name, Constant(), origin) for name in ("softmax", "safe_softmax")]
-    products = [Pair(name, Selective(epsilon), origin) for name in ("mul", "matmul", "einsum")]
-    return Preset("mambalrp", (*attention, *products), epsilon)
-
-
-@declared
-def gradient() -> Preset:
-    """Gradient times input: the vector-Jacobian product of every operation (Shrikumar et al., 2016).
-
-    It covers every differentiable operation, but conserves relevance only for operations that are homogeneous of
-    degree one. On networks of linear maps without bias and piecewise linear activations it equals LRP-0.
-
-    Returns:
-        The preset.
-
-    Example:
-        >>> import torch, fxlrp
-        >>> explain = fxlrp.compile(torch.nn.Linear(3, 2).eval(), rules=fxlrp.presets.gradient())
-        >>> explain(torch.ones(1, 3), target=0).shape
-        torch.Size([1, 3])
-    """
-    return Preset("gradient", (Pair("*", Gradient(), "preset gradient"),))
+    positive = ZPlus(epsilon)
+    dense = Pair("linear", positive, "preset excitation_backprop")
+    convolutional = _preset("excitation_backprop", epsilon=epsilon, convolution=positive)
+    return replace(convolutional, pairs=(*convolutional.pairs, dense))
 
 
 @declared
@@ -383,12 +313,17 @@ PRESETS: Mapping[str, Callable[..., Preset]] = {
         epsilon_gamma_box,
         epsilon_alpha2_beta1,
         epsilon_alpha2_beta1_flat,
+        excitation_backprop,
         attnlrp,
         cplrp,
         mambalrp,
+        relp,
         gradient,
+        guided_backprop,
+        deconvnet,
+        beta_smooth,
         default,
     )
 }
 
-Rules: TypeAlias = "str | Preset | Sequence[tuple[Selector, Rule]] | None"
+Rules: TypeAlias = "str | Preset | Mapping[str, Any] | Sequence[tuple[Selector, Rule]] | None"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fxlrp.errors import RuleError
+from fxlrp.rules.dictionaries import from_dict
 from fxlrp.rules.preset import Preset
 from fxlrp.rules.presets import PRESETS, Rules, default
 from fxlrp.rules.rule import Rule
@@ -44,7 +45,11 @@ def resolve(rules: Rules) -> Preset:
     if isinstance(rules, Rule) or (isinstance(rules, type) and issubclass(rules, Rule)):
         shown = f"{rules.__name__}(...)" if isinstance(rules, type) else rules
         raise RuleError(f"rules={rules} is a single rule; add a selector for its nodes: rules=[(selector, {shown})]")
+    if isinstance(rules, Mapping):
+        return from_dict(rules)
     pairs: Any = rules
     if not isinstance(pairs, Sequence):
-        raise RuleError(f"rules must be a preset's name, a preset or a list of (selector, rule) pairs, not {rules!r}")
+        raise RuleError(
+            f"rules must be a preset's name, a preset, a dictionary or a list of (selector, rule) pairs, not {rules!r}"
+        )
     return default().override(pairs)

@@ -6,7 +6,7 @@ import dataclasses
 import numbers
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fxlrp.errors import RuleError
 
@@ -16,7 +16,13 @@ _DETAILS = ("stabilizer", "bias", "bias_in_sign", "signal")
 
 @dataclass(frozen=True)
 class Rule:
-    """Base class of all rules. Rules are immutable and can be compared and printed."""
+    """Base class of all rules. Rules are immutable and can be compared and printed.
+
+    ``differentiates`` states that a rule passes something to every value that the result depends on, also to those that
+    other rules hold constant, such as the denominator of a quotient.
+    """
+
+    differentiates: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Rule:
         """Make unknown parameters an error that lists the known ones."""

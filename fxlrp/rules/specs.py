@@ -13,23 +13,28 @@ from typing import Any
 
 from fxlrp.errors import RuleError
 from fxlrp.rules.first_layer import Flat, WSquare, ZBox
+from fxlrp.rules.gradients import Backpropagation, DeconvReLU, Gradient, GuidedReLU, SmoothReLU
 from fxlrp.rules.rule import Rule, Stabilized, StabilizedWithBias, require_flag, require_number
 
 __all__ = [
     "AlphaBeta",
+    "Backpropagation",
     "Constant",
     "Custom",
+    "DeconvReLU",
     "Epsilon",
     "Equal",
     "Flat",
     "Gamma",
     "Gradient",
+    "GuidedReLU",
     "Magnitude",
     "Only",
     "PassThrough",
     "Rule",
     "Selective",
     "SignalTakeAll",
+    "SmoothReLU",
     "Taylor",
     "Uniform",
     "WSquare",
@@ -308,26 +313,6 @@ class Constant(Rule):
     """The result of a softmax counts as a constant (Ali et al., 2022).
 
     ``R_x = 0``: the input of the softmax receives no relevance.
-    """
-
-
-@dataclass(frozen=True)
-class Gradient(Rule):
-    """The vector-Jacobian product of the operation itself, for every differentiable operation.
-
-    ``R_x = x * J^T(R / y)``, where ``J`` is the Jacobian of the result ``y`` at the operands, and ``0/0 = 0``. Applied
-    to every operation it gives gradient times input (:func:`~fxlrp.presets.gradient`). It conserves relevance only for
-    operations that are homogeneous of degree one. The step is derived by tracing, for which sizes must be known:
-    without ``example_inputs`` the model is compiled at the first call.
-
-    Example:
-        >>> import torch, fxlrp
-        >>> class Net(torch.nn.Module):
-        ...     def forward(self, x):
-        ...         return torch.linalg.det(x).unsqueeze(1)
-        >>> explain = fxlrp.compile(Net().eval(), rules=[("linalg_det", fxlrp.rules.Gradient())])
-        >>> explain(torch.eye(3).expand(2, 3, 3), target=0).sum((1, 2))
-        tensor([3., 3.])
     """
 
 

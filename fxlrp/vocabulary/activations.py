@@ -117,6 +117,25 @@ _SUPPORT: Mapping[str, Fact] = {
 }
 
 
+def _is_zero(*zeros: str, absent: str | None = None) -> Fact:
+    """These arguments are zero, and ``absent`` is not given."""
+
+    def fact(call: Call) -> bool:
+        values = [call.arguments[name] for name in zeros]
+        is_zero = all(isinstance(value, int | float) and value == 0 for value in values)
+        return is_zero and (absent is None or call.arguments[absent] is None)
+
+    return fact
+
+
+_RECTIFIES: Mapping[str, Fact] = {
+    "relu": facts.always,
+    "clamp": _is_zero("min", absent="max"),
+    "clamp_min": _is_zero("min"),
+    "threshold": _is_zero("threshold", "value"),
+}
+
+
 _SIGNS: Mapping[str, Fact] = {
     **dict.fromkeys(_ALWAYS_NON_NEGATIVE, facts.always),
     **dict.fromkeys(_NON_NEGATIVE_WITH_OPERAND, facts.of_operands),
@@ -191,6 +210,7 @@ def _activation(name: str, function: Callable[..., Any], parameters: Mapping[str
         {"input": REQUIRED, **parameters},
         allocates=True,
         keeps_support=_SUPPORT.get(name),
+        rectifies=_RECTIFIES.get(name),
         neutral=True,
         is_cheap=name in ("silu", "gelu", "hardswish"),
         # The weights of prelu are those of the second dimension.

@@ -83,6 +83,10 @@ BY_NAME = {
     "epsilon_plus_flat": expected(rules.Flat(), rules.ZPlus()),
     "epsilon_alpha2_beta1": expected(rules.AlphaBeta(2.0, 1.0), rules.AlphaBeta(2.0, 1.0)),
     "epsilon_alpha2_beta1_flat": expected(rules.Flat(), rules.AlphaBeta(2.0, 1.0)),
+    "excitation_backprop": {
+        **expected(rules.ZPlus(), rules.ZPlus()),
+        **dict.fromkeys(("head_0", "head_2"), rules.ZPlus()),
+    },
     "default": expected(rules.ZPlus(), rules.ZPlus()),
 }
 
@@ -107,8 +111,10 @@ def test_epsilon_gamma_box() -> None:
 
 
 def test_every_preset_is_named_and_tested() -> None:
-    # those for transformers and state-space models are tested with these, the gradient with every operation
-    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "mambalrp", "gradient"}
+    # those for transformers and state-space models are tested with these, the gradient with every operation, the
+    # modified gradients in test_gradient_presets.py
+    gradients = {"gradient", "guided_backprop", "deconvnet", "beta_smooth"}
+    assert PRESETS.keys() == {*BY_NAME, "epsilon_gamma_box", "attnlrp", "cplrp", "mambalrp", "relp", *gradients}
     for name, function in PRESETS.items():
         assert getattr(presets, name) is function
 
@@ -547,9 +553,8 @@ def test_a_pair_whose_rule_fits_nothing_it_selects() -> None:
         fxlrp.compile(model(), [("linear", rules.Equal())])
     message = str(caught.value)
     assert "WinnerTakesAll" not in message and "Custom" in message
-    with pytest.raises(
-        RuleError, match=r"selects 1 nodes?.*rules for max_pool2d: Custom, Epsilon, Gradient, WinnerTakesAll"
-    ):
+    fitting = "Backpropagation, Custom, Epsilon, Gradient, WinnerTakesAll"
+    with pytest.raises(RuleError, match=f"selects 1 nodes?.*rules for max_pool2d: {fitting}"):
         fxlrp.compile(model(), [(nn.MaxPool2d, rules.Gamma())])
 
 

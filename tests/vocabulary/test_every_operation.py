@@ -33,7 +33,7 @@ def test_the_default_preset_has_a_rule_with_an_emitter(name: str) -> None:
     operation = CARRYING[name]
     if operation.family in WITHOUT_DEFAULT:
         assert presets.default().default(operation.family) is None
-        assert fitting_rules(operation) == ["Custom", "Gradient"]
+        assert fitting_rules(operation) == ["Backpropagation", "Custom", "Gradient"]
         return
     for preset in (presets.default(), presets.epsilon(0.0)):
         rule = preset.default(operation.family)
