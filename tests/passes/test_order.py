@@ -55,7 +55,6 @@ def nets() -> dict[str, tuple[nn.Module, Tensor]]:
 
 
 NETS = nets()
-CHECKPOINT_FREE = tuple(each for each in pipeline.EXPLANATION if each.name != "checkpoint")
 
 
 def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor) -> Tensor:
@@ -103,7 +102,9 @@ def without_checkpoint(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
 
 def test_the_nets_exercise_the_passes() -> None:
     counts: dict[str, int] = {}
-    for (model, x), passes in itertools.product(NETS.values(), (pipeline.EXPLANATION, CHECKPOINT_FREE)):
+    without_regions = tuple(each for each in pipeline.EXPLANATION if each.name != "nest_regions")
+    checkpoint_free = tuple(each for each in without_regions if each.name != "checkpoint")
+    for (model, x), passes in itertools.product(NETS.values(), (without_regions, checkpoint_free)):
         inputs = Inputs.of(model, x)
         program = Program(
             capture(model, inputs), CANONICAL, Options(epsilon_plus_flat(), segments=2, examples=inputs.specs)
@@ -152,7 +153,7 @@ def test_where_user_defined_passes_are_placed() -> None:
     order = pipeline.place([noop(before=["emit_relevance"])], pipeline.EXPLANATION)
     assert position(order, "does_nothing") == position(order, "emit_relevance") - 1
     order = pipeline.place([noop(after=["reuse_memory"])], pipeline.EXPLANATION)
-    assert order[-1].name == "does_nothing"
+    assert position(order, "does_nothing") == position(order, "reuse_memory") + 1
     order = pipeline.place([noop(before=["functionalize"])], pipeline.EXPLANATION)
     assert order[0].name == "does_nothing"
     assert [each for each in order if each.name != "does_nothing"] == list(pipeline.EXPLANATION)
