@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Gate
-from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.allocation import allocates, with_in_place_form
 from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
@@ -85,14 +86,25 @@ def _emit_product(step: Step) -> Contributions:
     return step.to_receivers(lambda _, operand: step.call(part, operand, step.relevance, share=share))
 
 
+def product_factor_(
+    factor: Tensor, other: Tensor | float, operand: Tensor | Form, *, share: float, divided: bool
+) -> Tensor:
+    """:func:`product_factor`, in the memory of ``C`` if it has the type of the result."""
+    if torch.result_type(factor, other) != factor.dtype:
+        return product_factor(factor, other, operand, share=share, divided=divided)
+    factor = factor.div_(other) if divided else factor.mul_(other)
+    return unbroadcast(factor if share == 1 else factor.mul_(share), operand)
+
+
 @allocates
+@with_in_place_form(product_factor_)
 @reads_form("operand")
 def product_factor(
-    operand: Tensor | Form, other: Tensor | float, factor: Tensor, *, share: float, divided: bool
+    factor: Tensor, other: Tensor | float, operand: Tensor | Form, *, share: float, divided: bool
 ) -> Tensor:
     """``C`` of a factor ``x``, for relevance ``R = y * C`` of ``y = x * g``: ``share * C * g``."""
     factor = factor / other if divided else factor * other
-    return unbroadcast(factor if share == 1 else share * factor, operand)
+    return unbroadcast(factor if share == 1 else factor.mul_(share), operand)
 
 
 def _specialize_product(step: Step) -> Contributions | None:
@@ -103,7 +115,7 @@ def _specialize_product(step: Step) -> Contributions | None:
     a, b = arguments["input"], arguments["other"]
     options = {"share": 1 / len(step.receivers), "divided": "other" in step.operation.held_constant}
     return [
-        step.times(own, step.call(product_factor, own, other, step.single.factor, **options))
+        step.times(own, step.call(product_factor, step.single.factor, other, own, **options))
         if position in step.receivers
         else None
         for position, (own, other) in enumerate(((a, b), (b, a))[: len(step.operands)])
