@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,8 +95,10 @@ def _stretches(keys: list[Hashable]) -> Iterator[tuple[int, int, int]]:
     distances: Counter[int] = Counter()
     for index in range(len(keys) - _SHORTEST + 1):
         run = tuple(keys[index : index + _SHORTEST])
-        if run in last and index - last[run] >= _SHORTEST:
-            distances[index - last[run]] += 1
+        if run in last:
+            distance = index - last[run]
+            # Several short parts are one that is long enough.
+            distances[distance * math.ceil(_SHORTEST / distance)] += 1
         last[run] = index
     for distance, _ in distances.most_common(_DISTANCES):
         start = 0

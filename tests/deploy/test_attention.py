@@ -39,13 +39,12 @@ class Vision(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patches, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
-        self.blocks = nn.ModuleList(nn.ModuleList((nn.LayerNorm(8), nn.Linear(8, 24))) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 24)) for _ in range(2))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patches(images).flatten(2).transpose(1, 2)
         for block in self.blocks:
-            norm, qkv = block
-            q, k, v = qkv(norm(x)).chunk(3, -1)
+            q, k, v = block(x).chunk(3, -1)
             x = x + (q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v
         logits: Tensor = self.head(x.mean(1))
         return logits
