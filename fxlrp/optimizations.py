@@ -29,6 +29,9 @@ class Optimizations:
             take no memory in between.
         keep_pool_indices: Let max pooling remember the indices of the largest elements.
         reuse_memory: Write into the memory of an operand that is not read again.
+        nest_regions: Make repeated blocks functions, which ``torch.compile`` compiles once. Only for explainers that
+            are compiled, so it is off unless you choose it; it replaces ``release_values``, ``recompute_values`` and
+            ``reuse_memory``, which Inductor does itself.
 
     Example:
         >>> import fxlrp
@@ -47,6 +50,7 @@ class Optimizations:
     keep_constants: bool = True
     keep_pool_indices: bool = True
     reuse_memory: bool = True
+    nest_regions: bool = False
 
     @classmethod
     def none(cls) -> Optimizations:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.attention import attention
+from fxlrp.attention.contraction import Arrangement
 from fxlrp.attention.pattern import Attention, Mask, Scale, attentions
 from fxlrp.functions import both_masks
 from fxlrp.operation import Family
@@ -47,9 +48,9 @@ def _fuse(program: Program, found: Attention) -> None:
     carries = (*((QUERY, KEYS)[side] for side in sides), *((VALUE,) if 1 in annotated.carries else ()))
     new = _Calls(program, result)
     with program.graph.inserting_before(result):
-        query = new.permuted(found.of_keys.left, found.of_keys.of_left, QUERY in carries)
-        keys = new.permuted(found.of_keys.right, found.of_keys.of_right, KEYS in carries)
-        value = new.permuted(found.of_values.right, found.of_values.of_right, VALUE in carries)
+        query = new.arranged(found.of_keys.left, found.of_keys.of_left, QUERY in carries)
+        keys = new.arranged(found.of_keys.right, found.of_keys.of_right, KEYS in carries)
+        value = new.arranged(found.of_values.right, found.of_values.of_right, VALUE in carries)
         options = {"scale": new.scale(found.scales), **new.masks(found.masks)}
         fused = new.call("attention", attention, query, keys, value, **options)
         new.call("logsumexp", operator.getitem, fused, 1)
@@ -95,11 +96,14 @@ class _Calls:
         assert rule is not None
         return Annotation(rule, (0,), "default", Family.SHAPE.value)
 
-    def permuted(self, operand: fx.Node, permutation: tuple[int, ...] | None, receives: bool) -> fx.Node:
-        """The operand with its dimensions permuted."""
-        if permutation is None:
-            return operand
-        return (self.moved if receives else self.call)(operand.name, Tensor.permute, operand, permutation)
+    def arranged(self, operand: fx.Node, arrangement: Arrangement, receives: bool) -> fx.Node:
+        """The operand with its dimensions arranged."""
+        add, name = self.moved if receives else self.call, operand.name
+        if arrangement.permutation is not None:
+            operand = add(name, Tensor.permute, operand, arrangement.permutation)
+        for dim in arrangement.added:
+            operand = add(f"{name}_for_groups", torch.unsqueeze, operand, dim)
+        return operand
 
     def scale(self, scales: Sequence[Scale]) -> Any:
         """The product of the scales."""

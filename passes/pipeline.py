@@ -28,6 +28,7 @@ from fxlrp.passes.infer_values import infer_values
 from fxlrp.passes.keep_constants import keep_constants
 from fxlrp.passes.keep_pool_indices import keep_pool_indices
 from fxlrp.passes.name_nodes import name_nodes
+from fxlrp.passes.nest_regions import nest_regions
 from fxlrp.passes.normalize import normalize
 from fxlrp.passes.recognize_attention import recognize_attention
 from fxlrp.passes.recompute_values import recompute_values
@@ -78,6 +79,7 @@ EXPLANATION: tuple[Pass, ...] = (
     keep_constants,
     reuse_memory,
     stack_questions,
+    nest_regions,
 )
 # Here forward and relevance are two programs, and neither may overwrite values that the other reads or keeps.
 BACKWARD: tuple[Pass, ...] = (
@@ -88,6 +90,9 @@ BACKWARD: tuple[Pass, ...] = (
     share_across_batch,
     keep_pool_indices,
 )
+
+# Inductor plans the memory of a compiled program itself.
+_FOR_EAGER_CALLS = (release_values, recompute_values, reuse_memory)
 
 for _order in (EXPLANATION, BACKWARD):
     check_order(_order)
@@ -141,8 +146,9 @@ def backward(optimizations: Optimizations) -> Passes:
 
 
 def enabled(passes: tuple[Pass, ...], optimizations: Optimizations) -> tuple[Pass, ...]:
-    """Return the passes without the disabled optimizations."""
-    return tuple(each for each in passes if getattr(optimizations, each.name, True))
+    """Return the passes without the disabled optimizations, and without those that are of no use in regions."""
+    replaced = _FOR_EAGER_CALLS if optimizations.nest_regions else ()
+    return tuple(each for each in passes if getattr(optimizations, each.name, True) and each not in replaced)
 
 
 def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

@@ -5,30 +5,58 @@ from __future__ import annotations
 from torch import fx
 
 from fxlrp.passes.base import compiler_pass
+from fxlrp.passes.release_values import release
 from fxlrp.program import Program
 from fxlrp.relevance.form import reads_values
 
 
 @compiler_pass(needs=["relevance"], after=["release_values"], before=["checkpoint", "keep_constants", "reuse_memory"])
 def recompute_values(program: Program) -> int:
-    """Let relevance steps read copies of cheap values; return how many."""
+    """Let relevance steps read copies of cheap values, and of views of them; return how many copies."""
     nodes = list(program.graph.nodes)
     order = {node: index for index, node in enumerate(nodes)}
     forward, steps = nodes[: program.start], set(nodes[program.start :])
-    kept = {_memory(program, node) for node in forward if _readers(node, steps)}
-    copies = []
+    views: dict[fx.Node, list[fx.Node]] = {}
     for node in forward:
-        readers = _readers(node, steps)
-        if readers and _is_cheap(program, node) and _is_made_of(program, node, kept):
-            kept.discard(node)
-            with program.graph.inserting_before(min(readers, key=order.__getitem__)):
-                copy = program.graph.node_copy(node)
-            copy._rename(f"{node.name}_again")
-            for reader in readers:
-                reader.replace_input_with(node, copy)
-            copies.append(copy)
-    program.emitted.recomputed |= frozenset(copies)
-    return len(copies)
+        views.setdefault(_memory(program, node), []).append(node)
+    kept = {_memory(program, node) for node in forward if _readers(node, steps)}
+    made: list[fx.Node] = []
+    for node in forward:
+        if not (_is_cheap(program, node) and _is_made_of(program, node, kept)):
+            continue
+        read = {view: _readers(view, steps) for view in views.get(node, ())}
+        readers = [reader for each in read.values() for reader in each]
+        if not readers:
+            continue
+        kept.discard(node)
+        copies = _copied(_with_sources(read), min(readers, key=order.__getitem__))
+        for view, own in read.items():
+            for reader in own:
+                reader.replace_input_with(view, copies[view])
+            if not steps.isdisjoint(view.users):
+                release(program, view, steps)
+        made.extend(copies.values())
+    program.emitted.recomputed |= frozenset(made)
+    return len(made)
+
+
+def _copied(nodes: list[fx.Node], reader: fx.Node) -> dict[fx.Node, fx.Node]:
+    """Copies of nodes, which read each other, in front of a reader."""
+    copies: dict[fx.Node, fx.Node] = {}
+    with reader.graph.inserting_before(reader):
+        for node in nodes:
+            copies[node] = reader.graph.node_copy(node, lambda source: copies.get(source, source))
+            copies[node]._rename(f"{node.name}_again")
+    return copies
+
+
+def _with_sources(read: dict[fx.Node, list[fx.Node]]) -> list[fx.Node]:
+    """The views of a value that are read, and those from which they are made, in order."""
+    needed: set[fx.Node] = set()
+    for view in reversed(read):
+        if read[view] or any(user in needed for user in view.users):
+            needed.add(view)
+    return [view for view in read if view in needed]
 
 
 def _readers(node: fx.Node, steps: set[fx.Node]) -> list[fx.Node]:

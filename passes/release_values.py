@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import fx
 
 from fxlrp.passes.base import compiler_pass
@@ -18,14 +20,19 @@ def release_values(program: Program) -> int:
     forward = [node for node in nodes[: program.start] if node.op == "call_function"]
     released = [node for node in forward if _is_read_for_its_form(node, steps)]
     for node in released:
-        with program.graph.inserting_after(node):
-            form = program.graph.call_function(form_of, (node,))
-        form.meta = provenance(node)
-        form._rename(f"{node.name}_form")
-        for user in list(node.users):
-            if user in steps:
-                user.replace_input_with(node, form)
+        release(program, node, steps)
     return len(released)
+
+
+def release(program: Program, node: fx.Node, steps: Collection[fx.Node]) -> None:
+    """Let relevance steps read the form of a value in place of the value."""
+    with program.graph.inserting_after(node):
+        form = program.graph.call_function(form_of, (node,))
+    form.meta = provenance(node)
+    form._rename(f"{node.name}_form")
+    for user in list(node.users):
+        if user in steps:
+            user.replace_input_with(node, form)
 
 
 def _is_read_for_its_form(node: fx.Node, steps: set[fx.Node]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
 from fxlrp.attention.call import Call
 from fxlrp.attention.kernels import kernel_for
-from fxlrp.attention.layout import flat_call, flatten, reduced, unflatten
+from fxlrp.attention.layout import as_rows, flat_call, flatten, reduced, shared_dims, unflatten, with_rows
 
 
 def attention(
@@ -39,12 +39,16 @@ def attention(
         The result, ``(..., L, e)``, which is zero for queries that may look at no key; and the logarithms of the sums
         of exponentials, in the layout of the kernel, or an empty tensor where no kernel fits.
     """
-    call = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
+    given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
+    dims = shared_dims(given)
+    call = with_rows(given, dims)
     kernel = kernel_for(call)
     if kernel is None:
-        return in_blocks(call), query.new_empty(0)
-    out, kept = kernel.forward(flat_call(call))
-    return unflatten(out, call.batch), kept
+        out, kept = in_blocks(call), query.new_empty(0)
+    else:
+        out, kept = kernel.forward(flat_call(call))
+        out = unflatten(out, call.batch)
+    return _with_heads(out, given, dims), kept
 
 
 def attention_transposed(
@@ -76,7 +80,9 @@ def attention_transposed(
         hides_finitely: Whether a mask of truth values replaces scores with low numbers.
         shares: Factors of the results: of that for queries and keys, and of that for the values.
     """
-    call = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
+    given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
+    dims = shared_dims(given)
+    call, u, out = with_rows(given, dims), as_rows(u, dims), as_rows(out, dims)
     kernel = kernel_for(call)
     if kernel is None:
         of_query, of_keys, of_value = transposed_in_blocks(u, call)
@@ -85,14 +91,20 @@ def attention_transposed(
         results = kernel.backward(flatten(u, batch), flat_call(call), flatten(out, batch), kept)
         of_query, of_key, of_value = (unflatten(each, batch) for each in results)
         of_keys = of_key.transpose(-2, -1)
-    if call.factor is not None:
-        of_query = of_query * call.factor
+    of_query = _with_heads(of_query, given, dims)
+    if given.factor is not None:
+        of_query = of_query * given.factor
     of_scores, of_values = shares
     return (
         _shared(reduced(of_query, query), of_scores),
-        _shared(reduced(of_keys, keys), of_scores),
-        _shared(reduced(of_value, value), of_values),
+        _shared(reduced(of_keys, call.keys).reshape(keys.shape), of_scores),
+        _shared(reduced(of_value, call.value).reshape(value.shape), of_values),
     )
+
+
+def _with_heads(rows: Tensor, call: Call, dims: int) -> Tensor:
+    """Undo :func:`as_rows` for queries or a result."""
+    return rows.unflatten(-2, call.query.shape[-2 - dims : -1]) if dims else rows
 
 
 def _shared(contribution: Tensor, share: float) -> Tensor:

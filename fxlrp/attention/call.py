@@ -59,8 +59,8 @@ class Call:
         if hides_finitely and mask is not None:
             sees = mask.any(-1, keepdim=True)
             mask = mask | ~sees
-        elif mask is not None and mask.is_floating_point() and mask.shape[-1] != 0:
-            mask, sees = _without_low_rows(mask)
+        elif mask is not None and mask.dtype != torch.bool and mask.shape[-1] != 0:
+            mask, sees = _without_low_rows(mask if mask.is_floating_point() else mask.to(query.dtype))
         if sees is not None:
             factor = sees.to(query.dtype) if factor is None else sees * factor
         return cls(query if factor is None else query * factor, keys, value, mask, number, is_causal, factor)
@@ -76,14 +76,17 @@ class Call:
 LOW = -1e4
 
 
+def hides_by_rounding(mask: Tensor) -> Tensor:
+    """Where a mask adds numbers so low that their sum with a score is rounded to themselves."""
+    return (mask < LOW) & (mask > -math.inf) & (mask * torch.finfo(mask.dtype).eps < -1)
+
+
 def _without_low_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Raise the rows of a mask that consist of low numbers to zero; return which rows keep the scores.
 
     A softmax does not depend on a number that is added to a whole row, but the logarithm of the sum of exponentials,
-    which the kernels keep, would round off the scores. Numbers so low that their sum with a score is rounded to
-    themselves hide the scores.
+    which the kernels keep, would round off the scores.
     """
     top = mask.amax(-1, keepdim=True)
     is_low = (top < LOW) & (top > -math.inf)
-    hides = is_low & (top * torch.finfo(mask.dtype).eps < -1)
-    return mask - top.masked_fill(~is_low, 0.0), ~hides
+    return mask - top.masked_fill(~is_low, 0.0), ~hides_by_rounding(top)

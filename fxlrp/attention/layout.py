@@ -1,4 +1,7 @@
-"""The layout of the fused kernels: ``(batch, heads, length, features)``, with the last dimension contiguous."""
+"""The layout of the fused kernels: ``(batch, heads, length, features)``, with the last dimension contiguous.
+
+Heads that share keys and values are rows of queries, so that nothing is repeated for them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,52 @@ import torch
 from torch import Tensor
 
 from fxlrp.attention.call import Call
+
+
+def shared_dims(call: Call) -> int:
+    """How many of the last leading dimensions only the queries have, if their heads are better computed as rows.
+
+    A mask with a row for each query would be repeated for the heads, and so it is compared with keys and values.
+    """
+    dims = 0
+    if not call.is_causal:
+        while dims < call.query.dim() - 2 and not _is_one(call.query, -3 - dims):
+            if not (_is_one(call.keys, -3 - dims) and _is_one(call.value, -3 - dims)):
+                break
+            dims += 1
+    if dims == 0 or call.mask is None or _is_for_all_rows(call.mask, dims):
+        return dims
+    features, length = call.query.size(-1) + call.value.size(-1), call.query.size(-2)
+    is_known = isinstance(features, int) and isinstance(length, int)
+    return dims if is_known and length <= features else 0
+
+
+def _is_one(x: Tensor, dim: int) -> bool:
+    """Whether a dimension is known to have size one; a missing one counts."""
+    size = x.size(dim) if x.dim() >= -dim else 1
+    return isinstance(size, int) and size == 1
+
+
+def _is_for_all_rows(mask: Tensor, dims: int) -> bool:
+    return all(_is_one(mask, -2 - dim) for dim in range(dims + 1))
+
+
+def with_rows(call: Call, dims: int) -> Call:
+    """The call with the last leading dimensions of the queries as rows."""
+    if dims == 0:
+        return call
+    keys, value = (each.reshape(*each.shape[: -2 - dims], *each.shape[-2:]) for each in (call.keys, call.value))
+    mask = call.mask
+    if mask is not None and _is_for_all_rows(mask, dims):
+        mask = mask.reshape(*mask.shape[: -2 - dims], 1, mask.shape[-1])
+    elif mask is not None:
+        mask = as_rows(mask.expand(*mask.shape[: -2 - dims], *call.query.shape[-2 - dims : -1], -1), dims)
+    return replace(call, query=as_rows(call.query, dims), keys=keys, value=value, mask=mask)
+
+
+def as_rows(x: Tensor, dims: int) -> Tensor:
+    """Move the last leading dimensions of queries, or of a result, to the rows."""
+    return x.flatten(-2 - dims, -2) if dims else x
 
 
 def flat_call(call: Call) -> Call:

@@ -31,12 +31,14 @@ class Mask:
         depends: Whether it depends on the input, and receives relevance if it consists of numbers.
         is_finite: Whether hidden scores are low numbers, not minus infinity: a query that may look at no key then looks
             at all of them equally.
+        sum: The sum by which the model adds the mask; None if it masks the scores otherwise.
     """
 
     value: fx.Node
     hides: bool = False
     depends: bool = False
     is_finite: bool = False
+    sum: fx.Node | None = None
 
     @property
     def is_causal(self) -> bool:
@@ -208,8 +210,8 @@ class _Walk:
             return "input", Mask(given["mask"], depends=given["mask"] in self._program.facts.dependent)
         if node.target is operator.add:
             for operand, other in (("input", "other"), ("other", "input")):
-                if self._is_constant(given[other]) and not self._is_number(given[other]):
-                    return operand, Mask(given[other])
+                if self._is_constant(given[other]) and self._is_added(given[other]):
+                    return operand, Mask(given[other], sum=node)
         if node.target is torch.masked_fill and self._hides(given["mask"], given["value"]):
             return "input", Mask(given["mask"], hides=True, is_finite=given["value"] != -math.inf)
         if node.target is torch.where:
@@ -247,6 +249,11 @@ class _Walk:
 
     def _is_constant(self, value: Any) -> bool:
         return isinstance(value, fx.Node) and value not in self._program.facts.dependent
+
+    def _is_added(self, mask: fx.Node) -> bool:
+        """Whether a sum with a constant adds a mask: not a number, nor truth values, which a sum adds as 0 and 1."""
+        spec = self._program.facts.values.get(mask.name)
+        return not self._is_number(mask) and (spec is None or spec.dtype != torch.bool)
 
     def _is_number(self, value: Any) -> bool:
         """Whether a value is a number, or a constant tensor without dimensions."""

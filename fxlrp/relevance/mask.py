@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from fxlrp.attention.call import hides_by_rounding
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Epsilon
@@ -11,10 +13,17 @@ from fxlrp.rules.specs import Epsilon
 
 def mask_scores_epsilon(operand: Tensor, mask: Tensor, out: Tensor, r: Tensor, *, epsilon: float) -> Tensor:
     """To the scores that a boolean mask keeps; a numeric mask takes its share as in a sum."""
-    if not mask.is_floating_point():
+    if mask.dtype == torch.bool:
         return unbroadcast(r.masked_fill(~mask, 0.0), operand)
-    # Masked scores are minus infinity and have no relevance; 0 * inf would be NaN.
-    return unbroadcast((operand * (r / stabilize(out, epsilon))).masked_fill(out.isinf(), 0.0), operand)
+    return unbroadcast((operand * (r / stabilize(out, epsilon))).masked_fill(_hides(mask, out), 0.0), operand)
+
+
+def _hides(mask: Tensor, out: Tensor) -> Tensor:
+    """Where a numeric mask hides scores: by minus infinity, or by numbers that round them off.
+
+    Hidden scores have no relevance. The relevance of what hides them may overflow, and 0 * inf would be NaN.
+    """
+    return out.isinf() | hides_by_rounding(mask if mask.is_floating_point() else mask.to(out.dtype))
 
 
 def _emit_epsilon(step: Step) -> Contributions:
@@ -27,9 +36,9 @@ def _emit_epsilon(step: Step) -> Contributions:
 
 def mask_scores_factor(factor: Tensor, mask: Tensor, out: Tensor, *, epsilon: float) -> Tensor:
     """``C`` of the scores, for relevance ``R = out * C``."""
-    if not mask.is_floating_point():
+    if mask.dtype == torch.bool:
         return factor.masked_fill(~mask, 0.0)
-    return (factor * (out / stabilize(out, epsilon))).masked_fill(out.isinf(), 0.0)
+    return (factor * (out / stabilize(out, epsilon))).masked_fill(_hides(mask, out), 0.0)
 
 
 def _specialize_epsilon(step: Step) -> Contributions | None:

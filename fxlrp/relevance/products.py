@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Gate
-from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.allocation import allocates, with_in_place_form
 from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.proportional import derivatives
@@ -102,14 +103,25 @@ def _of_parameter(step: Step, argument: Argument) -> Contribution:
     return step.call(part, parameter, step.relevance, share=1.0)
 
 
+def product_factor_(
+    factor: Tensor, other: Tensor | float, operand: Tensor | Form, *, share: float, divided: bool
+) -> Tensor:
+    """:func:`product_factor`, in the memory of ``C`` if it has the type of the result."""
+    if torch.result_type(factor, other) != factor.dtype:
+        return product_factor(factor, other, operand, share=share, divided=divided)
+    factor = factor.div_(other) if divided else factor.mul_(other)
+    return unbroadcast(factor if share == 1 else factor.mul_(share), operand)
+
+
 @allocates
+@with_in_place_form(product_factor_)
 @reads_form("operand")
 def product_factor(
-    operand: Tensor | Form, other: Tensor | float, factor: Tensor, *, share: float, divided: bool
+    factor: Tensor, other: Tensor | float, operand: Tensor | Form, *, share: float, divided: bool
 ) -> Tensor:
     """``C`` of a factor ``x``, for relevance ``R = y * C`` of ``y = x * g``: ``share * C * g``."""
     factor = factor / other if divided else factor * other
-    return unbroadcast(factor if share == 1 else share * factor, operand)
+    return unbroadcast(factor if share == 1 else factor.mul_(share), operand)
 
 
 def _specialize_product(step: Step) -> Contributions | None:
@@ -120,7 +132,7 @@ def _specialize_product(step: Step) -> Contributions | None:
     a, b = arguments["input"], arguments["other"]
     options = {"share": 1 / len(step.receivers), "divided": "other" in step.operation.held_constant}
     return [
-        step.times(own, step.call(product_factor, own, other, step.single.factor, **options))
+        step.times(own, step.call(product_factor, step.single.factor, other, own, **options))
         if position in step.receivers
         else None
         for position, (own, other) in enumerate(((a, b), (b, a))[: len(step.operands)])
@@ -134,14 +146,14 @@ def quotient_transposed(u: Tensor, out: Tensor, divisor: Tensor) -> Tensor:
 
 def _product_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     own, other = step.operands[position], step.operands[1 - position]
-    return step.call(product_factor, own, other, u, share=1, divided=False)
+    return step.call(product_factor, u, other, own, share=1, divided=False)
 
 
 def _quotient_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     dividend, divisor = step.arguments["input"], step.arguments["other"]
     if position:
         return step.call(quotient_transposed, u, step.node, divisor)
-    return step.call(product_factor, dividend, divisor, u, share=1, divided=True)
+    return step.call(product_factor, u, divisor, dividend, share=1, divided=True)
 
 
 def _rule(receivers: Callable[[Choice], Receivers]) -> Implementation:

@@ -16,11 +16,10 @@ from fxlrp.relevance.step import Step
 
 
 def rescale_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """:func:`rescale`, in the memory of ``C`` if the product ``z * C`` cannot overflow."""
+    """:func:`rescale`, in the memory of ``C``."""
     if epsilon < _smallest(z) or not _is_precise(factor, z):
         return rescale(factor, z, epsilon)
-    magnitude = z.abs()
-    return factor.mul_(magnitude).div_(magnitude.add_(epsilon))
+    return factor.addcdiv_(factor, z.abs().add_(epsilon), value=-epsilon)
 
 
 @allocates
@@ -33,11 +32,10 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     rounds_to_zero = z.dtype in (torch.bfloat16, torch.float16) and epsilon < torch.finfo(z.dtype).eps
     if epsilon < _smallest(z):
         return factor.clone() if rounds_to_zero else factor.masked_fill(z == 0, 0.0)
-    if rounds_to_zero:
-        magnitude = z.abs()
-        return magnitude.div_(magnitude + epsilon).masked_fill_(z == 0, 1.0) * factor
-    # |z| / (|z| + epsilon) is 1 - epsilon / (|z| + epsilon), which takes fewer passes over memory.
-    return torch.addcdiv(factor, factor, z.abs().add_(epsilon), value=-epsilon)
+    # |z| / (|z| + epsilon) is 1 - epsilon / (|z| + epsilon), which takes fewer passes over memory, and is 1 where a
+    # mask made z infinite.
+    rescaled = torch.addcdiv(factor, factor, z.abs().add_(epsilon), value=-epsilon)
+    return torch.where(z == 0, factor, rescaled) if rounds_to_zero else rescaled
 
 
 def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 from torch import Tensor, fx
 
 from fxlrp.attention import blocks
@@ -44,13 +42,9 @@ def softmax_transposed(factor: Tensor, out: Tensor, *, dim: int) -> Tensor:
 def _specialize_softmax(step: Step) -> Contributions | None:
     (x,) = step.operands
     is_quotient = step.facts.quotients and step.single.base is step.node
-    if not is_quotient or not isinstance(x, fx.Node) or x.target in _MAY_BE_INFINITE:
+    if not is_quotient or not isinstance(x, fx.Node):
         return None
     return [step.times(x, step.call(softmax_transposed, step.single.factor, step.node, dim=step.arguments["dim"]))]
-
-
-# A hand-written mask adds minus infinity, which the step of a sum does not expect.
-_MAY_BE_INFINITE = (operator.add, operator.sub)
 
 
 def _none(choice: Choice) -> Receivers:

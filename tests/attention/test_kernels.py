@@ -21,6 +21,9 @@ BATCHES = {
     "heads": ((3,), (3,), (3,)),
     "no batch": ((), (), ()),
     "windows": ((2, 1, 3), (2, 2, 3), (3,)),
+    "groups": ((2, 2, 3), (2, 2, 1), (2, 2, 1)),
+    "keys and values for all": ((2, 3), (), (1, 1)),
+    "keys for all": ((2, 3), (1,), (2, 3)),
 }
 SIZES = {"fewer queries": (5, 6, 7), "more queries": (6, 5, 7), "one query": (1, 6, 7), "wide values": (5, 6, 9)}
 MASKS = {
@@ -89,6 +92,15 @@ def test_shapes(way: str, batches: Any, sizes: tuple[int, int, int], is_causal: 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_masks(way: str, mask: Tensor | None, is_causal: bool) -> None:
     check(*operands(SHARED, 5, 6, 7), mask=mask, is_causal=is_causal)
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (5, 6), (3, 1, 6), (3, 5, 6), (2, 1, 1, 1, 6), (2, 2, 3, 5, 6)])
+@pytest.mark.parametrize("features", [1, 7])
+def test_masks_of_heads_that_share_keys(way: str, features: int, shape: tuple[int, ...]) -> None:
+    """Heads are rows of queries unless that repeats a mask which is larger than the keys and values."""
+    q, k, v = random(2, 2, 3, 5, features, seed=1), random(2, 2, 1, features, 6, seed=2), random(2, 1, 1, 6, 7, seed=3)
+    for mask in (random(*shape, seed=4), random(*shape, seed=5) > -0.5):
+        check(q, k, v if features == 7 else v[..., :1], mask=mask)
 
 
 def test_a_mask_with_more_dimensions_than_the_scores(way: str) -> None:

@@ -48,6 +48,7 @@ SPELLED: dict[str, Attend] = {
         torch.einsum("bqhd,bkhd->bhqk", q.transpose(1, 2), k.transpose(1, 2)).softmax(-1),
         v.transpose(1, 2),
     ).transpose(1, 2),
+    "mask of integers": lambda q, k, v: ((q @ k.mT) * 0.5 + (1 - KEEP.long()) * -10000).softmax(-1) @ v,
     "bmm": lambda q, k, v: torch.bmm(
         torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).softmax(-1), v.flatten(0, 1)
     ).unflatten(0, (2, 2)),
@@ -139,6 +140,11 @@ def test_a_softmax_over_the_queries_is_not_attention() -> None:
 
 def test_scores_that_are_capped_are_not_attention() -> None:
     assert "softmax" in operations(compiled(lambda q, k, v: ((q @ k.mT).tanh() * 5).softmax(-1) @ v))
+
+
+def test_truth_values_that_are_added_are_no_mask() -> None:
+    """A sum adds them as zero and one."""
+    assert "softmax" in operations(compiled(lambda q, k, v: (q @ k.mT + KEEP).softmax(-1) @ v))
 
 
 def test_the_optimization_can_be_disabled() -> None:

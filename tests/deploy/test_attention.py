@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from deployed import assert_same, file_name, formats
+from helpers import compiler_needed
 
 IDS = torch.tensor([[3, 1, 4, 1, 5], [2, 6, 5, 3, 5]])
 
@@ -31,6 +33,34 @@ class Language(nn.Module):
         return logits
 
 
+class Vision(nn.Module):
+    """A vision transformer of two blocks that writes attention out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 24)) for _ in range(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            q, k, v = block(x).chunk(3, -1)
+            x = x + (q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", formats())
+def test_a_vision_transformer(format: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 16, 16)
+    explain = fxlrp.compile(Vision().eval(), "attnlrp", example_inputs=images)
+    path = tmp_path / file_name(format)
+    explain.export(path, images, format=format, target=3)  # type: ignore[arg-type]
+    assert_same(format, path, [(images,), (images[:1],)], [explain(images, target=3), explain(images[:1], target=3)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", formats())
 def test_a_language_model(format: str, tmp_path: Path) -> None:
@@ -48,3 +78,14 @@ def test_a_file_for_pytorch_keeps_the_fused_kernels(tmp_path: Path) -> None:
     called = {str(node.target) for node in torch.export.load(tmp_path / "explain.pt2").graph.nodes}
     kernel = "aten._scaled_dot_product_flash_attention_for_cpu"
     assert {f"{kernel}.default", f"{kernel}_backward.default"} <= called
+
+
+@pytest.mark.slow
+@compiler_needed
+def test_a_compiled_file_keeps_the_fused_kernels(tmp_path: Path) -> None:
+    explain = fxlrp.compile(Language().eval(), "attnlrp", example_inputs=IDS)
+    explain.export(tmp_path / "explain.pt2", IDS, target=(3, 2), format="aoti")
+    with zipfile.ZipFile(tmp_path / "explain.pt2") as archive:
+        sources = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".wrapper.cpp"))
+    kernel = b"_scaled_dot_product_flash_attention_for_cpu"
+    assert kernel + b"(" in sources and kernel + b"_backward(" in sources

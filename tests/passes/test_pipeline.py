@@ -63,6 +63,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "keep_constants",
         "keep_pool_indices",
         "name_nodes",
+        "nest_regions",
         "normalize",
         "recognize_attention",
         "recompute_values",

@@ -51,6 +51,44 @@ def test_cheap_values_are_computed_again() -> None:
     assert not [name for name in nodes(gated, recompute_values=False) if name.endswith("_again")]
 
 
+class Gated(nn.Module):
+    """Attention with grouped heads, and a gated layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = F.linear(x, WIDE).unflatten(-1, (2, 4)).transpose(1, 2), F.linear(x, NARROW.T[:4]).unsqueeze(1)
+        mixed = F.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2)
+        y = F.linear(mixed, NARROW)
+        return y + F.linear(F.silu(F.linear(y, WIDE)) * F.linear(y, WIDE + 1), NARROW)
+
+
+def test_no_step_reads_what_is_computed_again() -> None:
+    """Neither its elements, nor those of a view, nor only the form."""
+    explain = fxlrp.compile(Gated().eval(), "attnlrp", example_inputs=X)
+    found = {node.name: node for node in explain.graph_module.graph.nodes}
+    order = {node: index for index, node in enumerate(found.values())}
+    (start,) = (index for node, index in order.items() if node.target is initial_relevance)
+    repeated = [name for name in found if name.endswith("_again")]
+    assert any("silu" in name for name in repeated) and sum("repeat_heads" in name for name in repeated) == 2
+    assert any("transpose" in name for name in repeated)
+    for name in repeated:
+        assert all(order[user] < start for user in found[name.removesuffix("_again")].users)
+    plain = fxlrp.compile(Gated().eval(), "attnlrp", example_inputs=X, optimize=False)
+    assert_close(explain(X, target=(2, 1)), plain(X, target=(2, 1)))
+
+
+def test_the_last_step_of_a_product_writes_into_the_memory_of_what_it_receives() -> None:
+    """Also where the other factor has more dimensions than the first, or another type."""
+    called = [node.target for node in fxlrp.compile(One(gated).eval(), "attnlrp").graph_module.graph.nodes]
+    assert called.count(products.product_factor) == called.count(products.product_factor_) == 1
+    factor, other, operand = random(3, 5, 4, seed=1), random(5, 1, seed=2), random(5, 4, seed=3)
+    for divided, dtype in ((False, torch.float64), (True, torch.float64), (False, torch.float32)):
+        own, how = factor.to(dtype), dict[str, Any](share=0.5, divided=divided)
+        expected = (0.5 * (own / other if divided else own * other)).sum(0)
+        assert_close(products.product_factor(own, other, operand, **how), expected)
+        assert_close(own, factor.to(dtype))
+        assert_close(products.product_factor_(own, other, operand, **how), expected)
+
+
 def test_values_are_kept_that_are_made_of_others() -> None:
     """The operand is not kept otherwise, so that computing the result again would keep another value instead."""
 
@@ -94,7 +132,7 @@ class Watch(fx.Interpreter):
     [
         (numerics.unbroadcast, lambda x: (random(3, 2, 5, 4, seed=2), x)),
         (numerics.part, lambda x: (x, random(3, 2, 5, 4, seed=2))),
-        (products.product_factor, lambda x: (x, 2.0, random(3, 2, 5, 4, seed=2))),
+        (products.product_factor, lambda x: (random(3, 2, 5, 4, seed=2), 2.0, x)),
         (element_relevance.reshape_relevance, lambda x: (x, random(40, seed=2))),
         (element_relevance.expand_relevance, lambda x: (x, random(3, 2, 5, 4, seed=2))),
         (element_relevance.repeat_relevance, lambda x: (x, random(3, 2, 10, 4, seed=2), (3, 1, 2, 1))),

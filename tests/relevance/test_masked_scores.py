@@ -48,3 +48,34 @@ def test_every_node_of_a_balance_is_finite() -> None:
     balance = fxlrp.compile(model, presets.attnlrp(1e-12), example_inputs=x).balance(x, target=0)
     assert all(math.isfinite(node.received) and math.isfinite(node.passed_on) for node in balance.nodes)
     assert "masked_fill" in {node.node for node in balance.nodes}
+
+
+EPSILON = 1e-5
+
+
+class Added(nn.Module):
+    """Capped scores, to which a model adds minus infinity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = nn.Buffer(torch.zeros(4).masked_fill(MASK, -math.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.tanh() + self.mask).softmax(-1) @ x
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_sum_with_minus_infinity(dtype: torch.dtype, optimize: bool) -> None:
+    model, x, seed = Added().to(dtype).eval(), random(3, 4, 4).to(dtype), random(3, 4, 4, seed=1).to(dtype)
+    relevance = fxlrp.compile(model, presets.attnlrp(EPSILON), optimize=optimize)(x, seed=seed)
+    # By hand: LRP-epsilon of the product, half to each factor, x * J^T C of the softmax for its relevance p * C, and
+    # LRP-epsilon of the sum.
+    score = x.double().tanh()
+    p = score.masked_fill(MASK, -math.inf).softmax(-1)
+    out = p @ x.double()
+    u = seed.double() / (2 * out + EPSILON * out.sign())
+    c = u @ x.double().mT
+    of_scores = score * p * (c - (p * c).sum(-1, keepdim=True)) * score.abs() / (score.abs() + EPSILON)
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 0.01, torch.bfloat16: 0.1}[dtype]
+    assert_relevance(relevance.double(), of_scores + x.double() * (p.mT @ u), tolerance)

@@ -28,7 +28,8 @@ from helpers import as_tuple
 from optimization_nets import initialised
 from oracles import assert_relevance
 
-NAMES = tuple(field.name for field in dataclasses.fields(Optimizations))
+# `nest_regions` is chosen for torch.compile, and tested by itself.
+NAMES = tuple(field.name for field in dataclasses.fields(Optimizations) if field.default)
 
 
 def alone(name: str) -> Optimizations:

@@ -30,9 +30,6 @@ LENGTH = 6
 COMMON = ("causal", "padding")
 SEED = 1000 * random(2, LENGTH, VOCABULARY, seed=3)
 
-# Written out, as attention by this einsum is, the relevance of a score that is the least number overflows.
-LEAST = pytest.mark.xfail(reason="all scores of a row are the least number")
-
 
 def rules(preset: str, epsilon: float = 1e-12) -> Preset:
     found: Preset = getattr(presets, preset)(epsilon=epsilon)
@@ -45,15 +42,13 @@ def keep_of(inputs: tuple[Tensor, ...]) -> Tensor | None:
 
 def case(style: Style, preset: str, *marks: Any) -> Any:
     kind = "encoder" if style.encoder else "decoder"
-    overflows = style.mask == "all least" and style.way == "einsum" and preset != "cplrp"
-    marks = (*marks, LEAST) if overflows else marks
     return pytest.param(style, preset, marks=marks, id=f"{kind}-{style.way}-{style.mask}-{preset}")
 
 
-def check(style: Style, preset: str, capture: Any) -> None:
+def check(style: Style, preset: str, capture: Any, **options: Any) -> None:
     model, inputs = made(style), inputs_of(style, LENGTH)
     expected = relevance_of(model, inputs[0], keep_of(inputs), SEED, preset)
-    explain = fxlrp.compile(model, rules(preset), capture=capture, at="embedding", example_inputs=inputs)
+    explain = fxlrp.compile(model, rules(preset), capture=capture, at="embedding", example_inputs=inputs, **options)
     assert explain.front_end == capture
     relevance = explain(*inputs, seed=SEED)
     assert isinstance(relevance, Tensor)
@@ -83,6 +78,13 @@ def test_symbolic_tracing(style: Style, preset: str) -> None:
 def test_torch_export(style: Style, preset: str) -> None:
     """One layer is enough here: each takes a second to capture."""
     check(replace(style, layers=1) if style != Style() else style, preset, "export")
+
+
+@pytest.mark.parametrize("optimize", [fxlrp.Optimizations(fuse_attention=False), False], ids=["parts", "plain"])
+@pytest.mark.parametrize("mask", ["all least", "additive", "no key"])
+@pytest.mark.parametrize("way", ["einsum", *slow_ones("sdpa", "eager")])
+def test_attention_that_is_written_out(way: str, mask: str, optimize: Any) -> None:
+    check(Style(way, mask), "attnlrp", "symbolic", optimize=optimize)
 
 
 @pytest.mark.parametrize("length", [1, 3, 9])
