@@ -2,7 +2,7 @@
 
 import os
 
-from fxlrp import deploy, errors, passes, rules, targets
+from fxlrp import concepts, deploy, errors, passes, rules, targets
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.compiler import compile
@@ -23,6 +23,7 @@ __all__ = [
     "autograd",
     "backend",
     "compile",
+    "concepts",
     "deploy",
     "errors",
     "load",

@@ -39,8 +39,9 @@ def emit_relevance(program: Program) -> int:
         restrictions = {value: _restriction(program, value, mask) for value, mask in masks.items()}
         ledger = propagate(program, forward, {explained: start}, restrictions)
         asked = _asked_for(program, forward, places, ledger)
-        results = [_result(graph, ledger, name, node, explained) for name, node in asked.items()]
-    returned = (*(node for _, node in results), *((explained,) if question.returns_output else ()))
+        results = [_result(program, ledger, name, node, explained) for name, node in asked.items()]
+    values = tuple(asked.values()) if question.returns_values else ()
+    returned = (*(node for _, node in results), *values, *((explained,) if question.returns_output else ()))
     output.args = (returned[0] if len(returned) == 1 else returned,)
     interface = Interface(
         inputs=tuple(node.name for node in inputs),
@@ -148,7 +149,8 @@ def no_relevance(value: Tensor, output: Tensor) -> Tensor:
     return torch.zeros_like(value, dtype=value.dtype if value.is_floating_point() else output.dtype)
 
 
-def _result(graph: fx.Graph, ledger: Ledger, name: str, value: fx.Node, like: fx.Node) -> tuple[Result, fx.Node]:
+def _result(program: Program, ledger: Ledger, name: str, value: fx.Node, like: fx.Node) -> tuple[Result, fx.Node]:
     received = ledger.relevance(value)
-    relevance = graph.call_function(no_relevance, (value, like)) if received is None else received
-    return Result(name, value.name, relevance.name, is_reached=received is not None), relevance
+    relevance = program.graph.call_function(no_relevance, (value, like)) if received is None else received
+    result = Result(name, value.name, relevance.name, received is not None, channel_dim(program, value))
+    return result, relevance
