@@ -116,13 +116,16 @@ class References:
         self._check_digest()
         batch = len(reading.output)
         indices = torch.arange(self._seen, self._seen + batch) if samples is None else _indices(samples, batch)
+        if bool((indices < 0).any()):
+            raise InputError(f"the indices of samples must not be negative, but samples is {samples!r}")
         of_class = _classes(reading, target, seed) if classes is None else _indices(classes, batch)
         scored = {name: self._scores(name, place, batch) for name, place in reading.places.items()}
+        # All places are checked before the first one changes.
+        known = {name: self._known(name, *measured["relevance"]) for name, measured in scored.items()}
         for name, measured in scored.items():
-            for measure, (score, positions) in measured.items():
-                best, sums = self._known(name, measure, score.shape[1], positions.shape[-1])
-                self._best[name][measure] = best.updated(score, positions, indices, of_class)
-                self._sums[name][measure] = sums.updated(score, of_class)
+            best, sums = known[name]
+            self._best[name] = {each: best[each].updated(*measured[each], indices, of_class) for each in _MEASURES}
+            self._sums[name] = {each: sums[each].updated(measured[each][0], of_class) for each in _MEASURES}
         self._seen += batch
 
     def _scores(self, name: str, place: Place, batch: int) -> dict[Measure, tuple[Tensor, Tensor]]:
@@ -141,17 +144,21 @@ class References:
             found[measure] = score, coordinates(positions, shape)
         return found
 
-    def _known(self, name: str, measure: Measure, channels: int, dimensions: int) -> tuple[Best, ClassSums]:
-        best = self._best.setdefault(name, {})
-        sums = self._sums.setdefault(name, {})
-        if measure not in best:
-            best[measure], sums[measure] = Best.empty(channels, self._k, dimensions), ClassSums.empty(channels)
-        if best[measure].positions.shape != (channels, self._k, dimensions):
+    def _known(
+        self, name: str, score: Tensor, positions: Tensor
+    ) -> tuple[Mapping[Measure, Best], Mapping[Measure, ClassSums]]:
+        """What is kept of a place, for scores ``(batch, channels)`` and coordinates of positions."""
+        channels, dimensions = score.shape[1], positions.shape[-1]
+        if name not in self._best:
+            none = Best.empty(channels, self._k, dimensions)
+            return dict.fromkeys(_MEASURES, none), dict.fromkeys(_MEASURES, ClassSums.empty(channels))
+        known = self._best[name]["relevance"].positions
+        if known.shape != (channels, self._k, dimensions):
             raise InputError(
                 f"at={name!r}: there are {channels} channels with positions of {dimensions} dimensions, but the "
-                f"batches before had {len(best[measure].positions)} with {best[measure].positions.shape[-1]}"
+                f"batches before had {len(known)} with {known.shape[-1]}"
             )
-        return best[measure], sums[measure]
+        return self._best[name], self._sums[name]
 
     def top(self, place: str, channel: int, *, by: Measure = "relevance") -> Top:
         """Return the samples to which a channel responds most.

@@ -246,8 +246,31 @@ def test_what_does_not_fit() -> None:
         references.add(IMAGES[:2], samples=[1])
     with pytest.raises(InputError, match="one integer for each of the 2 samples"):
         references.add(IMAGES[:2], classes=torch.tensor([0.5, 1.0]))
+    with pytest.raises(InputError, match="must not be negative"):
+        references.add(IMAGES[:2], samples=[3, -1])
     with pytest.raises(InputError, match="NaN"):
         references.add(IMAGES[:2] * torch.nan)
     assert references.seen == 23
     with pytest.raises(InputError, match="give one target"):
         references.add(IMAGES[:2], target=fxlrp.targets.each([0, 1]))
+
+
+def test_other_channels_in_a_later_batch_change_nothing() -> None:
+    class AnyWidth(nn.Module):
+        """Its last place has as many channels as the input has features."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Identity(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(self.first(x) * 2)
+            return out
+
+    references = References(fxlrp.compile(AnyWidth().eval()), "second", k=3)
+    references.add(torch.rand(2, 5), target=1)
+    before = references.statistics("second")
+    with pytest.raises(InputError, match="there are 4 channels with positions of 0 dimensions"):
+        references.add(torch.rand(2, 4), target=1)
+    assert references.seen == 2
+    torch.testing.assert_close(references.statistics("second").mean, before.mean)
