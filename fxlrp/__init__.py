@@ -2,9 +2,10 @@
 
 import os
 
-from fxlrp import deploy, errors, passes, rules, targets
+from fxlrp import concepts, deploy, errors, passes, rules, targets
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
+from fxlrp.bilrp import similarity
 from fxlrp.compiler import compile
 from fxlrp.debugging.logs import set_logs, set_logs_of_environment
 from fxlrp.explainer import Explainer
@@ -23,6 +24,7 @@ __all__ = [
     "autograd",
     "backend",
     "compile",
+    "concepts",
     "deploy",
     "errors",
     "load",
@@ -31,6 +33,7 @@ __all__ = [
     "rule_for",
     "rules",
     "set_logs",
+    "similarity",
     "targets",
 ]
 

@@ -28,6 +28,7 @@ class Asked:
         bypass: Whether relevance that does not pass through the values in ``only`` counts, too.
         coefficients: Whether the results are coefficients.
         return_output: Whether the explained output is returned, too.
+        return_values: Whether the values whose relevance is requested are returned, too.
     """
 
     target: Target = None
@@ -37,6 +38,7 @@ class Asked:
     bypass: bool = False
     coefficients: bool = False
     return_output: bool = False
+    return_values: bool = False
 
     def question(self, base: Question) -> Question:
         """Return the question, given that of the compilation.
@@ -52,6 +54,7 @@ class Asked:
             stacked=any(isinstance(each, Each) for each in (self.target, self.seed)) or isinstance(self.only, list),
             coefficients=bool(self.coefficients),
             returns_output=bool(self.return_output),
+            returns_values=bool(self.return_values),
         )
 
     @property

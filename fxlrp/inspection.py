@@ -18,7 +18,8 @@ from fxlrp.errors import InputError
 from fxlrp.held_model import HeldModel
 from fxlrp.printing import code, table
 from fxlrp.program import annotation
-from fxlrp.question import At
+from fxlrp.question import At, Question
+from fxlrp.reading import Place, Reading
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import infer_shapes
 
@@ -112,6 +113,52 @@ class Inspection(HeldModel):
             raise InputError("one explanation is run node by node: give one target, seed and condition")
         with made.explained_failures(made.main, values):
             return relevances(made.step_by_step(question), values, asked.controls, keep=keep, absent=made.absent())
+
+    def read(
+        self,
+        *inputs: Any,
+        at: At,
+        target: Target = None,
+        seed: Seed = None,
+        only: Only = None,
+        bypass: bool = False,
+        **named: Any,
+    ) -> Reading:
+        """Read values inside the model with their relevance, and the output, in one run.
+
+        Args:
+            inputs: As for :meth:`forward`.
+            at: The places, as for :meth:`forward`.
+            target: As for :meth:`forward`, without several targets.
+            seed: As for :meth:`forward`, without several seeds.
+            only: As for :meth:`forward`, without lists of conditions.
+            bypass: As for :meth:`forward`.
+            named: As for :meth:`forward`.
+
+        Returns:
+            The values and their relevance by name, and the output. A BatchNorm that is folded into a convolution is
+            part of the value of the convolution.
+
+        Raises:
+            InputError: A place does not exist, or an input, the target or the seed does not fit.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> place = fxlrp.compile(model).read(torch.ones(2, 4), at="1", target=0)["1"]
+            >>> place.value.shape, place.relevance.shape, place.channel_dim
+            (torch.Size([2, 8]), torch.Size([2, 8]), -1)
+        """
+        asked = Asked(target, seed, at, only, bypass, return_output=True, return_values=True)
+        if asked.question(Question()).stacked:
+            raise InputError("places are read for one question: give one target, seed and condition")
+        with torch.no_grad():
+            _, _, answer, returned = self._run(inputs, named, asked)
+        results = answer.interface.results
+        values = returned[len(results) : 2 * len(results)]
+        found = zip(results, values, returned[: len(results)], strict=True)
+        places = {each.name: Place(value, relevance, each.channel_dim) for each, value, relevance in found}
+        return Reading(places, returned[-1])
 
     @property
     def stages(self) -> Stages:

@@ -21,12 +21,14 @@ class Result:
         value: The node whose relevance it is.
         relevance: The node that computes the relevance; None if no relevance arrives and no zeros are returned.
         is_reached: Whether relevance arrives; otherwise it is zero.
+        channel_dim: The dimension of the channels of the value, counted from the last, if the graph shows it.
     """
 
     name: str
     value: str
     relevance: str | None
     is_reached: bool
+    channel_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Interface:
         starts: The explained values, each with the node of its initial relevance.
         results: The results of the program, in order.
         conditions: The nodes of the masks of conditions.
-        returns_output: Whether the program returns the explained output after the results.
+        returns_output: Whether the program returns the explained output, as the last.
     """
 
     inputs: tuple[str, ...]

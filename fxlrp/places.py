@@ -9,8 +9,9 @@ from torch import fx
 
 from fxlrp.absence import why_absent
 from fxlrp.errors import InputError
+from fxlrp.parameters import reads_of
 from fxlrp.program import Program, input_name
-from fxlrp.provenance import module_stack
+from fxlrp.provenance import MODEL, module_stack
 from fxlrp.question import is_glob
 
 
@@ -40,6 +41,21 @@ class Places:
         """The values that a name may mean: the input or node with this name, or those that the module returns."""
         own = self._inputs.get(name) or self._nodes.get(name)
         return (own,) if own is not None else self._modules.get(name, ())
+
+    def parameters(self, name: str) -> dict[str, tuple[fx.Node, ...]]:
+        """The parameters that a path or a pattern means, with the nodes that read them; empty for any other name."""
+        if self.meant(name) or (is_glob(name) and self._matching(name)):
+            return {}
+        model = self._program.graph_module.get_submodule(MODEL)
+        paths = [path for path, _ in model.named_parameters(remove_duplicate=False)]
+        chosen = fnmatch.filter(paths, name) if is_glob(name) else [name]
+        found = {path: reads_of(self._program, path) for path in chosen}
+        return {path: reads for path, reads in found.items() if reads}
+
+    def _matching(self, pattern: str) -> list[str]:
+        """The inputs, nodes and modules that a pattern matches."""
+        names = (*self._inputs, *self._nodes, *self._modules)
+        return [name for name in names if name and fnmatch.fnmatchcase(name, pattern)]
 
     def names(self, given: Iterable[str], has_relevance: Callable[[fx.Node], bool]) -> tuple[str, ...]:
         """The names, with those that it matches in place of each pattern.
@@ -99,4 +115,5 @@ def requested(program: Program) -> frozenset[fx.Node]:
     if not names:
         return frozenset()
     places = Places(program)
+    names = tuple(name for name in names if not places.parameters(name))
     return frozenset(node for name in places.names(names, lambda node: True) for node in places.meant(name))

@@ -170,7 +170,12 @@ class Ledger:
         self._received[value] = kept
         if not bypass:
             position = self._order[value]
-            self._received = {each: had for each, had in self._received.items() if self._order[each] >= position}
+            # Parameters have received what passed through them, wherever the graph reads them.
+            self._received = {
+                each: had
+                for each, had in self._received.items()
+                if self._order[each] >= position or each not in self._facts.dependent
+            }
             self._parts.clear()
 
     def credit_part(self, value: fx.Node, index: int, relevance: Any) -> None:

@@ -21,6 +21,7 @@ class Question:
         stacked: Whether several questions with one forward are asked, whose results are stacked.
         coefficients: Whether the results are the coefficients ``C`` of ``R = value * C``.
         returns_output: Whether the program also returns the explained output.
+        returns_values: Whether the program also returns the values whose relevance is requested.
     """
 
     at: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Question:
     stacked: bool = False
     coefficients: bool = False
     returns_output: bool = False
+    returns_values: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fxlrp.errors import InputError
 from fxlrp.relevance.targets import Choice, Each, Target, at_target, first_index, positions_of
 
-__all__ = ["Contrast", "Region", "Span", "contrast", "each", "region", "span"]
+__all__ = ["Clrp", "Contrast", "Region", "Span", "clrp", "contrast", "each", "region", "span"]
 
 
 def each(targets: Iterable[Any] | Tensor) -> Each:
@@ -55,7 +55,7 @@ class Contrast(Choice):
         own = at_target(output, self.of, tokens, selected=selected)
         if self.against is not None:
             return own - at_target(output, self.against, tokens, selected=selected)
-        dim = self.dim if self.dim is not None else -1 if output.dim() == 3 else 1
+        dim = _class_dim(output, self.dim)
         mask = at_target(torch.ones_like(output), self.of, tokens, selected=selected) != 0
         others = mask.any(dim, keepdim=True) & ~mask
         return own - output * others / others.sum(dim, keepdim=True).clamp(min=1)
@@ -93,6 +93,57 @@ def contrast(of: Target, against: Target = None, *, dim: int | None = None) -> C
         True
     """
     return Contrast(of, against, dim)
+
+
+@dataclass(frozen=True)
+class Clrp(Choice):
+    """The target that :func:`clrp` returns."""
+
+    of: Any
+    dim: int | None = None
+
+    def relevance(self, output: Tensor, tokens: Sequence[Tensor], *, selected: bool) -> Tensor:
+        """Return the output at the target, and equal negative parts of it at the other classes."""
+        own = at_target(output, self.of, tokens, selected=selected)
+        dim = _class_dim(output, self.dim)
+        mask = at_target(torch.ones_like(output), self.of, tokens, selected=selected) != 0
+        others = mask.any(dim, keepdim=True) & ~mask
+        return own - others * own.sum(dim, keepdim=True) / others.sum(dim, keepdim=True).clamp(min=1)
+
+    def positions(self, output: Tensor) -> Tensor | None:
+        """Return the positions of the target."""
+        return positions_of(self.of, output) if self.dim in (None, -1, 2) else None
+
+
+def clrp(of: Target, *, dim: int | None = None) -> Clrp:
+    """Explain a class against the others by CLRP1 (Gu et al., 2018).
+
+    The relevance starts from the score of the class, and from its negative at the other classes, to which it is
+    distributed equally. Rules are linear in the relevance, so the result is ``R - R_dual``, the relevance of the class
+    less that of its dual, and ``explain(x, target=clrp(3)).clamp(min=0)`` is the heatmap of the paper. The relevance
+    adds up to zero, except for what biases, stabilizers and rules that do not conserve relevance absorb.
+
+    :func:`contrast` starts from the scores of the other classes instead.
+
+    Args:
+        of: A target, as for :meth:`fxlrp.Explainer.forward`.
+        dim: The dimension of the classes, as for :func:`contrast`.
+
+    Returns:
+        A target.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> explain = fxlrp.compile(torch.nn.Linear(4, 3).eval())
+        >>> explain(torch.ones(2, 4), target=fxlrp.targets.clrp(0)).clamp(min=0).shape
+        torch.Size([2, 4])
+    """
+    return Clrp(of, dim)
+
+
+def _class_dim(output: Tensor, dim: int | None) -> int:
+    """The dimension of the classes: the last one of an output with three dimensions, else dimension 1."""
+    return dim if dim is not None else -1 if output.dim() == 3 else 1
 
 
 @dataclass(frozen=True)

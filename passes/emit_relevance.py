@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,10 +40,13 @@ def emit_relevance(program: Program) -> int:
         masks = {value: _mask(program, value, name, controls) for value, name in conditions.items()}
         start = _start(program, explained, controls, _tokens(program, forward))
         restrictions = {value: _restriction(program, value, mask) for value, mask in masks.items()}
-        ledger = propagate(program, forward, {explained: start}, restrictions)
-        asked = _asked_for(program, forward, places, ledger)
+        parameters = _parameters(program, places)
+        reads = [node for found in parameters.values() for nodes in found.values() for node in nodes]
+        ledger = propagate(program, forward, {explained: start}, restrictions, reads)
+        asked = _asked_for(program, forward, places, parameters, ledger)
         results = [_result(program, ledger, name, node, explained) for name, node in asked.items()]
-    returned = (*(node for _, node in results), *((explained,) if question.returns_output else ()))
+    values = tuple(sources[0] for sources in asked.values()) if question.returns_values else ()
+    returned = (*(node for _, node in results), *values, *((explained,) if question.returns_output else ()))
     output.args = (returned[0] if len(returned) == 1 else returned,)
     interface = Interface(
         inputs=tuple(node.name for node in inputs),
@@ -126,6 +131,20 @@ def _tokens(program: Program, forward: Sequence[fx.Node]) -> dict[str, Any]:
     return {"tokens": found} if found else {}
 
 
+def _parameters(program: Program, places: Places) -> dict[str, dict[str, tuple[fx.Node, ...]]]:
+    """The parameters that each name of the question means, with the nodes that read them.
+
+    Raises:
+        InputError: Coefficients are requested, which parameters do not have.
+    """
+    question = program.options.question
+    found = {name: places.parameters(name) for name in question.at}
+    found = {name: parameters for name, parameters in found.items() if parameters}
+    if found and question.coefficients:
+        raise InputError(f"at={next(iter(found))!r} is a parameter: parameters have relevance, but no coefficients")
+    return found
+
+
 def _conditions(question: Question, places: Places) -> dict[fx.Node, str]:
     """The values with conditions, and the names by which they were given."""
     found: dict[fx.Node, str] = {}
@@ -137,28 +156,42 @@ def _conditions(question: Question, places: Places) -> dict[fx.Node, str]:
     return found
 
 
-def _asked_for(program: Program, forward: Sequence[fx.Node], places: Places, ledger: Ledger) -> dict[str, fx.Node]:
-    """The values whose relevance is requested, by the name of the result.
+def _asked_for(
+    program: Program,
+    forward: Sequence[fx.Node],
+    places: Places,
+    parameters: Mapping[str, Mapping[str, tuple[fx.Node, ...]]],
+    ledger: Ledger,
+) -> dict[str, tuple[fx.Node, ...]]:
+    """The values whose relevance is requested, by the name of the result; several nodes may read a parameter.
 
     Raises:
         InputError: A value does not exist, or no relevance reaches it.
     """
     given, constants = program.options.question.at, program.options.constants
-    if not given:
-        inputs = {input_name(node): node for node in inputs_among(forward) if input_name(node) not in constants}
-        for name, value in inputs.items():
-            _check_coefficient(name, value, ledger)
-        return inputs
 
     def has_relevance(value: fx.Node) -> bool:
         return value in ledger.without or ledger.relevance_of_one(value) is not None
 
-    asked = {name: places.value("at", name, has_relevance) for name in places.names(given, has_relevance)}
-    for name, value in asked.items():
-        _check_coefficient(name, value, ledger)
-        if not has_relevance(value):
-            raise InputError(f"at={name!r}: no relevance reaches the {describe(value)}")
-    return asked
+    asked: dict[str, tuple[fx.Node, ...]] = {}
+    for name in given:
+        if name in parameters:
+            asked.update(parameters[name])
+            continue
+        for each in places.names([name], has_relevance):
+            asked[each] = (places.value("at", each, has_relevance),)
+    for name, sources in asked.items():
+        _check_coefficient(name, sources[0], ledger)
+        if not any(map(has_relevance, sources)):
+            raise InputError(f"at={name!r}: no relevance reaches the {describe(sources[0])}")
+    if given:
+        return asked
+    inputs: dict[str, tuple[fx.Node, ...]] = {
+        input_name(node): (node,) for node in inputs_among(forward) if input_name(node) not in constants
+    }
+    for name, sources in inputs.items():
+        _check_coefficient(name, sources[0], ledger)
+    return inputs
 
 
 def no_relevance(value: Tensor, output: Tensor) -> Tensor:
@@ -185,9 +218,21 @@ def _rule_of(node: fx.Node) -> str:
     return "" if annotated is None else str(annotated.rule)
 
 
-def _result(program: Program, ledger: Ledger, name: str, value: fx.Node, like: fx.Node) -> tuple[Result, fx.Node]:
-    graph, carried = program.graph, ledger.relevance_of_one(value)
+def _result(
+    program: Program, ledger: Ledger, name: str, sources: tuple[fx.Node, ...], like: fx.Node
+) -> tuple[Result, fx.Node]:
+    """The result for a value, or for a parameter with the nodes that read it, whose relevance adds up."""
+    found = [each for each in (_carried(program, ledger, source) for source in sources) if each is not None]
+    value = sources[0]
+    if not found:
+        relevance = program.graph.call_function(no_relevance, (value, like))
+    else:
+        relevance = functools.reduce(lambda a, b: program.graph.call_function(operator.add, (a, b)), found)
+    return Result(name, value.name, relevance.name, bool(found), channel_dim(program, value)), relevance
+
+
+def _carried(program: Program, ledger: Ledger, value: fx.Node) -> fx.Node | None:
+    """The relevance of a value, or its coefficient; None if none arrives."""
+    carried = ledger.relevance_of_one(value)
     is_coefficient = carried is not None and program.options.question.coefficients
-    received = carried.factor if carried is not None and is_coefficient else ledger.relevance(value)
-    relevance = graph.call_function(no_relevance, (value, like)) if received is None else received
-    return Result(name, value.name, relevance.name, is_reached=received is not None), relevance
+    return carried.factor if carried is not None and is_coefficient else ledger.relevance(value)

@@ -53,8 +53,7 @@ def mask_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Any:
         raise InputError(f"the program has a condition on {name!r}: pass {_ACCEPTED}")
     if callable(condition) and not isinstance(condition, Tensor):
         return condition
-    if dim is None and value.dim() in (2, 4, 5):
-        dim = 1
+    dim = usual_channel_dim(value) if dim is None else dim
     if isinstance(condition, Tensor) and condition.dtype == torch.bool:
         return _fitting(value, condition, name, dim)
     if dim is None or not -value.dim() <= dim < value.dim():
@@ -63,6 +62,11 @@ def mask_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Any:
             "known: pass a boolean mask that broadcasts to it"
         )
     return _of_channels(value, condition, name, dim)
+
+
+def usual_channel_dim(value: Tensor) -> int | None:
+    """Return the dimension of the channels where the graph does not show it: 1, or None with three dimensions."""
+    return 1 if value.dim() in (2, 4, 5) else None
 
 
 def _fitting(value: Tensor, mask: Tensor, name: str, dim: int | None) -> Tensor:

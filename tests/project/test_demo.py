@@ -216,6 +216,15 @@ def test_digits_example(
     assert (home / "digits.png").stat().st_size > 10_000
 
 
+def test_concepts_example(
+    model: DigitNet, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(digits_module, "trained", lambda _: (model, None))
+    load_example("concepts")
+    assert capsys.readouterr().out.count("most relevant for the digits") == 4
+    assert (home / "concepts.png").stat().st_size > 10_000
+
+
 @pytest.fixture
 def photo(home: Path) -> Path:
     """A photo that ships inside scikit-learn."""
