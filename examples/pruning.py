@@ -14,15 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.capture.symbolic import capture
 from fxlrp.demo.digits import DigitNet, Digits, accuracy, load_digits, trained
 from fxlrp.extras import require
-from fxlrp.parameters import reads_of
-from fxlrp.passes import pipeline
-from fxlrp.passes.base import run_passes
-from fxlrp.program import Options, Program
-from fxlrp.propagate import propagate
-from fxlrp.vocabulary import CANONICAL
 
 Scores = Mapping[str, Tensor]
 
@@ -36,30 +29,13 @@ def references(digits: Digits) -> tuple[Tensor, Tensor]:
     return digits.train_images[rows], digits.train_labels[rows]
 
 
-def relevances(model: nn.Module, names: Sequence[str]) -> Callable[[Tensor, Tensor], list[Tensor]]:
-    """Compile the relevance of parameters; the result is called with images and the initial relevance."""
-    program = Program(capture(model), CANONICAL, Options(fxlrp.presets.epsilon()))
-    run_passes(program, [*pipeline.ANNOTATED, *pipeline.SPECIALIZE])
-    graph, (explained,), forward = program.graph, program.outputs, list(program.graph.nodes)
-    with graph.inserting_after(forward[0]):
-        seed = graph.placeholder("seed")
-    with graph.inserting_before(graph.output_node()):
-        reads = [reads_of(program, name) for name in names]
-        ledger = propagate(program, forward, {explained: seed}, parameters=[node for nodes in reads for node in nodes])
-        graph.output_node().args = ([ledger.relevance(node) for (node,) in reads],)
-    program.graph_module.recompile()
-    return program.graph_module
-
-
 def by_relevance(model: nn.Module, names: Sequence[str], images: Tensor, labels: Tensor) -> Scores:
     """The absolute relevance of every weight for the true class, summed over the images."""
-    explain = relevances(model, names)
+    explain = fxlrp.compile(model, "epsilon", at=names)
     scores = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
     for image, label in zip(images.split(1), labels.split(1), strict=True):
-        logits = model(image)
-        seed = torch.zeros_like(logits).scatter(1, label[:, None], logits.gather(1, label[:, None]))
-        for score, relevance in zip(scores.values(), explain(image, seed), strict=True):
-            score += relevance.abs()
+        for name, relevance in explain(image, target=label).items():
+            scores[name] += relevance.abs()
     return scores
 
 

@@ -11,7 +11,7 @@ from fxlrp.program import Program
 from fxlrp.provenance import MODEL, module_stack
 
 _NO_OPERATION = "the module at this path has no operation in the graph: it does nothing, or the output does not need it"
-_PARAMETER = "this is a parameter or buffer, and only values that depend on an input have relevance"
+_PARAMETER = "this is a buffer, or a parameter that the output does not need"
 
 
 def absences(root: nn.Module, nodes: Iterable[fx.Node], removed: Mapping[str, str]) -> dict[str, str]:

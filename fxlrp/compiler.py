@@ -57,8 +57,8 @@ def compile(
             sequence of these. Or a value inside the model at which relevance starts, such as the logits before a final
             softmax: the path of a module, which means its output, or the name of a node.
         at: Where relevance is requested, instead of at the inputs: the name of an input or of a node of the annotated
-            graph, the path of a module, which means its output, a glob, or a list of these. With a list or a glob the
-            result is a dict by name. A call may choose other places.
+            graph, the path of a module, which means its output, or of a parameter, a glob, or a list of these. With a
+            list or a glob the result is a dict by name. A call may choose other places.
         capture: The front end. "symbolic" traces the model; it needs no example inputs and works for every size.
             "export" uses ``torch.export``, which can follow more models. "auto" uses the first one that can follow the
             model. If that is "export" and there are no example inputs, the model is captured at the first call.
