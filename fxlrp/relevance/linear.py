@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import RuleError
+from fxlrp.program import Relevance
 from fxlrp.relevance import linear_specialized
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, bias_gradient, forward, geometry_of, transposed, weight_gradient
@@ -53,16 +54,25 @@ def relevance_by_terms(
     are summed over samples and positions.
 
     Args:
-        of: The argument: "input", "weight" or "bias".
+        of: The argument: "input", "weight" or "bias"; or "coefficient" for that of the input.
         terms: The parts of the input and of the weight.
         biases: The parts of the bias, each with its quotient.
         geometry: The geometry of the map.
     """
+    if of == "coefficient":
+        return _by_sign(terms, geometry)
     if of == "input":
         return _summed([(x, _sum([transposed(r, w, x, geometry) for w, r in weights])) for x, weights in terms])
     if of == "weight":
         return _summed([(w, weight_gradient(x, r, w, geometry)) for x, weights in terms for w, r in weights])
     return _summed([(b, bias_gradient(r, b, geometry)) for b, r in biases if b is not None])
+
+
+def _by_sign(terms: Sequence[Term], geometry: Geometry) -> Tensor:
+    """``C`` of ``R_x = x * C``, for terms of ``x+`` and ``x-``; where ``x`` is zero, the mean of both."""
+    (x_pos, _), (x_neg, _) = terms
+    above, below = (_sum([transposed(r, w, x, geometry) for w, r in weights]) for x, weights in terms)
+    return torch.where(x_pos > 0, above, torch.where(x_neg < 0, below, (above + below) / 2))
 
 
 def _summed(products: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -252,10 +262,17 @@ def _step(function: Callable[..., Tensor], *values: str, terms: TermsOf | None =
     """
 
     def emit(step: Step) -> Contributions:
+        if terms is not None and step.facts.as_coefficients:
+            factor = _call(step, function, values, of="coefficient")
+            assert factor is not None
+            return [Relevance(factor, step.operands[0])]
         return [_call(step, function, values)]
 
     def specialize(step: Step) -> Contributions | None:
-        return None if terms is None else input_of_terms(step, terms)
+        made = None if terms is None else input_of_terms(step, terms)
+        # The cheaper step for inputs of both signs passes on a sum of products.
+        is_coefficient = made is not None and isinstance(made[0], Relevance) and made[0].base is not None
+        return made if is_coefficient or not step.facts.as_coefficients else None
 
     def of_parameter(step: Step, argument: Argument) -> Contribution:
         if isinstance(argument, int):

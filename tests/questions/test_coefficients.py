@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,16 +63,12 @@ def _values(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("optimize", [True, False])
-@pytest.mark.parametrize("rules", ["epsilon", "epsilon_plus"])
+@pytest.mark.parametrize("rules", ["epsilon", "epsilon_plus", "epsilon_alpha2_beta1"])
 def test_of_a_convolutional_net(rules: str, optimize: bool) -> None:
     explain = fxlrp.compile(skips(), rules, optimize=optimize)
-    names = ["stem", "block.1", "last"]
-    if (rules, optimize) == ("epsilon_plus", False):
-        # ZPlus passes on multiples of its input if it knows that the input is not negative.
-        with pytest.raises(InputError, match=r"'stem' has no coefficient: the rule ZPlus\(\)"):
-            explain(X, target=1, at=names, coefficients=True)
-        return
+    names = ["stem.0", "stem", "block.1", "last"]
     found = explain(X, target=1, at=names, coefficients=True)
+    assert_relevance(explain(X, target=1, coefficients=True) * X, explain(X, target=1), 1e-10)
     for name, value in _values_of(skips(), names).items():
         assert_relevance(found[name] * value, explain(X, target=1, at=name), 1e-10)
 
@@ -83,6 +81,23 @@ def _values_of(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
         )
     model(X)
     return values
+
+
+@pytest.mark.parametrize("rule", [fxlrp.rules.ZPlus(), fxlrp.rules.Gamma(0.5), fxlrp.rules.AlphaBeta()], ids=str)
+def test_where_an_input_of_both_signs_is_zero(rule: Any) -> None:
+    """The mean of the coefficients on both sides."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)).double().eval()
+    explain = fxlrp.compile(model, fxlrp.presets.epsilon(0.0).override([("0", rule)]))
+    x = random(2, 4)
+    x[:, 1] = 0.0
+    sides = []
+    for small in (1e-12, -1e-12):
+        near = x.clone()
+        near[:, 1] = small
+        sides.append(explain(near, target=1) / near)
+    found = explain(x, target=1, coefficients=True)
+    assert_relevance(found, (sides[0] + sides[1]) / 2, 1e-8)
 
 
 ACTIVATIONS = [nn.ReLU(), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.LeakyReLU(0.2), nn.PReLU(4), nn.ELU(), nn.Hardswish()]
