@@ -63,12 +63,17 @@ class Block(nn.Module):
         return x + self.down(inner * self.gate(h) if self.gated else inner)
 
     def frozen(self, x: Tensor, kept: list[Tensor]) -> Tensor:
+        """The output; adds what attention and the MLP read and what they return."""
         kept.append(x)
-        x = x + self.attended(frozen_norm(self.ln_1, x), "softmax")
+        attended = self.attended(frozen_norm(self.ln_1, x), "softmax")
+        kept.append(attended)
+        x = x + attended
         kept.append(x)
         h = frozen_norm(self.ln_2, x)
         inner = frozen_gelu(self.up(h))
-        return x + self.down(halved(inner, self.gate(h)) if self.gated else inner)
+        changed = self.down(halved(inner, self.gate(h)) if self.gated else inner)
+        kept.append(changed)
+        return x + changed
 
 
 class GPT2(nn.Module):
@@ -85,7 +90,13 @@ class GPT2(nn.Module):
         return self.head(self.ln_f(x))
 
     def relevances(self, ids: Tensor, word: int) -> tuple[Tensor, list[Tensor]]:
-        """Value times gradient of the twin: at the word embeddings, and before attention and MLP of each block."""
+        """Value times gradient of the twin: at the word embeddings, and at every other value of a block."""
+        values, gradients = self.gradients(ids, word)
+        found = [(value * gradient).detach() for value, gradient in zip(values, gradients, strict=True)]
+        return found[0], found[1:]
+
+    def gradients(self, ids: Tensor, word: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The word embeddings and the values of every block, and the gradients of the twin."""
         words = self.wte(ids).detach().requires_grad_()
         kept: list[Tensor] = []
         x = words + self.wpe(torch.arange(ids.shape[1]))
@@ -94,9 +105,7 @@ class GPT2(nn.Module):
             x = block.frozen(x, kept)
         output = self.head(frozen_norm(self.ln_f, x))
         torch.testing.assert_close(output, self(ids))
-        gradients = torch.autograd.grad(output[:, -1, word].sum(), [words, *kept])
-        found = [value * gradient for value, gradient in zip([words, *kept], gradients, strict=True)]
-        return found[0].detach(), [each.detach() for each in found[1:]]
+        return [words, *kept], list(torch.autograd.grad(output[:, -1, word].sum(), [words, *kept]))
 
 
 def model_of(way: str, gated: bool = False) -> GPT2:
@@ -129,7 +138,22 @@ def test_relp_at_the_residual_stream(block: int) -> None:
     model = model_of("sdpa")
     _, kept = model.relevances(IDS, 4)
     explain = fxlrp.compile(model, "relp", example_inputs=IDS, at=f"h_{block - 1}_add_1")
-    assert_relevance(explain(IDS, target=(-1, 4)), kept[2 * block], 1e-6)
+    assert_relevance(explain(IDS, target=(-1, 4)), kept[4 * block], 1e-6)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_coefficients_of_every_residual_attention_and_mlp(gated: bool) -> None:
+    """One call for all of them: the gradients of the twin."""
+    model = model_of("sdpa", gated)
+    _, gradients = model.gradients(IDS, 4)
+    explain = fxlrp.compile(model, "relp", example_inputs=IDS)
+    names = ["wte"]
+    for block in range(LAYERS):
+        read = f"h.{block - 1}" if block else "add"
+        names += [read, f"h.{block}.c_proj", f"h_{block}_add", f"h.{block}.down"]
+    found = explain(IDS, target=(-1, 4), at=names, coefficients=True)
+    for name, gradient in zip(names, gradients, strict=True):
+        assert_relevance(found[name], gradient, 1e-6)
 
 
 @pytest.mark.parametrize("way", ["sdpa", "softmax", "einsum"])
