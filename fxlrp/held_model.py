@@ -30,16 +30,25 @@ class _Uncaptured(nn.Module):
 class HeldModel(nn.Module):
     """A model and the programs that explain it. If capture needs example inputs, it is captured at the first call."""
 
-    def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], Explanation], examples: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        make: Callable[[nn.Module, Inputs], Explanation],
+        examples: Any,
+        *,
+        differentiable: bool = False,
+    ) -> None:
         """Compile ``model`` now, or at the first call.
 
         Args:
             model: The model.
             make: Compiles the model for its inputs.
             examples: The example inputs. None means the inputs of the first call, if capture needs any.
+            differentiable: Whether autograd can differentiate the relevance.
         """
         super().__init__()
         self.training = False
+        self.differentiable = differentiable
         self._explanation = MadeOnInputs(make, model, examples)
         self._seen: tuple[InputSpec, ...] | None = None
         # Moving or casting the explainer moves or casts the model, also before it is captured.

@@ -75,6 +75,7 @@ def _emit_step(program: Program, node: fx.Node, annotated: Annotation, ledger: L
         node in known.supported,
         node in known.quotients,
         {**known.values, **known.sizes},
+        program.options.differentiable,
     )
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)

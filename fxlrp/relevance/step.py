@@ -30,6 +30,7 @@ class StepFacts:
         supported: Whether the relevance is zero wherever the value is zero or negative.
         quotients: Whether the step may pass on relevance as a quotient.
         values: The shapes and types of values, and the values of sizes, by node name; empty without example inputs.
+        differentiable: Whether the step must have a derivative.
     """
 
     non_negative: frozenset[fx.Node] = frozenset()
@@ -38,6 +39,7 @@ class StepFacts:
     supported: bool = False
     quotients: bool = False
     values: Mapping[str, InputSpec | int | float] = field(default_factory=dict)
+    differentiable: bool = False
 
 
 @dataclass(frozen=True)
