@@ -114,6 +114,25 @@ def test_a_mask_of_infinite_scores() -> None:
         assert_is_derivative(explain, plain, x, seed=random(2, 4, 3, seed=4))
 
 
+def test_checkpoints_and_recurrent_layers() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.recurrent(x)[0][:, -1])
+
+    torch.manual_seed(4)
+    model, x = made("folded BatchNorm")
+    cases = [(model, x, True), (Last().double().eval(), random(2, 3, 4), False)]
+    for net, inputs, checkpoint in cases:
+        options: dict[str, Any] = {"checkpoint": checkpoint, "example_inputs": inputs}
+        explain = fxlrp.compile(net, PRESETS["epsilon"], differentiable=True, **options)
+        plain = fxlrp.compile(net, PRESETS["epsilon"], example_inputs=inputs)
+        assert_is_derivative(explain, plain, inputs, target=1)
+
+
 def test_several_questions() -> None:
     model, x = made("convolutions")
     explain, plain = (fxlrp.compile(model, PRESETS["epsilon_plus"], differentiable=each) for each in (True, False))
