@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
+from fxlrp.capture.root_module import on_other_model
 from fxlrp.interface import Interface
 from fxlrp.program import Program
 from fxlrp.question import Question
@@ -43,6 +44,11 @@ class Answer:
             emitted.interface,
             emitted.annotated,
         )
+
+    def on(self, model: nn.Module) -> Answer:
+        """Return the same answer on another copy of the model."""
+        constants = None if self.constants is None else self.constants.on(model)
+        return replace(self, graph_module=on_other_model(self.graph_module, model), constants=constants)
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:

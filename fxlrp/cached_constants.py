@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fxlrp.capture.lock import is_compiling
-from fxlrp.capture.root_module import sharing_tensors
+from fxlrp.capture.root_module import on_other_model, sharing_tensors
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class ProgramWithConstants:
         """Return the result of the whole program for ``inputs``."""
         # Not called as a module, which would print the line of the generated code that fails.
         return self._main.forward(*inputs, *self._values())
+
+    def on(self, model: nn.Module) -> ProgramWithConstants:
+        """Return the same program on another copy of the model, which has its own constants."""
+        other = copy.copy(self)
+        other._fold, other._main = on_other_model(self._fold, model), on_other_model(self._main, model)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the constants from a copy, because its parameters are different tensors."""

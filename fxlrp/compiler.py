@@ -37,6 +37,7 @@ def compile(
     optimize: bool | Optimizations = True,
     checkpoint: bool | int = False,
     passes: Sequence[Pass] = (),
+    differentiable: bool = False,
     debug: bool = False,
 ) -> Explainer:
     """Compile ``model`` into the program that explains it by layer-wise relevance propagation (Bach et al., 2015).
@@ -71,6 +72,8 @@ def compile(
             program is divided. Few activations are kept, and the others are computed again. True uses the square root
             of the number of operations. The cost is one more forward pass.
         passes: User-defined passes, made by :func:`fxlrp.passes.compiler_pass`. Each one states where it runs.
+        differentiable: Whether autograd can differentiate the relevance with respect to inputs and parameters, for
+            losses on explanations. Optimizations that prevent this are left out.
         debug: Whether to keep the graph after every pass as ``explain.stages``.
 
     Returns:
@@ -83,7 +86,7 @@ def compile(
         LostInputError: An input that is not in ``constants`` reaches the output only through operations that cannot
             carry relevance, such as a cast to integers, a remainder, or a lookup in a table that is not an embedding.
         InputError: A parameter contains NaN or infinity, an example input does not fit, an input in ``constants`` does
-            not exist, or a pass cannot be placed.
+            not exist, or a pass cannot be placed or cuts derivatives.
 
     Example:
         >>> import torch, fxlrp
@@ -103,8 +106,14 @@ def compile(
         output=output,
         dynamic_shapes=dynamic_shapes,
         at=at,
+        differentiable=differentiable,
     ).on(model)
-    ordered = pipeline.explanation(optimizations, checkpoints=request.segments is not None, user_defined=passes)
+    ordered = pipeline.explanation(
+        optimizations,
+        checkpoints=request.segments is not None,
+        user_defined=passes,
+        differentiable=request.differentiable,
+    )
 
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:
         observers = log_and_stages if debug else log_only
@@ -118,4 +127,4 @@ def compile(
             stages=recorded(done.program),
         )
 
-    return Explainer(model, explanation, example_inputs)
+    return Explainer(model, explanation, example_inputs, differentiable=request.differentiable)

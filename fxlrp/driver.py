@@ -109,6 +109,7 @@ def annotated_program(
         segments=request.segments or 0,
         examples=inputs.specs,
         constants=frozenset(request.constants),
+        differentiable=request.differentiable,
     )
     program = Program(graph_module, request.vocabulary, options, observers=observers)
     program.tell("capture", len(program.graph.nodes))

@@ -11,6 +11,8 @@ import torch
 from fxlrp import deploy
 from fxlrp.asked import Asked, Only
 from fxlrp.capture import DynamicShapes
+from fxlrp.capture.lock import is_compiling
+from fxlrp.derivatives import check_derivative, check_untracked
 from fxlrp.errors import ExportError
 from fxlrp.inputs import as_call
 from fxlrp.inspection import Inspection
@@ -74,7 +76,9 @@ class Explainer(Inspection):
             output.
 
         Raises:
-            InputError: An input, the target or the seed does not fit.
+            InputError: An input, the target or the seed does not fit, or ``torch.func`` differentiates an explanation
+                that was not compiled with ``differentiable=True``.
+            UnsupportedOpError: With ``differentiable=True``, an operation of the program has no derivative.
 
         Example:
             >>> import torch, fxlrp
@@ -84,8 +88,12 @@ class Explainer(Inspection):
             torch.Size([2, 4])
         """
         asked = Asked(target, seed, at, only, bypass, coefficients, return_output)
-        with torch.no_grad():
+        if not self.differentiable and not is_compiling():
+            check_untracked((*inputs, *named.values(), *asked.controls.values()), self.parameters())
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             made, values, answer, returned = self._run(inputs, named, asked)
+        if self.differentiable and not is_compiling():
+            check_derivative(answer, values, asked.controls, returned)
         question = answer.question
         as_dict = bool(question.at) and not question.is_single
         relevance = made.signature.by_name(values, answer.interface.by_name(returned), as_dict=as_dict)

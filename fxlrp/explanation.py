@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxlrp.absence import absences
 from fxlrp.answer import Answer
 from fxlrp.capture.lock import ONE_CAPTURE, is_compiling
+from fxlrp.capture.root_module import on_other_model
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
 from fxlrp.driver import answered
@@ -48,6 +49,11 @@ class Explanation:
     signature: Signature
     recipe: Recipe
     stages: Stages | None
+
+    def on(self, model: nn.Module) -> Explanation:
+        """Return the same explanation of another copy of the model."""
+        program = replace(self.program, graph_module=on_other_model(self.program.graph_module, model))
+        return replace(self, answers=[each.on(model) for each in self.answers], program=program)
 
     @property
     def main(self) -> Answer:

@@ -5,6 +5,7 @@ A front end may fix sizes. The first call with another size, or with more argume
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -154,6 +155,15 @@ class MadeOnInputs(Generic[T]):
         """Keep a value. The first one, which says what the inputs are, is never dropped."""
         self._latest = made
         self._made = (*self._made[:1], *self._made[1:][2 - _KEPT :], made)
+
+    def mapped(self, function: Callable[[T], T]) -> MadeOnInputs[T]:
+        """Return a copy with a function of everything that has been built."""
+        other = copy.copy(self)
+        images = {id(made): function(made) for made in self._made}
+        other._made = tuple(images[id(made)] for made in self._made)
+        other._latest = None if self._latest is None else images[id(self._latest)]
+        other._refused = {(id(images[made]), shapes) for made, shapes in self._refused if made in images}
+        return other
 
     @property
     def all(self) -> tuple[T, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,9 +15,12 @@ from fxlrp.capture.root_module import move_constants
 from fxlrp.explanation import Explanation
 from fxlrp.first_call import MadeOnInputs
 from fxlrp.inputs import Inputs
+from fxlrp.other_copy import check_is_copy
 from fxlrp.provenance import MODEL
 from fxlrp.relevance.sizes import OtherSizesError
 from fxlrp.shapes import InputSpec
+
+_Held = TypeVar("_Held", bound="HeldModel")
 
 
 class _Uncaptured(nn.Module):
@@ -30,16 +34,25 @@ class _Uncaptured(nn.Module):
 class HeldModel(nn.Module):
     """A model and the programs that explain it. If capture needs example inputs, it is captured at the first call."""
 
-    def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], Explanation], examples: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        make: Callable[[nn.Module, Inputs], Explanation],
+        examples: Any,
+        *,
+        differentiable: bool = False,
+    ) -> None:
         """Compile ``model`` now, or at the first call.
 
         Args:
             model: The model.
             make: Compiles the model for its inputs.
             examples: The example inputs. None means the inputs of the first call, if capture needs any.
+            differentiable: Whether autograd can differentiate the relevance.
         """
         super().__init__()
         self.training = False
+        self.differentiable = differentiable
         self._explanation = MadeOnInputs(make, model, examples)
         self._seen: tuple[InputSpec, ...] | None = None
         # Moving or casting the explainer moves or casts the model, also before it is captured.
@@ -88,6 +101,42 @@ class HeldModel(nn.Module):
                 self._explanation.refuse(made, values)
                 failed = error
         raise failed
+
+    def on(self: _Held, model: nn.Module) -> _Held:
+        """Return the explainer of another copy of the model, with other weights, without compiling it.
+
+        It has the same programs and reads the parameters of the other model.
+
+        Args:
+            model: A model of the same structure: classes and settings of the modules; names, shapes, types and devices
+                of parameters and buffers.
+
+        Returns:
+            The explainer of ``model``.
+
+        Raises:
+            InputError: The structure differs.
+
+        Example:
+            >>> import copy, torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> other = copy.deepcopy(model)
+            >>> torch.nn.init.normal_(other[0].weight).shape
+            torch.Size([8, 4])
+            >>> explain = fxlrp.compile(model)
+            >>> x = torch.ones(2, 4)
+            >>> torch.equal(explain.on(other)(x), fxlrp.compile(other)(x))
+            True
+        """
+        check_is_copy(self._model, model)
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict | set):
+                vars(other)[name] = copy.copy(value)
+        other._explanation = self._explanation.mapped(lambda made: made.on(model))
+        made = other._explanation.require("the explanation") if other._explanation.is_made else None
+        other._modules["graph_module"] = _Uncaptured(model) if made is None else made.graph_module
+        return other
 
     def train(self, mode: bool = True) -> HeldModel:
         """Do nothing. An explainer explains the model in eval mode, and the model keeps its own mode."""

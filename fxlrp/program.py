@@ -94,6 +94,7 @@ class Options:
         segments: The number of segments of checkpointing; 0 chooses a good number.
         examples: The shapes and types of the inputs, in order; empty if unknown.
         constants: The names of the inputs that are not to be explained.
+        differentiable: Whether autograd is to differentiate the relevance.
     """
 
     preset: Preset
@@ -101,6 +102,7 @@ class Options:
     segments: int = 0
     examples: tuple[InputSpec, ...] = ()
     constants: frozenset[str] = frozenset()
+    differentiable: bool = False
 
 
 @dataclass

@@ -85,6 +85,7 @@ def _emit_step(
         node in known.quotients or (as_coefficients and how.quotients),
         as_coefficients,
         {**known.values, **known.sizes},
+        program.options.differentiable,
     )
     multiply = functools.partial(ledger.multiplied, node)
     step = Step(program.graph, node, operation, annotated.rule, annotated.carries, received, facts, multiply)

@@ -38,6 +38,7 @@ class Request:
         question: Where relevance is requested, and in which form.
         segments: The number of segments of checkpointing; 0 chooses a good number, None disables checkpointing.
         constants: The names of the inputs that are not to be explained.
+        differentiable: Whether autograd is to differentiate the relevance.
     """
 
     preset: Preset
@@ -48,6 +49,7 @@ class Request:
     question: Question = field(default_factory=Question)
     segments: int | None = None
     constants: tuple[str, ...] = ()
+    differentiable: bool = False
 
     @staticmethod
     def of(
@@ -58,6 +60,7 @@ class Request:
         checkpoint: bool | int = False,
         constants: Sequence[str] = (),
         at: At = None,
+        differentiable: bool = False,
         **options: Any,
     ) -> Request:
         """Check the arguments of :func:`fxlrp.compile` and return the request.
@@ -65,7 +68,8 @@ class Request:
         Raises:
             RuleError: A rule, preset or extension does not exist or does not fit.
             CaptureError: The front end is unknown.
-            InputError: The number of checkpoints is invalid, or a constant or ``at`` is not a name.
+            InputError: The number of checkpoints is invalid, a constant or ``at`` is not a name, or ``differentiable``
+                is not a bool.
         """
         preset = resolve(rules)
         front_ends = _front_ends(capture)
@@ -77,6 +81,7 @@ class Request:
             question=Question.of(at),
             segments=_segments(checkpoint),
             constants=_names(constants),
+            differentiable=_flag(differentiable),
             **options,
         )
 
@@ -101,6 +106,12 @@ def _names(constants: Any) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise InputError(f"constants must contain the names of inputs, not {name!r}")
     return tuple(dict.fromkeys(constants))
+
+
+def _flag(differentiable: Any) -> bool:
+    if not isinstance(differentiable, bool):
+        raise InputError(f"differentiable must be True or False, not {differentiable!r}")
+    return differentiable
 
 
 def _segments(checkpoint: Any) -> int | None:

@@ -21,6 +21,7 @@ class Pass:
         provides: The properties that hold afterwards.
         after: The names of passes that, if they run, must not come later than this one.
         before: The names of passes that, if they run, must not come earlier than this one.
+        cuts_derivatives: Whether autograd cannot differentiate the program afterwards.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Pass:
     provides: frozenset[str] = frozenset()
     after: frozenset[str] = frozenset()
     before: frozenset[str] = frozenset()
+    cuts_derivatives: bool = False
 
     def __call__(self, program: Program) -> int:
         """Run the pass on ``program``, check the graph, and return the count.
@@ -54,6 +56,7 @@ def compiler_pass(
     provides: Iterable[str] = (),
     after: Iterable[str] = (),
     before: Iterable[str] = (),
+    cuts_derivatives: bool = False,
 ) -> Callable[[Callable[[Program], int]], Pass]:
     """Declare a function as a pass. The arguments are those of :class:`Pass`.
 
@@ -69,7 +72,15 @@ def compiler_pass(
     """
 
     def declare(run: Callable[[Program], int]) -> Pass:
-        return Pass(run.__name__, run, *map(frozenset, (needs, provides, after, before)))
+        return Pass(
+            run.__name__,
+            run,
+            needs=frozenset(needs),
+            provides=frozenset(provides),
+            after=frozenset(after),
+            before=frozenset(before),
+            cuts_derivatives=cuts_derivatives,
+        )
 
     return declare
 

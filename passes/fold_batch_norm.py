@@ -8,7 +8,7 @@ explainer never uses old values, and a module that is called twice is folded at 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -137,7 +137,7 @@ _VECTORS = (
 
 def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, parameters: dict[str, Any]) -> None:
     graph, arguments = program.graph, linear.arguments(before)
-    eps, variance = parameters["eps"], parameters["running_var"]
+    eps, variance, before_fold = parameters["eps"], parameters["running_var"], dict(arguments)
 
     def constant(function: Callable[..., Any], *args: Any, name: str, **kwargs: Any) -> fx.Node:
         node = graph.call_function(function, args, kwargs)
@@ -171,6 +171,16 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
         )
         if linear.dims == 0 and not _flattened(before, program):
             arguments["input"] = constant(expect_dims, arguments["input"], 2, _VECTORS, name="input")
+    _infer(program, {weight: before_fold["weight"], bias: variance, arguments["input"]: before_fold["input"]})
     before.args, before.kwargs = linear.call({**arguments, "weight": weight, "bias": bias})
     norm.replace_all_uses_with(before)
     graph.erase_node(norm)
+
+
+def _infer(program: Program, like: Mapping[fx.Node, fx.Node]) -> None:
+    """Record the shapes and types of new values, which are those of others, if they are known."""
+    known = program.facts.values
+    program.facts.values = {
+        **known,
+        **{new.name: known[other.name] for new, other in like.items() if other.name in known},
+    }

@@ -1,7 +1,8 @@
 """Compute attention by one operation, which has fused kernels for its values and its relevance.
 
 The weights are not written out: memory is linear in the length, and a relevance step costs what a gradient does. Where
-the relevance of the weights or scores is requested, attention remains as the model writes it.
+the relevance of the weights or scores is requested, attention remains as the model writes it. The backward kernels have
+no derivative.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from fxlrp.provenance import provenance
 from fxlrp.relevance.attention import KEYS, QUERY, VALUE
 
 
-@compiler_pass(needs=["attention"], before=["infer_finite", "carry_quotients", "emit_relevance", "emit_backward"])
+@compiler_pass(
+    needs=["attention"],
+    before=["infer_finite", "carry_quotients", "emit_relevance", "emit_backward"],
+    cuts_derivatives=True,
+)
 def fuse_attention(program: Program) -> int:
     """Replace attention by one operation; return how often."""
     asked = requested(program)

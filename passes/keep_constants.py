@@ -12,7 +12,9 @@ from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 
 
-@compiler_pass(needs=["relevance"], after=["share_across_batch", "keep_pool_indices", "checkpoint"])
+@compiler_pass(
+    needs=["relevance"], after=["share_across_batch", "keep_pool_indices", "checkpoint"], cuts_derivatives=True
+)
 def keep_constants(program: Program) -> int:
     """Record the constants that the rest of the program reads; return how many there are."""
     constant: set[fx.Node] = set()

@@ -124,7 +124,11 @@ class Passes:
 
 
 def explanation(
-    optimizations: Optimizations, *, checkpoints: bool = False, user_defined: Sequence[Pass] = ()
+    optimizations: Optimizations,
+    *,
+    checkpoints: bool = False,
+    user_defined: Sequence[Pass] = (),
+    differentiable: bool = False,
 ) -> Passes:
     """Return the passes of an explanation.
 
@@ -132,11 +136,17 @@ def explanation(
         optimizations: The optimizations.
         checkpoints: Whether activations are recomputed.
         user_defined: User-defined passes, which are inserted where they declare.
+        differentiable: Whether autograd is to differentiate the program, which excludes some passes.
 
     Raises:
-        InputError: A user-defined pass cannot be placed.
+        InputError: A user-defined pass cannot be placed, or cuts derivatives.
     """
     chosen = enabled(place(user_defined, EXPLANATION), optimizations)
+    if differentiable:
+        cutting = next((each.name for each in user_defined if each.cuts_derivatives), None)
+        if cutting is not None:
+            raise InputError(f"the pass {cutting} cuts derivatives: compile without it, or without differentiable=True")
+        chosen = tuple(each for each in chosen if not each.cuts_derivatives)
     return Passes.of([each for each in chosen if checkpoints or each.name != checkpoint.name])
 
 

@@ -13,7 +13,11 @@ from fxlrp.program import SIZE, Program
 from fxlrp.relevance.allocation import declared_in_place_form, declares_allocation
 
 
-@compiler_pass(needs=["relevance"], after=["share_across_batch", "keep_pool_indices", "keep_constants", "checkpoint"])
+@compiler_pass(
+    needs=["relevance"],
+    after=["share_across_batch", "keep_pool_indices", "keep_constants", "checkpoint"],
+    cuts_derivatives=True,
+)
 def reuse_memory(program: Program) -> int:
     """Make operations work in place; return how many."""
     order = {node: index for index, node in enumerate(program.graph.nodes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from torch import Tensor, fx, nn
@@ -34,6 +35,33 @@ def on_live_model(model: nn.Module, graph: fx.Graph, constants: nn.Module) -> fx
 def sharing_tensors(graph_module: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     """Return another graph on the model and the constants of ``graph_module``."""
     return _referring(graph_module, graph, type(graph_module).__name__)
+
+
+def on_other_model(graph_module: fx.GraphModule, model: nn.Module) -> fx.GraphModule:
+    """Return the same program, with its code, on another copy of the model, with constants of its own."""
+    other = _shell(graph_module)
+    assert isinstance(other, fx.GraphModule)
+    for path in list(other._modules):
+        other._modules[path] = model if path == MODEL else _constants(other._modules[path], model)
+    return other
+
+
+def _constants(child: nn.Module | None, model: nn.Module) -> nn.Module | None:
+    """A child of the root that is not the model, with the same tensors."""
+    if child is None or isinstance(child, EscapedPaths):
+        return child and EscapedPaths(model)
+    other = _shell(child)
+    other._modules.update({name: _constants(each, model) for name, each in child._modules.items()})
+    return other
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """A module of the same class with the same attributes, to which others can be given."""
+    other: nn.Module = object.__new__(type(module))
+    vars(other).update(
+        {name: copy.copy(value) if isinstance(value, dict | set) else value for name, value in vars(module).items()}
+    )
+    return other
 
 
 def move_constants(graph_module: fx.GraphModule, move: Callable[[Tensor], Tensor]) -> None:

@@ -189,5 +189,5 @@ RECIPE: Check = record(
         "graph": text,
     },
     # Recipes of version 0.1 do not contain passes, and those of version 0.2 no constants.
-    {"passes": list_of(text), "constants": list_of(text)},
+    {"passes": list_of(text), "constants": list_of(text), "differentiable": flag},
 )

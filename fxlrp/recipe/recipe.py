@@ -50,6 +50,7 @@ class Recipe:
         extensions: The names of the functions that have user-defined rules.
         passes: The names of the user-defined passes.
         constants: The names of the inputs that are not explained.
+        differentiable: Whether autograd can differentiate the relevance.
     """
 
     preset: Preset
@@ -63,6 +64,7 @@ class Recipe:
     extensions: tuple[str, ...]
     passes: tuple[str, ...]
     constants: tuple[str, ...] = ()
+    differentiable: bool = False
 
     @staticmethod
     def of(
@@ -87,6 +89,7 @@ class Recipe:
             tuple(extension.function.__name__ for extension in extensions),
             tuple(each.name for each in passes),
             request.constants,
+            request.differentiable,
         )
 
     def save(self, path: str | os.PathLike[str], model: nn.Module, graph: str) -> None:
@@ -109,6 +112,7 @@ class Recipe:
             "extensions": list(self.extensions),
             "passes": list(self.passes),
             "constants": list(self.constants),
+            "differentiable": self.differentiable,
             "model": fingerprint(model),
             "graph": graph,
         }
@@ -133,6 +137,7 @@ def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         "checkpoint": segments or segments is not None,
         # Recipes of version 0.2 and before do not contain them.
         "constants": saved.get("constants", []),
+        "differentiable": saved.get("differentiable", False),
     }
 
 

@@ -32,30 +32,47 @@ def batch_norm_transposed(u: Tensor, running_var: Tensor, weight: Tensor | None,
 
 
 def layer_norm_transposed(
-    u: Tensor, x: Tensor, weight: Tensor | None, *, normalized_shape: tuple[int, ...], eps: float
+    u: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    *,
+    normalized_shape: tuple[int, ...],
+    eps: float,
+    differentiable: bool = False,
 ) -> Tensor:
     """``L^T(u)`` of layer normalization."""
     dims, dtype = tuple(range(-len(normalized_shape), 0)), u.dtype
     u = widened(u)
-    return _centred_transposed(u if weight is None else u * weight, x, dims, eps).to(dtype)
+    weighted = u if weight is None else u * weight
+    return _centred_transposed(weighted, x, dims, eps, differentiable).to(dtype)
 
 
-def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+def _centred_transposed(u: Tensor, x: Tensor, dims: tuple[int, ...], eps: float, differentiable: bool) -> Tensor:
     """Compute in at least single precision, as the kernels of torch do for half precision."""
-    # The kernel of the normalization computes 1/sigma many times faster than torch.var.
-    inverse_sigma = torch.native_layer_norm(widened(x), x.shape[-len(dims) :], None, None, eps)[2]
-    u = widened(u)
+    u, x = widened(u), widened(x)
+    if differentiable:
+        inverse_sigma = torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
+    else:
+        # The kernel of the normalization is many times faster than torch.var, but its 1/sigma has no derivative.
+        inverse_sigma = torch.native_layer_norm(x, x.shape[-len(dims) :], None, None, eps)[2]
     return (u - u.mean(dims, keepdim=True)).mul_(inverse_sigma)
 
 
 def group_norm_transposed(
-    u: Tensor, x: Tensor, weight: Tensor | None, *, num_groups: int | None = None, eps: float
+    u: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    *,
+    num_groups: int | None = None,
+    eps: float,
+    differentiable: bool = False,
 ) -> Tensor:
     """``L^T(u)`` of group normalization, or without a number of groups of instance normalization."""
     dtype, u = u.dtype, widened(u)
     u = u if weight is None else u * _over_channels(weight, x)
     grouped = (x.shape[0], x.shape[1] if num_groups is None else num_groups, -1)
-    return _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps).reshape(x.shape).to(dtype)
+    centred = _centred_transposed(u.reshape(grouped), x.reshape(grouped), (-1,), eps, differentiable)
+    return centred.reshape(x.shape).to(dtype)
 
 
 def without_shift(out: Tensor, shift: Tensor) -> Tensor:
@@ -72,13 +89,20 @@ def _emit_layer_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
     given = step.arguments
     shape = tuple(given["normalized_shape"])
     x, weight = given["input"], given["weight"]
-    return step.call(layer_norm_transposed, u, x, weight, normalized_shape=shape, eps=given["eps"])
+    how = _derivative(step)
+    return step.call(layer_norm_transposed, u, x, weight, normalized_shape=shape, eps=given["eps"], **how)
 
 
 def _emit_group_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
     given = step.arguments
     groups: dict[str, Any] = {"num_groups": given["num_groups"]} if "num_groups" in given else {}
-    return step.call(group_norm_transposed, u, given["input"], given["weight"], **groups, eps=given["eps"])
+    how = _derivative(step)
+    return step.call(group_norm_transposed, u, given["input"], given["weight"], **groups, eps=given["eps"], **how)
+
+
+def _derivative(step: Step) -> dict[str, Any]:
+    """The option with which the statistic has a derivative, where one is needed."""
+    return {"differentiable": True} if step.facts.differentiable else {}
 
 
 def _uses_running_statistics(step: Step) -> bool:

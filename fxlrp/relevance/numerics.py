@@ -39,7 +39,8 @@ def stabilize_one_sign(z: Tensor, epsilon: float) -> Tensor:
 
     Where the sum is zero all terms are, and any divisor is valid; 1 prevents overflow in half precision.
     """
-    return stabilize(z, epsilon).masked_fill_(z == 0, 1.0)
+    # Not in place: the derivative of the stabilizer reads its result.
+    return stabilize(z, epsilon).masked_fill(z == 0, 1.0)
 
 
 @reads_form("like")
@@ -58,7 +59,8 @@ def multiply_components(a: Tensor, b: Tensor) -> Tensor:
 
 def finite_product(factor: Tensor, base: Tensor) -> Tensor:
     """``factor * base``, and zero where the factor is, even if the base is infinite, such as at a masked score."""
-    return (factor * base).masked_fill(factor == 0, 0.0)
+    # Mask the base, not the product, whose derivative would be infinite; and no finite base, which is the derivative.
+    return factor * base.masked_fill((factor == 0) & ~base.isfinite(), 0.0)
 
 
 def divide_components(r: Tensor, z: Tensor, epsilon: float) -> Tensor:

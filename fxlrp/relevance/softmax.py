@@ -13,15 +13,13 @@ from fxlrp.rules.specs import Backpropagation, Constant, Taylor
 
 def softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int) -> Tensor:
     """``R_x = x * (R - y * sum(R))`` along ``dim``; masked positions, at minus infinity, get none."""
-    relevance = x * (r - out * r.sum(dim, keepdim=True))
-    return relevance.masked_fill(x.isinf(), 0.0)
+    return x.masked_fill(x.isinf(), 0.0) * (r - out * r.sum(dim, keepdim=True))
 
 
 def log_softmax_taylor(x: Tensor, out: Tensor, r: Tensor, *, dim: int, epsilon: float) -> Tensor:
     """``R_x = x * (c - exp(y) * sum(c))`` with ``c = R / s(y)``, along ``dim``: ``x * J^T c`` as for softmax."""
     r = r / stabilize(out, epsilon)
-    relevance = x * (r - out.exp() * r.sum(dim, keepdim=True))
-    return relevance.masked_fill(x.isinf(), 0.0)
+    return x.masked_fill(x.isinf(), 0.0) * (r - out.exp() * r.sum(dim, keepdim=True))
 
 
 def _emit_softmax(step: Step) -> Contributions:

@@ -34,6 +34,7 @@ class StepFacts:
         quotients: Whether the step may pass on relevance as a quotient.
         as_coefficients: Whether coefficients are requested, so that their products with values are not computed.
         values: The shapes and types of values, and the values of sizes, by node name; empty without example inputs.
+        differentiable: Whether the step must have a derivative.
     """
 
     non_negative: frozenset[fx.Node] = frozenset()
@@ -43,6 +44,7 @@ class StepFacts:
     quotients: bool = False
     as_coefficients: bool = False
     values: Mapping[str, InputSpec | int | float] = field(default_factory=dict)
+    differentiable: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
+from fxlrp.wrapped import layers
 
 
 class Array(Protocol):
@@ -268,7 +269,7 @@ def _of_samples(index: Tensor, output: Tensor, dim: int) -> Tensor:
             "contain one index for each sample"
         )
     # Reading values would break a compiled graph; there, gather itself rejects a wrong index.
-    if not is_compiling() and not bool(((index >= -size) & (index < size)).all()):
+    if not is_compiling() and not _are_indices(index, size):
         raise InputError(
             f"a target index is out of range: dimension {dim} of the output has {size} elements, but the target "
             f"is {_described(index)}"
@@ -276,7 +277,14 @@ def _of_samples(index: Tensor, output: Tensor, dim: int) -> Tensor:
     return torch.where(index < 0, index + size, index).reshape(-1, 1)
 
 
+def _are_indices(index: Tensor, size: int) -> bool:
+    """Whether all numbers are indices of a dimension; under ``torch.vmap`` those of all calls."""
+    *_, values = layers(index)
+    return bool(((values >= -size) & (values < size)).all())
+
+
 def _described(target: Any) -> str:
     if isinstance(target, Tensor):
+        *_, target = layers(target)
         return f"{target.tolist()}" if target.numel() <= 8 else f"of shape {tuple(target.shape)}"
     return repr(target)

@@ -118,7 +118,9 @@ def _trace(
     def attempt(*, any_sizes: bool) -> _Traced:
         environment = ShapeEnv(duck_shape=False)
         fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-        with ONE_CAPTURE, torch.no_grad(), fake_mode, without_fake_weights():
+        # With gradients, autograd composes transposed maps of operations that have derivatives themselves.
+        mode = torch.set_grad_enabled(step.facts.differentiable)
+        with ONE_CAPTURE, mode, fake_mode, without_fake_weights():
             fakes = [
                 _fake(environment, spec, f"value{index}") if any_sizes else _fixed(spec)
                 for index, spec in enumerate(specs)
@@ -211,6 +213,9 @@ def _fake(environment: ShapeEnv, spec: InputSpec | int | float, name: str) -> An
 # A view of a contiguous fake tensor may be a copy where the real one has other strides.
 _RESHAPED = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
 
+# What autograd detaches is still a value of the step, whose derivative must not be cut.
+_SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+
 # Other calls may not take a view of a tensor that is still to be conjugated or negated.
 _LAZY = {
     torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
@@ -278,6 +283,8 @@ def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributio
             kwargs["device"].meta[SIZE] = True
         if node.target in _LAZY and isinstance(args[0], complex):
             values[node] = args[0].conjugate() if node.target is torch.ops.aten._conj.default else -args[0]
+        elif node.target in _SAME:
+            values[node] = args[0]
         elif node.target in _RESHAPED:
             values[node] = step.call(torch.ops.aten.reshape.default, args[0], args[1])
         else:

@@ -145,7 +145,8 @@ def noop(**where: list[str]) -> Pass:
     def does_nothing(program: Program) -> int:
         return 0
 
-    return compiler_pass(**where)(does_nothing)
+    named: dict[str, Any] = dict(where)
+    return compiler_pass(**named)(does_nothing)
 
 
 def position(order: tuple[Pass, ...], name: str) -> int:

@@ -1,0 +1,83 @@
+"""Whether another model is a copy of the one that was compiled: the same structure, with other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxlrp.errors import InputError
+
+_OF_EVERY_MODULE = {*vars(nn.Module()), "training"}
+_SIMPLE = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
+
+
+def check_is_copy(model: nn.Module, other: nn.Module) -> None:
+    """Check that the program of ``model`` is also that of ``other``.
+
+    The classes and paths of the modules must be the same, the names, shapes, types and devices of parameters and
+    buffers, and everything that the program contains as a constant: numbers, names and tensors among the attributes.
+
+    Raises:
+        InputError: They differ; the message says where.
+    """
+    if not isinstance(other, nn.Module):
+        raise InputError(f"on() takes a model, not a {type(other).__name__}")
+    _compare(dict(_classes(model)), dict(_classes(other)), "module")
+    _compare(dict(_tensors(model)), dict(_tensors(other)), "parameter or buffer")
+    for (path, module), copied in zip(model.named_modules(), other.modules(), strict=True):
+        if module.extra_repr() != copied.extra_repr():
+            raise _different(f"the module {path!r} is {copied}, not {module}")
+        for name in sorted(_own(module).keys() | _own(copied).keys()):
+            if not _equal(vars(module).get(name), vars(copied).get(name)):
+                raise _different(f"the attribute {name!r} of the module {path!r} has another value")
+
+
+def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> None:
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        raise _different(f"it {'does not have' if name in ours else 'also has'} the {what} {name!r}")
+    for name, fact in ours.items():
+        if theirs[name] != fact:
+            raise _different(f"the {what} {name!r} is {_text(theirs[name])}, not {_text(fact)}")
+
+
+def _different(why: str) -> InputError:
+    return InputError(f"the model is not a copy of the one that was compiled: {why}. Compile it with fxlrp.compile")
+
+
+def _text(fact: Any) -> str:
+    return fact.__name__ if isinstance(fact, type) else " ".join(map(str, fact))
+
+
+def _classes(model: nn.Module) -> Iterator[tuple[str, type]]:
+    for path, module in model.named_modules():
+        yield path, type(module)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        yield name, (tuple(value.shape), value.dtype, value.device)
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    """The attributes that a program may contain as constants."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name not in _OF_EVERY_MODULE and isinstance(value, (*_SIMPLE, Tensor, list, tuple, dict))
+    }
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or (one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all()))
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, _SIMPLE) or isinstance(other, _SIMPLE):
+        return type(one) is type(other) and bool(one == other)
+    # Another object, such as a function or a configuration, which both copies may have of their own.
+    return type(one) is type(other)
