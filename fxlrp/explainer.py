@@ -53,11 +53,11 @@ class Explainer(Inspection):
                 batch. In a tuple, a slice selects a region and ``...`` a whole dimension; a tensor of shape
                 ``(batch, dimensions)`` is the same as a tuple of its columns. Negative integers count from the end.
                 None explains the largest output of each sample; if the output has a class for each token of an input,
-                as that of a language model, the largest output of the last position.
+                as that of a language model, the largest output of the last position. :mod:`fxlrp.targets` has others:
+                several targets, contrasts, spans of tokens, regions.
             seed: The initial relevance, as a tensor shaped like the output or as a function of the output. By default
                 it is the value of the explained output, so that the relevance of the inputs sums to that value, except
                 for what biases, stabilizers and rules that do not conserve relevance absorb.
-
             at: Where relevance is requested, as for :func:`fxlrp.compile`. None means the places of the compilation.
             only: Conditions: relevance that passes chosen channels of a value. A mapping from the name of a value, as
                 for ``at``, to a channel, a list of channels, a boolean mask that broadcasts to the value, or a function
