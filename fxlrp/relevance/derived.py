@@ -27,6 +27,7 @@ from torch import Tensor, fx
 
 from fxlrp.functions import factor_count
 from fxlrp.operation import Family, Operation
+from fxlrp.program import Relevance
 from fxlrp.relevance import fourier
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
@@ -101,14 +102,22 @@ def _emit_several(epsilon: Callable[[Step], float]) -> Emitter:
     """LRP-epsilon of an operation that returns several tensors."""
 
     def emit(step: Step) -> Contributions:
-        quotients = {}
-        for index, relevance in step.parts.items():
-            value = step.call(operator.getitem, step.node, index)
-            quotients[index] = step.call(operator.truediv, relevance, step.call(stabilize, value, epsilon(step)))
+        assert not isinstance(step.received, Relevance)
+        quotients = {index: _over_part(step, index, each, epsilon(step)) for index, each in step.received.items()}
         given = iter(_traced(step, pull_back, step.receivers, quotients))
-        return step.to_receivers(lambda _, operand: step.call(operator.mul, operand, next(given)))
+        return step.to_receivers(lambda _, operand: step.times(operand, next(given)))
 
     return emit
+
+
+def _over_part(step: Step, index: int, received: Relevance, epsilon: float) -> fx.Node:
+    """``R / s(z)`` for one of the results ``z`` of the step's node."""
+    is_own = received.base is not None and received.base.args == (step.node, index)
+    if is_own and epsilon == 0 and step.facts.as_coefficients:
+        # z C / z, which is C where z is zero, too.
+        return received.factor
+    value = step.call(operator.getitem, step.node, index)
+    return step.call(operator.truediv, step.multiply(received), step.call(stabilize, value, epsilon))
 
 
 def _epsilon(step: Step) -> float:
