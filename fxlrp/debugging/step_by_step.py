@@ -12,6 +12,7 @@ from torch import fx
 
 from fxlrp.operation import Operation
 from fxlrp.passes.emit_relevance import emit_relevance
+from fxlrp.passes.infer_dependence import infer_dependence
 from fxlrp.passes.infer_finite import infer_finite
 from fxlrp.program import Annotation, Flow, Options, Program, annotation, nodes_by_name
 from fxlrp.shapes import infer_values
@@ -66,10 +67,11 @@ class StepByStep:
             options: The options of the compilation.
         """
         program = Program(fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, options)
-        program.properties |= emit_relevance.needs | infer_finite.needs
+        program.properties |= emit_relevance.needs | infer_finite.needs | infer_dependence.needs
         if options.examples:
             inferred = infer_values(graph_module, annotated, options.examples)
             program.facts.values, program.facts.sizes = inferred.values, inferred.sizes
+        infer_dependence(program)
         infer_finite(program)
         emit_relevance(program)
         interface, nodes = program.emitted.interface, nodes_by_name(program.graph)

@@ -15,7 +15,10 @@ def mask_scores_epsilon(operand: Tensor, mask: Tensor, out: Tensor, r: Tensor, *
     """To the scores that a boolean mask keeps; a numeric mask takes its share as in a sum."""
     if mask.dtype == torch.bool:
         return unbroadcast(r.masked_fill(~mask, 0.0), operand)
-    return unbroadcast((operand * (r / stabilize(out, epsilon))).masked_fill(_hides(mask, out), 0.0), operand)
+    hides = _hides(mask, out)
+    # Derivatives of hidden scores, which are infinite, are not computed either.
+    shares = r / stabilize(out.masked_fill(hides, 1.0), epsilon)
+    return unbroadcast((operand * shares).masked_fill(hides, 0.0), operand)
 
 
 def _hides(mask: Tensor, out: Tensor) -> Tensor:
@@ -38,7 +41,9 @@ def mask_scores_factor(factor: Tensor, mask: Tensor, out: Tensor, *, epsilon: fl
     """``C`` of the scores, for relevance ``R = out * C``."""
     if mask.dtype == torch.bool:
         return factor.masked_fill(~mask, 0.0)
-    return (factor * (out / stabilize(out, epsilon))).masked_fill(_hides(mask, out), 0.0)
+    hides = _hides(mask, out)
+    kept = out.masked_fill(hides, 1.0)
+    return (factor * (kept / stabilize(kept, epsilon))).masked_fill(hides, 0.0)
 
 
 def _specialize_epsilon(step: Step) -> Contributions | None:

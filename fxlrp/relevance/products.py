@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Gate
@@ -107,7 +106,7 @@ def product_factor_(
     factor: Tensor, other: Tensor | float, operand: Tensor | Form, *, share: float, divided: bool
 ) -> Tensor:
     """:func:`product_factor`, in the memory of ``C`` if it has the type of the result."""
-    if torch.result_type(factor, other) != factor.dtype:
+    if isinstance(other, Tensor) and other.dtype != factor.dtype:
         return product_factor(factor, other, operand, share=share, divided=divided)
     factor = factor.div_(other) if divided else factor.mul_(other)
     return unbroadcast(factor if share == 1 else factor.mul_(share), operand)

@@ -30,7 +30,7 @@ REASONS = {
     "drop": "changes nothing in eval mode, and is removed",
     "same": "has no operation in the graph",
     "unused": "has no operation in the graph",
-    "head.weight": "is a parameter",
+    "unused.weight": "a parameter that the output does not need",
 }
 
 

@@ -81,3 +81,11 @@ def test_what_is_no_place() -> None:
         fxlrp.compile(skips(), fxlrp.presets.epsilon().override([("head", fxlrp.rules.Epsilon(bias=False))]))(
             X, target=1, at="head.bias"
         )
+
+
+def test_debug_and_balance_of_parameters() -> None:
+    explain = fxlrp.compile(skips(), "epsilon_plus")
+    relevances = explain.debug(X, target=1, at=["stem.0.weight", "x"])
+    found = explain(X, target=1, at=["stem.0.weight", "x"])
+    expected = float(found["stem.0.weight"].sum() + found["x"].sum())
+    assert relevances.at_inputs == pytest.approx(expected, rel=1e-9)

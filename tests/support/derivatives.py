@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -71,13 +72,15 @@ NETS: Mapping[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "transformer block": lambda: (Block(), torch.randn(2, 3, 4)),
 }
 
-_NO_EPSILON = ("epsilon_gamma_box", "gradient", "default")
+
+def _smooth(make: Callable[..., Preset]) -> Preset:
+    """A preset with a stabilizer of the size of the sums, so that relevance is smooth on the scale of a difference."""
+    return make(epsilon=0.1) if "epsilon" in signature(make).parameters else make()
+
+
 PRESETS: Mapping[str, Preset] = {
-    # A stabilizer of the size of the sums, so that relevance is smooth on the scale of a difference.
-    **{name: make(0.1) for name, make in presets.PRESETS.items() if name not in _NO_EPSILON},
+    **{name: _smooth(make) for name, make in presets.PRESETS.items() if name != "epsilon_gamma_box"},
     "epsilon_gamma_box": presets.epsilon_gamma_box(-1.0, 2.0, epsilon=0.1),
-    "gradient": presets.gradient(),
-    "default": presets.default(),
 }
 
 
