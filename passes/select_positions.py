@@ -24,6 +24,9 @@ from fxlrp.rules.specs import PassThrough
 @compiler_pass(needs=["annotated"], after=["carry_quotients", "infer_finite"], before=["emit_relevance"])
 def select_positions(program: Program) -> int:
     """Select positions of the values behind which they do not mix; return how many values these are."""
+    if program.options.question.returns_output:
+        # The output is returned with all positions.
+        return 0
     rows = _separate_rows(program)
     if not any(_is_dense(program, node) for node in rows) or requested(program).intersection(rows):
         return 0

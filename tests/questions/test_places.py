@@ -84,6 +84,15 @@ def test_the_output_with_the_relevance() -> None:
     torch.testing.assert_close(output, model(X))
 
 
+def test_the_output_of_a_language_model_is_whole() -> None:
+    """Also where relevance is computed at the position of the target alone."""
+    model, ids = language_model(), torch.tensor([[1, 4, 2, 7, 3]])
+    explain = fxlrp.compile(model, "attnlrp", example_inputs=ids)
+    relevance, output = explain(ids, target=(-1, 3), return_output=True)
+    torch.testing.assert_close(output, model(ids))
+    assert_relevance(relevance, explain(ids, target=(-1, 3)), 1e-8)
+
+
 def test_a_dict_of_inputs_stays_one() -> None:
     class Two(torch.nn.Module):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:

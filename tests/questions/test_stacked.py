@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,6 @@ import fxlrp
 import zoo
 from fxlrp.errors import InputError
 from fxlrp.targets import each
-from helpers import slow_ones
 from oracles import assert_relevance, random
 from questions import language_model, skips
 
@@ -31,10 +31,17 @@ NETS: dict[str, Callable[[], tuple[nn.Module, Tensor, list[Any]]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "rules", ["default", "epsilon", "epsilon_plus_flat", "epsilon_alpha2_beta1", "attnlrp", "cplrp"]
-)
-@pytest.mark.parametrize("name", [*list(NETS)[:2], *slow_ones(*list(NETS)[2:])])
+PRESETS = ("default", "epsilon", "epsilon_plus_flat", "epsilon_alpha2_beta1", "attnlrp", "cplrp")
+CASES = [
+    *itertools.product(list(NETS)[:2], PRESETS),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in itertools.product(list(NETS)[2:], ("default", "attnlrp"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "rules"), CASES)
 def test_several_targets_are_those_one_at_a_time(name: str, rules: str) -> None:
     model, x, targets = NETS[name]()
     explain = fxlrp.compile(model, rules, example_inputs=x)
