@@ -243,8 +243,9 @@ class Inspection(HeldModel):
         made = self._explanation.require("the annotated graph")
         shapes = infer_shapes(made.graph_module, made.main.annotated, self._seen) if self._seen else {}
         rows = table.render(made.nodes, made.vocabulary, shapes, constants=constants)
-        question = made.main.question
-        return f"{rows}\nthe question: {question}" if question.names else rows
+        question, start = made.main.question, start_inside(made.program.graph)
+        where = f", starting at {start.name}" if start is not None else ""
+        return f"{rows}\nthe question: {question}{where}" if question.names or where else rows
 
     def __str__(self) -> str:
         """The annotated graph as a table, or a single line before the model is captured."""

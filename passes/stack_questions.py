@@ -7,11 +7,11 @@ maps it. What does not depend on them, such as denominators, is computed once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import fx, nn
+from torch import fx
 
+from fxlrp.graph_parts import part
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program, returned_by
 from fxlrp.relevance.stacked import over_questions
@@ -32,7 +32,7 @@ def stack_questions(program: Program) -> int:
     roots = [node for node in graph.nodes if node.name in interface.differing]
     read = {source for node in steps for source in node.all_input_nodes} | set(results)
     given = [node for node in graph.nodes if node in read and node not in steps and node not in roots]
-    program.graph_module.add_module(STEPS, _function([*roots, *given], steps, results))
+    program.graph_module.add_module(STEPS, part("StackedSteps", [*roots, *given], steps, tuple(results)))
     with graph.inserting_before(output):
         function = graph.get_attr(STEPS)
         stacked = graph.call_function(over_questions, (function, tuple(roots), tuple(given)))
@@ -57,13 +57,3 @@ def _steps(program: Program) -> list[fx.Node]:
         if node in constant:
             constant.update(node.all_input_nodes)
     return [node for node in after if node.op == "call_function" and node not in constant]
-
-
-def _function(inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Sequence[fx.Node]) -> fx.GraphModule:
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in inputs:
-        copies[node] = part.placeholder(node.name)
-    for node in body:
-        copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(tuple(copies[node] for node in results))
-    return fx.GraphModule(nn.Module(), part, class_name="StackedSteps")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
+from fxlrp.graph_parts import part
 from fxlrp.program import Program, nodes_by_name, returned_by
 
 
@@ -76,8 +77,8 @@ def split(program: Program) -> Split:
     read = {source for node in later for source in node.all_input_nodes}
     fx.map_arg(relevances, read.add)
     saved = [node for node in (*given, *forward) if node in read]
-    computed = _part("Forward", [*inputs, *parameters], forward, (tuple(values), tuple(saved)))
-    relevance = _part("Relevance", [*saved, *gradients.values()], later, relevances)
+    computed = part("Forward", [*inputs, *parameters], forward, (tuple(values), tuple(saved)))
+    relevance = part("Relevance", [*saved, *gradients.values()], later, relevances)
     # Called as modules, they would also print the line of the generated code that fails.
     return Split(
         computed.forward,
@@ -103,14 +104,3 @@ def _needed_for(values: Sequence[fx.Node]) -> set[fx.Node]:
                 needed.add(source)
                 waiting.append(source)
     return needed
-
-
-def _part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:
-    """A module that computes ``results`` from ``inputs`` with the nodes ``body``."""
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in inputs:
-        copies[node] = part.placeholder(node.name)
-    for node in body:
-        copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(fx.map_arg(results, copies.__getitem__))
-    return fx.GraphModule(nn.Module(), part, class_name=name)

@@ -114,3 +114,7 @@ def test_stages_are_compared_with_the_output_of_the_model() -> None:
     explain = fxlrp.compile(skips(), output="last", debug=True)
     with pytest.raises(InputError, match="compared with the output of the model"):
         explain.check_stages(X)
+
+
+def test_the_start_is_part_of_the_table() -> None:
+    assert "the question: relevance at the inputs, starting at block.0" in str(fxlrp.compile(skips(), output="block.0"))

@@ -1,0 +1,26 @@
+"""A part of a graph as a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx, nn
+
+
+def part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:
+    """Return a module that computes ``results`` from ``inputs`` with the nodes ``body``.
+
+    Args:
+        name: The name of its class.
+        inputs: The nodes whose values it takes, in order.
+        body: The nodes that it computes, in order.
+        results: What it returns: nodes, in any structure.
+    """
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+    for node in body:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(fx.map_arg(results, copies.__getitem__))
+    return fx.GraphModule(nn.Module(), graph, class_name=name)
