@@ -90,8 +90,8 @@ class HeldModel(nn.Module):
         self, args: Sequence[Any], kwargs: Mapping[str, Any], asked: Asked
     ) -> tuple[Explanation, tuple[Tensor, ...], Answer, Any]:
         """Run a program, or one that is made for this call if a derived step is not valid for its sizes."""
+        made, values = self._on_call(args, kwargs)
         for _ in (*self._explanation.all, None):
-            made, values = self._on_call(args, kwargs)
             answer = made.answer(asked.question(made.main.question))
             try:
                 return made, values, answer, made.run(answer, values, asked.controls)
@@ -100,6 +100,7 @@ class HeldModel(nn.Module):
                     raise
                 self._explanation.refuse(made, values)
                 failed = error
+            made, values = self._on_call(args, kwargs)
         raise failed
 
     def on(self: _Held, model: nn.Module) -> _Held:

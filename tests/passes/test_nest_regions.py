@@ -124,7 +124,8 @@ def test_language_models(style: Style) -> None:
     assert len(calls_of(nested.graph_module.graph)) >= 4
     for dynamic in (False, True):
         relevance, captured = on_compiler(nested, *inputs, dynamic=dynamic)
-        assert len(captured.sizes) == 2
+        # With open sizes, TorchDynamo traces some regions into the graph that calls them.
+        assert 1 <= len(captured.sizes) <= 2 if dynamic else len(captured.sizes) == 2
         assert_relevance(relevance, plain(*inputs), 1e-12)
 
 
