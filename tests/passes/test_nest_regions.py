@@ -122,7 +122,8 @@ def test_language_models(style: Style) -> None:
     model, inputs = made(style), inputs_of(style)
     nested, plain = compiled(model, inputs)
     assert len(calls_of(nested.graph_module.graph)) >= 4
-    for dynamic in (False, True):
+    # TorchDynamo fails with an assertion of its own on the sizes of an additive mask in a region.
+    for dynamic in (False,) if style.mask == "additive" else (False, True):
         relevance, captured = on_compiler(nested, *inputs, dynamic=dynamic)
         # With open sizes, TorchDynamo traces some regions into the graph that calls them.
         assert 1 <= len(captured.sizes) <= 2 if dynamic else len(captured.sizes) == 2
