@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class Explainer(Inspection):
         asked = Asked(target, seed, at, only, bypass, coefficients, return_output)
         if not self.differentiable and not is_compiling():
             check_untracked((*inputs, *named.values(), *asked.controls.values()), self.parameters())
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+        with nullcontext() if self.differentiable else torch.no_grad():
             made, values, answer, returned = self._run(inputs, named, asked)
         if self.differentiable and not is_compiling():
             check_derivative(answer, values, asked.controls, returned)

@@ -216,6 +216,6 @@ SELECTION: RuleTable = {
 }
 FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function, of_parameter=like_receiver(_emit_function))}
 ANY: Mapping[type[Rule], Implementation] = {
-    Gradient: replace(_ONE, emit=_gradient, of_parameter=None, absorber=None),
+    Gradient: replace(_ONE, emit=_gradient, of_parameter=None, vanishes=False, absorber=None),
     Backpropagation: Implementation(_emit_backpropagation, of_complex=True),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx
@@ -136,9 +136,11 @@ def backpropagated(transposed: TransposedMap) -> Implementation:
 
 def derivatives(transposed: Mapping[str, TransposedMap]) -> RuleTable:
     """The rules that are derivatives, of operations whose transposed Jacobian is written, by name."""
+    gradients = {name: proportional(LinearMap(each, stabilizer=0.0)) for name, each in transposed.items()}
     return {
         Backpropagation: {name: backpropagated(each) for name, each in transposed.items()},
-        Gradient: {name: proportional(LinearMap(each, stabilizer=0.0)) for name, each in transposed.items()},
+        # A derivative may be infinite where the operand is zero, as that of a quotient is, and the product NaN.
+        Gradient: {name: replace(each, vanishes=False) for name, each in gradients.items()},
     }
 
 
