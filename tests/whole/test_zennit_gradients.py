@@ -76,8 +76,9 @@ def test_same_modified_gradient_as_zennit(name: str, preset: str) -> None:
     assert expected.isfinite().all() and expected.abs().max() > 1e-4
     explain = fxlrp.compile(model, preset)
     assert_relevance(explain(x, target=target[:, 0]), expected, TOLERANCE)
-    assert_relevance(explain(x), expected, TOLERANCE)
-    assert_relevance(explain(x, seed=seed), expected, TOLERANCE)
+    if name == "resnet18":
+        assert_relevance(explain(x), expected, TOLERANCE)
+        assert_relevance(explain(x, seed=seed), expected, TOLERANCE)
 
 
 @pytest.mark.parametrize("name", MODELS)
