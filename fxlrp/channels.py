@@ -28,7 +28,7 @@ def channel_dim(program: Program, value: fx.Node) -> int | None:
         of_rows = operation.family in (Family.LINEAR, Family.NORMALIZATION)
         if operation.family is Family.EMBEDDING or (of_rows and operation.tells(operation.rowwise, arguments)):
             return -1
-        if operation.family not in _KEEPING and not operation.elementwise:
+        if operation.family not in _KEEPING and not (operation.elementwise or operation.keeps_dimensions):
             return None
         seen = next((each for each in operation.operands_of(seen) if each in program.facts.dependent), None)
     return None

@@ -158,6 +158,7 @@ class Operation:
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance unless they
             are tokens.
+        keeps_dimensions: Whether the result has the dimensions of its first operand, in the same order.
         is_cast: Whether the result has the values of the operand in another type or on another device.
         rowwise: Tells whether each row along the last dimension of the result of a call is computed from the same row
             of the operands.
@@ -205,6 +206,7 @@ class Operation:
     elementwise: bool = False
     homogeneous: bool = False
     is_cast: bool = False
+    keeps_dimensions: bool = False
     rowwise: Fact | None = None
     ignores_values: bool = False
 

@@ -44,7 +44,7 @@ def mask_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Any:
         value: The value with the condition.
         condition: The condition.
         name: The name of the value, for messages.
-        dim: The dimension of the channels of the value. None means dimension 1, except in a value of three dimensions.
+        dim: The dimension of the channels of the value. None means dimension 1 of a value with two.
 
     Raises:
         InputError: The condition is of a wrong type, or does not fit the value.
@@ -65,8 +65,8 @@ def mask_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Any:
 
 
 def usual_channel_dim(value: Tensor) -> int | None:
-    """Return the dimension of the channels where the graph does not show it: 1, or None with three dimensions."""
-    return 1 if value.dim() in (2, 4, 5) else None
+    """Return the dimension of the channels where the graph does not show it: the only one behind the batch, if any."""
+    return 1 if value.dim() == 2 else None
 
 
 def _fitting(value: Tensor, mask: Tensor, name: str, dim: int | None) -> Tensor:

@@ -108,6 +108,7 @@ def averages() -> Iterator[Operation]:
         ),
         aliases=("upsample",),
         allocates=True,
+        keeps_dimensions=True,
         non_negative=_interpolates_within,
         finite=facts.finite_operands,
     )

@@ -152,7 +152,7 @@ def fills() -> Iterator[Operation]:
         non_negative=facts.of_operands_filled_with("value"), finite=facts.finite_operands_and("value"), **known
     )
     padded = {"pad": REQUIRED, "mode": "constant", "value": None}
-    yield _of_input("pad", F.pad, padded, **filled)
+    yield _of_input("pad", F.pad, padded, keeps_dimensions=True, **filled)
     masked = {"mask": REQUIRED, "value": REQUIRED}
     replaced: dict[str, Any] = dict(without_relevance=("mask",), maps_tokens=facts.one_varies)
     yield _of_input("masked_fill", torch.masked_fill, masked, **replaced, **filled)
@@ -192,7 +192,7 @@ def joins() -> Iterator[Operation]:
         binary = {"input": REQUIRED, "other": REQUIRED}
         yield _shape(name, getattr(torch, name), binary, operands=("input", "other"), **known)
     for name, aliases in {"cat": ("concat", "concatenate"), "stack": ()}.items():
-        along = {"tensors": REQUIRED, "dim": 0}
-        yield _shape(name, getattr(torch, name), along, operands=("tensors",), aliases=aliases, **known)
+        along, kept = {"tensors": REQUIRED, "dim": 0}, {**known, "keeps_dimensions": name == "cat"}
+        yield _shape(name, getattr(torch, name), along, operands=("tensors",), aliases=aliases, **kept)
     for name in ("hstack", "vstack", "dstack"):
         yield _shape(name, getattr(torch, name), {"tensors": REQUIRED}, operands=("tensors",), **known)

@@ -162,3 +162,25 @@ def test_no_way_through_both() -> None:
     with pytest.raises(InputError, match="no relevance reaches the node 'left'"):
         explain(torch.ones(1, 3), target=0, only={"left": 0, "right": 0})
     assert explain(torch.ones(1, 3), target=0, only={"left": 0, "right": 0}, bypass=True).abs().sum() > 0
+
+
+def test_channels_behind_a_permutation_are_not_guessed() -> None:
+    class Permuted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = torch.nn.Conv2d(2, 6, 1), torch.nn.Linear(8, 3)
+            self.up = torch.nn.Upsample(scale_factor=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            joined = torch.cat([self.up(self.conv(x)), self.up(x)], 1)
+            last = joined.permute(0, 2, 3, 1)
+            return self.head(last.mean((1, 2)))
+
+    explain, x = fxlrp.compile(Permuted().double().eval(), LRP0), random(2, 2, 6, 6)
+    with pytest.raises(InputError, match="is not known: pass a boolean mask"):
+        explain(x, target=1, only={"permute": 3})
+    masked = explain(x, target=1, only={"permute": torch.arange(8) == 3})
+    # The dimension of the channels is known behind joins and upsampling.
+    assert_relevance(explain(x, target=1, only={"cat": 3}), masked, 1e-12)
+    assert_relevance(explain(x, target=1, only={"up": 3}), masked, 1e-12)
+    assert masked.abs().sum() > 0

@@ -321,6 +321,25 @@ def test_statistics_are_not_said_to_vanish() -> None:
         assert how is not None and not how.vanishes
 
 
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.keeps_dimensions))
+def test_what_keeps_dimensions_has_those_of_its_first_operand(operation: Operation) -> None:
+    """A value that varies along one dimension alone varies along the same dimension of the result."""
+    count = 0
+    for sample in samples(operation):
+        (first, *_) = tensors_of(list(sample.arguments.values()))
+        assert call(operation, sample.arguments).dim() == first.dim(), sample.name
+        for dim in (each for each in range(first.dim()) if first.shape[each] > 1):
+
+            def ramp(x: Tensor, dim: int = dim) -> Tensor:
+                along = torch.arange(1.0, x.shape[dim] + 1, dtype=x.dtype)
+                return along.reshape([-1 if each == dim else 1 for each in range(x.dim())]).expand(x.shape).clone()
+
+            arguments = tree_map_only(Tensor, ramp, dict(sample.arguments))
+            assert bool(call(operation, arguments).diff(dim=dim).any()), (sample.name, dim)
+            count += 1
+    assert count
+
+
 def test_families_without_facts() -> None:
     """User-defined operations state nothing, so nothing is assumed of them."""
     plain = Operation("plain", Family.CUSTOM, torch.erf, {})
