@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from fxlrp.answer import Answer
 from fxlrp.errors import InputError, UnsupportedOpError
 from fxlrp.provenance import describe
-from fxlrp.wrapped import is_differentiated
+from fxlrp.wrapped import is_differentiated, is_inside_derivative
 
 # Autograd records this in place of the derivative of an operation that has none, and fails when it is called.
 _MISSING = "NotImplemented"
@@ -21,14 +21,17 @@ _MISSING = "NotImplemented"
 def check_untracked(arguments: Iterable[Any], parameters: Iterable[Tensor]) -> None:
     """Check that ``torch.func`` does not differentiate an explanation that is not differentiable.
 
-    Such an explanation is computed without gradients, so that its derivative would be zero.
+    Such an explanation is computed without gradients, so that its derivative would be zero. TorchDynamo does not tell
+    which tensors are differentiated, so that code which it compiles may not call the explainer inside a derivative.
 
     Raises:
         InputError: An argument or a parameter is differentiated.
     """
-    if torch._C._functorch.peek_interpreter_stack() is None:
+    if not is_inside_derivative():
         return
-    if any(is_differentiated(each) for each in tree_leaves([*arguments, *parameters]) if isinstance(each, Tensor)):
+    if torch.compiler.is_dynamo_compiling() or any(
+        is_differentiated(each) for each in tree_leaves([*arguments, *parameters]) if isinstance(each, Tensor)
+    ):
         raise InputError(
             "torch.func differentiates the explanation, but the explainer computes no derivatives: compile it with "
             "fxlrp.compile(..., differentiable=True)"

@@ -89,7 +89,7 @@ class Explainer(Inspection):
             torch.Size([2, 4])
         """
         asked = Asked(target, seed, at, only, bypass, coefficients, return_output)
-        if not self.differentiable and not is_compiling():
+        if not self.differentiable:
             check_untracked((*inputs, *named.values(), *asked.controls.values()), self.parameters())
         with nullcontext() if self.differentiable else torch.no_grad():
             made, values, answer, returned = self._run(inputs, named, asked)

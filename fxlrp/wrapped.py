@@ -19,3 +19,14 @@ def layers(value: Tensor) -> Iterator[Tensor]:
 def is_differentiated(value: Tensor) -> bool:
     """Whether a transform of ``torch.func`` differentiates with respect to a tensor."""
     return any(map(torch._C._functorch.is_gradtrackingtensor, layers(value)))
+
+
+def is_inside_derivative() -> bool:
+    """Whether a transform of ``torch.func`` that differentiates is around the caller."""
+    kinds = torch._C._functorch.TransformType
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(each.key() in (kinds.Grad, kinds.Jvp) for each in stack)
+
+
+# This is torch.compiler.assume_constant_result without its import of TorchDynamo: a graph has one stack of transforms.
+is_inside_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]

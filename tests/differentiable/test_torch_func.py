@@ -101,6 +101,27 @@ def test_derivatives_of_an_ordinary_explainer_are_refused(net: str, transform: s
         _DERIVATIVES[transform](lambda x: explain(x, target=1).square().sum(), x)
 
 
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap of grad", "grad of vmap"])
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin")
+def test_they_are_refused_in_code_that_is_compiled(transform: str, fresh_compiler: None) -> None:
+    explain, x = _explainer("convolutions")
+
+    def differentiated(x: Tensor) -> Any:
+        return _DERIVATIVES[transform](lambda x: explain(x, target=1).square().sum(), x)
+
+    with pytest.raises(InputError, match="differentiable=True"):
+        torch.compile(differentiated, backend="eager")(x)
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="differentiable=True"):
+        torch.compile(differentiated, backend="eager", fullgraph=True)(x)
+
+
+def test_vmap_in_code_that_is_compiled(fresh_compiler: None) -> None:
+    explain, x = _explainer("convolutions")
+    compiled = torch.compile(vmap(lambda sample: explain(sample[None], target=1)[0]), backend="eager", fullgraph=True)
+    assert_relevance(compiled(x), explain(x, target=1), 1e-10)
+
+
 def test_derivatives_by_parameters_and_seeds_are_refused() -> None:
     explain, x = _explainer("convolutions")
     values = {name: value.detach() for name, value in explain.named_parameters()}
