@@ -27,7 +27,7 @@ test: $(VENV)/installed-dev
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/installed-dev
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not repeats" $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -80,9 +80,12 @@ def _is_dense(program: Program, node: fx.Node) -> bool:
 
 
 def _keeps_rows(program: Program, node: fx.Node, leading: tuple[int, ...]) -> bool:
-    """Whether each position of the result depends on the same position of the operands, all of one length."""
+    """Whether a position and its relevance depend on the same position of the operands and of the result."""
     operation = program.vocabulary.operation(node)
     if operation is None or not operation.tells(operation.rowwise, operation.arguments(node)):
+        return False
+    annotated = node.meta.get(ANNOTATION)
+    if annotated is not None and not annotated.rule.rowwise:
         return False
     values = program.facts.values
     for value in (node, *operation.operands_of(node)):

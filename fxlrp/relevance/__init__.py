@@ -28,7 +28,7 @@ from fxlrp.relevance import (
 )
 from fxlrp.relevance.step import Implementation, RuleTable
 from fxlrp.relevance.tokens import MAPPED, MapTokens
-from fxlrp.rules.specs import Epsilon, Rule
+from fxlrp.rules.specs import EPSILONS, Rule
 
 RULES: Mapping[Family, RuleTable] = {
     Family.LINEAR: linear.RULES,
@@ -54,7 +54,7 @@ RULES: Mapping[Family, RuleTable] = {
     Family.CUSTOM: {},
 }
 
-# The families to which Epsilon(bias=False) applies.
+# The families to which LRP-epsilon with bias=False applies.
 _WITH_BIAS = (Family.LINEAR, Family.NORMALIZATION)
 
 
@@ -62,7 +62,7 @@ def implementation(operation: Operation, rule: Rule) -> Implementation | None:
     """The implementation of ``rule`` for ``operation``; None if the rule does not fit."""
     if isinstance(rule, MapTokens):
         return MAPPED if operation.maps_tokens is not None else None
-    if isinstance(rule, Epsilon) and not rule.bias and operation.family not in _WITH_BIAS:
+    if isinstance(rule, EPSILONS) and not rule.bias and operation.family not in _WITH_BIAS:
         return None
     return _found(operation, type(rule))
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from fxlrp.bags import bag_of_rows
 from fxlrp.relevance.allocation import allocates
-from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, options_of, proportional
+from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, epsilons_by_name, options_of, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, ntuple, window
 from fxlrp.rules.specs import Epsilon, Magnitude
@@ -211,10 +211,13 @@ _MAPS = {
     "interpolate": by_function(interpolate_transposed, *_INTERPOLATED),
 }
 
+_EPSILONS = epsilons_by_name({name: LinearMap(each, absorber=Absorber.NOTHING) for name, each in _MAPS.items()})
+
 RULES: RuleTable = {
     **derivatives(_MAPS),
+    **_EPSILONS,
     Epsilon: {
-        **{name: proportional(LinearMap(each, absorber=Absorber.NOTHING)) for name, each in _MAPS.items()},
+        **_EPSILONS[Epsilon],
         "vector_norm": _statistic(_norm_contributions),
         **dict.fromkeys(("var", "std"), _statistic(_squared_deviations)),
     },

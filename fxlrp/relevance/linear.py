@@ -23,13 +23,12 @@ from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, bias_gradient, forward, geometry_of, transposed, weight_gradient
 from fxlrp.relevance.linear_terms import TermsOf, argument_of_terms, epsilon_argument, input_of_terms
 from fxlrp.relevance.numerics import as_type_of, stabilize, stabilize_one_sign
-from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
+from fxlrp.relevance.proportional import LinearMap, backpropagated, epsilons, proportional
 from fxlrp.relevance.step import Absorber, Argument, Contribution, Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.bounds import TensorBound
 from fxlrp.rules.specs import (
     AlphaBeta,
     Backpropagation,
-    Epsilon,
     Flat,
     Gamma,
     Gradient,
@@ -309,7 +308,7 @@ def _parameters(step: Step) -> Mapping[str, Any]:
 
 
 RULES: RuleTable = {
-    Epsilon: proportional(
+    **epsilons(
         LinearMap(
             linear_specialized.transposed,
             of_argument=epsilon_argument,

@@ -30,7 +30,7 @@ from fxlrp.relevance.linear_maps import (
 )
 from fxlrp.relevance.numerics import as_type_of
 from fxlrp.relevance.step import Contribution, Contributions, Step
-from fxlrp.rules.specs import Epsilon
+from fxlrp.rules.specs import EPSILONS
 
 
 def positive(weight: Tensor) -> Tensor:
@@ -266,6 +266,6 @@ def _sum(step: Step, shares: Sequence[fx.Node]) -> fx.Node | None:
 def epsilon_argument(step: Step, u: fx.Node, name: str) -> Contribution:
     """Emit the relevance of the weight or the bias under LRP-epsilon: one term, ``x * W^T(u)``."""
     maps = Maps(step)
-    absorbs = isinstance(step.rule, Epsilon) and step.rule.bias
+    absorbs = isinstance(step.rule, EPSILONS) and step.rule.bias
     biases = [Term(maps.bias, u)] if maps.bias is not None and absorbs else []
     return argument_of_terms(step, Terms(maps, [(maps.x, [Term(maps.weight, u)])], biases), name)

@@ -12,9 +12,9 @@ from fxlrp.operation import Gate
 from fxlrp.relevance.derived import transposed
 from fxlrp.relevance.numerics import unbroadcast
 from fxlrp.relevance.products import gate_rank, signals
-from fxlrp.relevance.proportional import LinearMap, derivatives, proportional
+from fxlrp.relevance.proportional import LinearMap, derivatives, epsilons_by_name, proportional
 from fxlrp.relevance.step import Choice, Receivers, RuleTable, Step
-from fxlrp.rules.specs import Epsilon, Selective, SignalTakeAll
+from fxlrp.rules.specs import Selective, SignalTakeAll
 
 
 def matmul_transposed_left(u: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ _MAPS = {
 
 RULES: RuleTable = {
     **derivatives(_WRITTEN),
-    Epsilon: {name: proportional(LinearMap(each, are_factors=True)) for name, each in _MAPS.items()},
+    **epsilons_by_name({name: LinearMap(each, are_factors=True) for name, each in _MAPS.items()}),
     SignalTakeAll: {name: proportional(LinearMap(each, are_factors=True), _values) for name, each in _MAPS.items()},
     Selective: {name: proportional(LinearMap(each, are_factors=True), _selective) for name, each in _MAPS.items()},
 }

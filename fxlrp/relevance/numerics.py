@@ -20,6 +20,24 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     return z.abs().add_(epsilon).copysign_(z)
 
 
+def stabilize_clipped(z: Tensor, epsilon: float | Tensor) -> Tensor:
+    """``s(z) = sgn(z) * max(|z|, epsilon)``; for ``epsilon = 0`` zeros become ones."""
+    if isinstance(epsilon, float | int) and epsilon == 0:
+        return stabilize(z, 0.0)
+    return z.abs().clamp(min=epsilon).copysign(z)
+
+
+def stabilize_relative(z: Tensor, epsilon: float, clip: bool, dims: tuple[int, ...] | None) -> Tensor:
+    """``s(z)`` with ``epsilon`` times the root mean square of ``z`` over ``dims``; where that is zero, 1."""
+    if epsilon == 0:
+        return stabilize(z, 0.0)
+    over = tuple(range(1, z.dim())) if dims is None else dims
+    # An empty tuple would mean all dimensions. A square may overflow in half precision.
+    size = widened(z).square().mean(over, keepdim=True).sqrt() if over else widened(z).abs()
+    scale = (epsilon * size).masked_fill(size == 0, 1.0).to(z.dtype)
+    return stabilize_clipped(z, scale) if clip else (z.abs() + scale).copysign(z)
+
+
 def is_finite(value: Tensor) -> bool:
     """Whether all elements are finite; of a sparse tensor, all elements that it stores."""
     if value.layout == torch.sparse_coo:

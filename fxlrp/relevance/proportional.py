@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
-from fxlrp.relevance.numerics import stabilize
+from fxlrp.relevance.numerics import stabilize, stabilize_clipped, stabilize_relative
 from fxlrp.relevance.quotients import over, over_value
 from fxlrp.relevance.step import (
     Absorber,
@@ -32,7 +32,16 @@ from fxlrp.relevance.step import (
     no_relevance_of,
 )
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.specs import Backpropagation, Epsilon, Gradient, Magnitude, SignalTakeAll
+from fxlrp.rules.specs import (
+    EPSILONS,
+    Backpropagation,
+    ClippedEpsilon,
+    Epsilon,
+    Gradient,
+    Magnitude,
+    RelativeEpsilon,
+    SignalTakeAll,
+)
 
 TransposedMap: TypeAlias = "Callable[[Step, fx.Node, int], fx.Node]"
 
@@ -99,18 +108,40 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
     )
 
 
+def epsilons(
+    linear: LinearMap, receivers: Callable[[Choice], Receivers] = all_dependent
+) -> dict[type[Rule], Implementation]:
+    """LRP-epsilon of a linear map with each kind of stabilizer."""
+    return dict.fromkeys(EPSILONS, proportional(linear, receivers))
+
+
+def epsilons_by_name(maps: Mapping[str, LinearMap]) -> dict[type[Rule], Mapping[str, Implementation]]:
+    """:func:`epsilons` of several operations, by name."""
+    of_each = {name: proportional(each) for name, each in maps.items()}
+    return dict.fromkeys(EPSILONS, of_each)
+
+
 def _over_total(step: Step, linear: LinearMap) -> fx.Node:
     """Emit ``R / s(z)``; for ``n`` factors ``n R / s(n z)``."""
     rule = step.rule
     epsilon = stabilizer_of(rule) if linear.stabilizer is None else linear.stabilizer
     total = linear.total(step) if linear.total is not None else None
-    if linear.without_bias is not None and isinstance(rule, Epsilon) and not rule.bias:
+    if linear.without_bias is not None and isinstance(rule, EPSILONS) and not rule.bias:
         total = linear.without_bias(step)
+    if isinstance(rule, RelativeEpsilon | ClippedEpsilon):
+        return over(step, _other_denominator(step, rule, total or step.node, _factors(step, linear)))
     # R / s(n z) with a stabilizer of epsilon is R / (n s(z)) with one of epsilon / n.
     count = _factors(step, linear)
     if total is None:
         return over_value(step, epsilon / count)
     return over(step, step.named("s", stabilize, total, epsilon / count))
+
+
+def _other_denominator(step: Step, rule: RelativeEpsilon | ClippedEpsilon, z: fx.Node, count: int) -> fx.Node:
+    """Emit ``s(n z) / n`` for a stabilizer that is not a constant; a relative one is the same for all ``n``."""
+    if isinstance(rule, RelativeEpsilon):
+        return step.named("s", stabilize_relative, z, rule.epsilon, rule.clip, rule.dims)
+    return step.named("s", stabilize_clipped, z, rule.epsilon / count)
 
 
 def _factors(step: Step, linear: LinearMap) -> int:

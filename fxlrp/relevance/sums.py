@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxlrp.relevance.numerics import part, stabilize, unbroadcast
-from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, proportional
+from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, epsilons_by_name
 from fxlrp.relevance.step import (
     Absorber,
     Argument,
@@ -23,7 +23,7 @@ from fxlrp.relevance.step import (
     Step,
     like_receiver,
 )
-from fxlrp.rules.specs import Epsilon, Equal, Magnitude, Only
+from fxlrp.rules.specs import Equal, Magnitude, Only
 
 
 def subtrahend_transposed(u: Tensor, b: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ _MAPS = {"add": by_function(unbroadcast), "sub": _difference_transposed}
 
 RULES: RuleTable = {
     **derivatives(_MAPS),
-    Epsilon: {name: proportional(LinearMap(each, absorber=Absorber.OPERANDS)) for name, each in _MAPS.items()},
+    **epsilons_by_name({name: LinearMap(each, absorber=Absorber.OPERANDS) for name, each in _MAPS.items()}),
     Magnitude: Implementation(_emit_magnitude, of_parameter=like_receiver(_emit_magnitude), vanishes=True),
     Equal: Implementation(_emit_part, of_parameter=_of_no_parameter),
     Only: Implementation(_emit_part, _only, of_parameter=_of_chosen_parameter),

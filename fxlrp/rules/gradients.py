@@ -30,6 +30,7 @@ class Gradient(Rule):
         tensor([3., 3.])
     """
 
+    rowwise: ClassVar[bool] = True
     differentiates: ClassVar[bool] = True
 
 
@@ -43,6 +44,7 @@ class Backpropagation(Rule):
     :class:`Gradient`.
     """
 
+    rowwise: ClassVar[bool] = True
     differentiates: ClassVar[bool] = True
 
 
@@ -54,6 +56,8 @@ class GuidedReLU(Rule):
     Other calls of ``clamp`` and ``threshold`` pass on what :class:`Backpropagation` does.
     """
 
+    rowwise: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
 class DeconvReLU(Rule):
@@ -61,6 +65,8 @@ class DeconvReLU(Rule):
 
     ``R_x = max(R, 0)``. For ReLU in any spelling, as :class:`GuidedReLU`.
     """
+
+    rowwise: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class SmoothReLU(Rule):
     Raises:
         RuleError: ``beta`` is negative or not a finite number.
     """
+
+    rowwise: ClassVar[bool] = True
 
     beta: float = 10.0
 

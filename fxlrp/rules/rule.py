@@ -19,10 +19,12 @@ class Rule:
     """Base class of all rules. Rules are immutable and can be compared and printed.
 
     ``differentiates`` states that a rule passes something to every value that the result depends on, also to those that
-    other rules hold constant, such as the denominator of a quotient.
+    other rules hold constant, such as the denominator of a quotient. ``rowwise`` states that of an operation whose rows
+    are computed one by one, as those of a dense layer are, the relevance of each row is, too.
     """
 
     differentiates: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Rule:
         """Make unknown parameters an error that lists the known ones."""
@@ -92,6 +94,8 @@ def require_flag(rule: Rule, *names: str) -> None:
 @dataclass(frozen=True)
 class Stabilized(Rule):
     """Base class of the rules with a stabilizer."""
+
+    rowwise: ClassVar[bool] = True
 
     stabilizer: float = 1e-6
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fxlrp.errors import RuleError
 from fxlrp.rules.first_layer import Flat, WSquare, ZBox
 from fxlrp.rules.gradients import Backpropagation, DeconvReLU, Gradient, GuidedReLU, SmoothReLU
 from fxlrp.rules.rule import Rule, Stabilized, StabilizedWithBias, require_flag, require_number
+from fxlrp.rules.stabilizers import ClippedEpsilon, RelativeEpsilon
 
 __all__ = [
     "AlphaBeta",
     "Backpropagation",
+    "ClippedEpsilon",
     "Constant",
     "Custom",
     "DeconvReLU",
@@ -31,6 +33,7 @@ __all__ = [
     "Magnitude",
     "Only",
     "PassThrough",
+    "RelativeEpsilon",
     "Rule",
     "Selective",
     "SignalTakeAll",
@@ -66,6 +69,8 @@ class Epsilon(Rule):
         Epsilon(epsilon=0.001, bias=True)
     """
 
+    rowwise: ClassVar[bool] = True
+
     epsilon: float = 1e-6
     bias: bool = True
 
@@ -73,6 +78,10 @@ class Epsilon(Rule):
         """Check the parameters."""
         require_number(self, "epsilon")
         require_flag(self, "bias")
+
+
+EPSILONS = (Epsilon, ClippedEpsilon, RelativeEpsilon)
+"""LRP-epsilon with each kind of stabilizer."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,8 @@ class AlphaBeta(Rule):
         AlphaBeta(alpha=2, beta=1)
     """
 
+    rowwise: ClassVar[bool] = True
+
     alpha: float = 2.0
     beta: float = 1.0
     stabilizer: float = 1e-6
@@ -158,6 +169,8 @@ class Gamma(Rule):
         Gamma(gamma=0.1)
     """
 
+    rowwise: ClassVar[bool] = True
+
     gamma: float = 0.25
     stabilizer: float = 1e-6
     bias: bool = True
@@ -176,6 +189,8 @@ class PassThrough(Rule):
     ``R_x = R``. For activations and shape operations; for shape operations the relevance moves with the elements. Also
     for linear maps whose input has the shape of their output; any other is an error when it is explained.
     """
+
+    rowwise: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -198,6 +213,8 @@ class Equal(Rule):
     is not from a publication.
     """
 
+    rowwise: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
 class Only(Rule):
@@ -212,6 +229,8 @@ class Only(Rule):
     Raises:
         RuleError: ``operand`` is neither 0 nor 1.
     """
+
+    rowwise: ClassVar[bool] = True
 
     operand: int = 0
 
@@ -285,6 +304,8 @@ class Uniform(Rule):
     receives all relevance. For products.
     """
 
+    rowwise: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
 class WinnerTakesAll(Rule):
@@ -293,6 +314,8 @@ class WinnerTakesAll(Rule):
     ``R_x`` is the sum of ``R`` over the windows in which ``x`` is the largest element. For max pooling and maxima. This
     rule is common practice and has no publication of its own.
     """
+
+    rowwise: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -314,6 +337,8 @@ class Constant(Rule):
 
     ``R_x = 0``: the input of the softmax receives no relevance.
     """
+
+    rowwise: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp import Optimizations
+from fxlrp import Optimizations, rules
 from fxlrp.errors import InputError
 from fxlrp.operation import Operation
 from helpers import as_tuple, assert_close
@@ -132,6 +132,19 @@ def test_positions_that_something_mixes_later_are_computed() -> None:
     selected, whole = (fxlrp.compile(mixing, example_inputs=x, optimize=each) for each in (True, WITHOUT))
     assert_close(selected(x, target=(2, 1)), whole(x, target=(2, 1)))
     assert selected(x, target=(2, 1))[:, 3].abs().sum() > 0
+
+
+def over_positions(x: Tensor, weight: Tensor, *, relevance: Tensor) -> Tensor:
+    """A rule of its author that divides by a mean over the positions."""
+    return x * (relevance @ weight) / x.abs().mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("rule", [rules.Custom(over_positions), rules.RelativeEpsilon(0.1)], ids=str)
+def test_positions_that_a_rule_mixes_are_computed(model: nn.Module, rule: rules.Rule) -> None:
+    pairs = fxlrp.presets.attnlrp().override([("head", rule)])
+    selected, whole = (fxlrp.compile(model, pairs, example_inputs=IDS, optimize=each) for each in (True, WITHOUT))
+    for target in ((2, 3), (slice(1, 4), 3)):
+        assert_close(selected(IDS, target=target), whole(IDS, target=target))
 
 
 def test_positions_of_inputs() -> None:

@@ -314,6 +314,52 @@ def test_contributions_that_are_said_to_vanish_with_the_operand_do(operation: Op
     assert count
 
 
+def value_at(values: list[Tensor], index: int, place: Place) -> Tensor:
+    return values[index]
+
+
+def claims_to_be_by_rows() -> Iterator[Any]:
+    """Steps of derivatives are derived from the operation itself, and take long: two families stand for them."""
+    for operation in (each for each in OPERATIONS if each.rowwise):
+        for rule in (each for each in RULES.get(operation.family, {}) if each.rowwise):
+            is_derived = rule.differentiates and operation.family not in (Family.LINEAR, Family.NORMALIZATION)
+            if is_derived or (rule is PassThrough and operation.family is Family.LINEAR):
+                continue  # which needs sizes that are equal
+            if implementation(operation, rule()) is not None:
+                yield pytest.param(operation, rule(), id=f"{operation.name}-{rule.__name__}")
+
+
+@pytest.mark.parametrize(("operation", "rule"), list(claims_to_be_by_rows()))
+def test_relevance_of_rows_that_is_said_to_be_separate_is(operation: Operation, rule: Rule) -> None:
+    """A change of the first row of the values and of the relevance changes only the first row of its relevance."""
+    count = 0
+    for setting in settings(operation):
+        values = [mixed(place, index) for index, place in enumerate(setting.places)]
+        arguments = setting.fill(functools.partial(value_at, values))
+        (output,) = tensors_of(call(operation, arguments))
+        if not operation.tells(operation.rowwise, arguments) or output.dim() < 2 or output.is_complex():
+            continue
+        seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
+        others = [with_another_first_row(each) if each.shape[:-1] == seed.shape[:-1] else each for each in values]
+        for index, (x, other) in enumerate(zip(values, others, strict=True)):
+            if x.shape[:-1] != seed.shape[:-1]:
+                continue
+            programs = [one_call(operation, rule, setting, each, index, None, False) for each in (values, others)]
+            if programs[0] is None or programs[1] is None:
+                continue
+            rows = programs[0](x, None, seed).flatten(0, -2)
+            other_rows = programs[1](other, None, with_another_first_row(seed)).flatten(0, -2)
+            torch.testing.assert_close(rows[1:], other_rows[1:], equal_nan=True)
+            count += 1
+    assert count, "no call has the fact that the row and the rule state"
+
+
+def with_another_first_row(x: Tensor) -> Tensor:
+    rows = x.clone().flatten(0, -2)
+    rows[0] = rows[0] * 0.5 + 0.25
+    return rows.reshape(x.shape)
+
+
 def test_statistics_are_not_said_to_vanish() -> None:
     """A value of zero has a share in the variance, and in the number of values that are not zero it has none."""
     for name in ("var", "std", "vector_norm"):

@@ -35,8 +35,14 @@ QUICK = {
     *("regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1"),
 }
 
+# One of each of the other families. What is in neither repeats the blocks of one that is.
+FAMILIES = {
+    *("densenet121", "efficientnet_b3", "efficientnet_v2_s", "mobilenet_v2", "mobilenet_v3_large", "regnet_y_400mf"),
+    *("resnet50", "resnext50_32x4d", "shufflenet_v2_x1_0", "vgg11", "vgg11_bn", "wide_resnet50_2"),
+}
+
 TESTED = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow if name in FAMILIES else pytest.mark.repeats)
     for name in (
         "alexnet",
         *("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),

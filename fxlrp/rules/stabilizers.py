@@ -1,0 +1,81 @@
+"""LRP-epsilon with other stabilizers than a constant. ``specs.py`` explains the notation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxlrp.errors import RuleError
+from fxlrp.rules.rule import Rule, require_flag, require_number
+
+
+@dataclass(frozen=True)
+class ClippedEpsilon(Rule):
+    """LRP-epsilon that only moves sums which are smaller than epsilon.
+
+    ``R_x = x * W^T(R / s(z))`` with ``s(z) = sgn(z) * max(|z|, epsilon)``, the stabilizer of zennit with ``clip=True``
+    (Anders et al., 2021). Larger sums lose no relevance. For linear maps, sums, averages and matrix products.
+
+    Args:
+        epsilon: The smallest absolute value of the denominator. 0 gives LRP-0, with ``0/0 = 0``.
+        bias: Whether the denominator includes the bias, which then absorbs its share.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a finite number.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layer = torch.nn.Linear(3, 2).eval()
+        >>> explain = fxlrp.compile(layer, rules=[("linear", fxlrp.rules.ClippedEpsilon(0.1))])
+        >>> explain(torch.ones(1, 3), target=0).shape
+        torch.Size([1, 3])
+    """
+
+    epsilon: float = 1e-6
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        require_number(self, "epsilon")
+        require_flag(self, "bias")
+
+
+@dataclass(frozen=True)
+class RelativeEpsilon(Rule):
+    """LRP-epsilon with an epsilon relative to the size of the sums.
+
+    ``R_x = x * W^T(R / s(z))`` with ``s(z) = z + e * sgn(z)`` and ``e = epsilon * sqrt(mean(z^2))``, the stabilizer of
+    zennit with ``norm_scale=True`` (Anders et al., 2021). The mean is taken over ``dims``. The explanation does not
+    change if a layer is scaled. For linear maps, sums, averages and matrix products.
+
+    Args:
+        epsilon: The stabilizer relative to the root mean square of the sums. 0 gives LRP-0, with ``0/0 = 0``.
+        clip: Whether the stabilizer is ``sgn(z) * max(|z|, e)`` instead, as in :class:`ClippedEpsilon`.
+        dims: The dimensions of the mean. None means all but the first, so that each sample has its own ``e``.
+        bias: Whether the denominator includes the bias, which then absorbs its share.
+
+    Raises:
+        RuleError: ``epsilon`` is negative or not a finite number, or ``dims`` is not a tuple of integers.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> layer = torch.nn.Linear(3, 2).eval()
+        >>> explain = fxlrp.compile(layer, rules=[("linear", fxlrp.rules.RelativeEpsilon(0.01))])
+        >>> explain(torch.ones(1, 3), target=0).shape
+        torch.Size([1, 3])
+    """
+
+    epsilon: float = 0.01
+    clip: bool = False
+    dims: tuple[int, ...] | None = None
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        require_number(self, "epsilon")
+        require_flag(self, "clip", "bias")
+        if self.dims is None:
+            return
+        dims = tuple(self.dims) if isinstance(self.dims, list | tuple) else ()
+        if not dims or any(isinstance(each, bool) or not isinstance(each, int) for each in dims):
+            raise RuleError(f"RelativeEpsilon: dims must be a tuple of integers or None, not {self.dims!r}")
+        object.__setattr__(self, "dims", dims)
