@@ -13,7 +13,7 @@ from fxlrp.graph_page.data import Graph
 
 # Graphviz, compiled to WebAssembly, lays out the graph; LICENSES.txt beside it.
 LAYOUT = "viz-global-3.31.0.js"
-SCRIPTS = (LAYOUT, "model.js", "layout.js", "drawing.js", "viewport.js", "panel.js", "main.js")
+SCRIPTS = (LAYOUT, "model.js", "layout.js", "drawing.js", "viewport.js", "overview.js", "panel.js", "main.js")
 HEIGHT_IN_NOTEBOOKS = 720
 
 

@@ -100,7 +100,7 @@ def boxes(browser: Browser) -> set[str]:
 
 def names(browser: Browser, selector: str) -> list[str]:
     """The first texts of elements, or the names of the boxes that they are."""
-    each = "each.dataset.id ?? each.firstChild.textContent"
+    each = "each.dataset.id ?? each.firstChild?.textContent"
     found: list[str] = browser.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map((each) => {each})")
     return found
 
@@ -268,16 +268,46 @@ def test_the_keyboard_is_enough(quiet: Browser, resnet: Saved) -> None:
 def test_a_search_finds_what_is_closed(quiet: Browser, resnet: Saved) -> None:
     quiet.open(resnet.path)
     quiet.press("/")
-    for letter in "layer3 add":
+    for letter in "layer2 add":
         quiet.press(letter)
     found = quiet.evaluate(
         "[...document.querySelectorAll('#results button')].map((each) => each.firstChild.textContent)"
     )
-    assert found == ["layer3_0_add", "layer3_1_add"]
-    assert set(names(quiet, ".box.match")) == {resnet.group("layer3.0"), resnet.group("layer3.1")}
+    assert found == ["layer2_0_add", "layer2_1_add"]
+    assert set(names(quiet, ".box.match")) == {resnet.group("layer2.0"), resnet.group("layer2.1")}
     quiet.press("Enter")
-    assert "layer3_0_add" in boxes(quiet)
-    assert panel(quiet).startswith("✕ layer3_0_add add rule")
+    assert "layer2_0_add" in boxes(quiet)
+    assert panel(quiet).startswith("✕ layer2_0_add add rule")
+
+
+def test_in_a_narrow_window_the_panel_does_not_cover_the_node(quiet: Browser, resnet: Saved) -> None:
+    quiet.send("Emulation.setDeviceMetricsOverride", width=640, height=700, deviceScaleFactor=1, mobile=False)
+    try:
+        quiet.open(resnet.path)
+        quiet.click(box("conv1"))
+        node, side = f"document.querySelector({json.dumps(box('conv1'))})", "document.getElementById('panel')"
+        assert quiet.evaluate(
+            f"{node}.getBoundingClientRect().right <= {side}.getBoundingClientRect().left"
+            f" && {node}.getBoundingClientRect().left >= 0"
+        )
+        assert not quiet.evaluate("document.getElementById('legend').open")
+    finally:
+        quiet.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_overview_shows_where_the_window_is(quiet: Browser, resnet: Saved) -> None:
+    quiet.open(resnet.path)
+    quiet.click("#open-all")
+    frame = "document.querySelector('#overview .frame').getBoundingClientRect()"
+    whole = "document.querySelector('#overview').getBoundingClientRect()"
+    assert quiet.evaluate(f"{frame}.top <= {whole}.top && {frame}.bottom < {whole}.top + {whole}.height / 2")
+    assert len(names(quiet, "#overview .mark")) == len(boxes(quiet))
+    quiet.click("#overview")
+    middle = quiet.evaluate("(page.viewport.canvas.clientHeight / 2 - page.viewport.y) / page.viewport.scale")
+    assert middle == pytest.approx(quiet.evaluate("page.places.height") / 2, rel=0.02)
+    quiet.click("#close-all")
+    quiet.click("#fit")
+    assert quiet.evaluate("document.getElementById('overview').hasAttribute('hidden')")
 
 
 def test_a_rule_of_the_legend_shows_where_it_applies(quiet: Browser, gated: Saved) -> None:

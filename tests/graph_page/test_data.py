@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,15 @@ MODELS = {
 }
 
 
+@cache
+def explainer(name: str) -> fxlrp.Explainer:
+    make, _ = MODELS[name]
+    return fxlrp.compile(make().double().eval())
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_nodes_and_edges_are_those_of_the_graph(name: str) -> None:
-    make, _ = MODELS[name]
-    explain = fxlrp.compile(make().eval())
+    explain = explainer(name)
     graph, expected = explain.graph().graph, reading_inputs(explain.nodes)
     assert Counter(node.id for node in graph.nodes) == Counter([*expected, "output"])
     for node in expected.values():
@@ -63,7 +69,7 @@ def test_nodes_and_edges_are_those_of_the_graph(name: str) -> None:
 
 
 def test_groups_are_nested_and_contain_the_nodes_of_their_module() -> None:
-    graph = fxlrp.compile(small_transformer()).graph().graph
+    graph = explainer("transformer").graph().graph
     groups = {group.id: group for group in graph.groups}
     seen: set[str] = set()
     for group in graph.groups:
@@ -161,9 +167,7 @@ def test_without_inputs_there_is_no_relevance() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_relevance_of_edges_is_that_of_the_balance(name: str) -> None:
-    make, x = MODELS[name]
-    explain = fxlrp.compile(make().double().eval())
-    x = x.double()
+    explain, x = explainer(name), MODELS[name][1].double()
     graph, balance = explain.graph(None, x, target=1).graph, explain.balance(x, target=1)
     assert graph.explained == balance.explained and graph.at_inputs == balance.at_inputs
     nodes = nodes_of(graph)

@@ -42,17 +42,30 @@ class Layout {
       const text = `subgraph cluster_${names.get(group.id)} { ${label} ${inside.get(group.id).join(" ")} }`;
       inside.get(group.parent).unshift(text);
     }
+    const isChain = chains(view.edges);
     const edges = view.edges.map((edge, index) => {
       const label = labelOf(this.model, view, edge);
       const room = label ? `, label=<${spacer(Math.ceil(this.textWidth(label, "400 11px")) + 6, 15)}>` : "";
       const width = this.model.width(edge);
       const ends = `n${names.get(edge.source)} -> n${names.get(edge.target)}`;
-      return `${ends} [id=${index}, penwidth=${width.toFixed(2)}, weight=${edge.carries ? 2 : 1}${room}];`;
+      const weight = isChain(edge) ? 8 : edge.carries ? 2 : 1;
+      return `${ends} [id=${index}, penwidth=${width.toFixed(2)}, weight=${weight}${room}];`;
     });
     const graph = "rankdir=TB; nodesep=0.34; ranksep=0.36; splines=true;";
     const defaults = 'node [shape=box, fixedsize=true, label=""]; edge [arrowsize=0.75];';
     return `digraph { ${graph} ${defaults} ${inside.get(null).join(" ")} ${edges.join(" ")} }`;
   }
+}
+
+/** Whether an edge is the only one from its source and the only one to its target. Such edges are drawn straight. */
+function chains(edges) {
+  const ends = (end) => {
+    const counts = new Map();
+    for (const edge of edges) counts.set(edge[end], (counts.get(edge[end]) ?? 0) + 1);
+    return counts;
+  };
+  const [sources, targets] = [ends("source"), ends("target")];
+  return (edge) => sources.get(edge.source) === 1 && targets.get(edge.target) === 1;
 }
 
 /** Text of a size that is known here, in place of text that Graphviz would measure in other fonts. */
@@ -95,11 +108,11 @@ function linesOf(model, id) {
   const group = model.groups.get(id);
   if (group) {
     const count = model.members.get(id).filter((node) => model.isShown(node)).length;
-    return [group.label, `${group.module}, ${count} nodes`];
+    return [group.label, `${group.module} · ${count} nodes`];
   }
   const node = model.nodes.get(id);
   const operation = node.label === node.operation ? "" : node.operation;
-  return [node.label, [operation, node.shape].filter(Boolean).join("  ")];
+  return [node.label, [operation, node.shape].filter(Boolean).join(" · ")];
 }
 
 function headerOf(group) {

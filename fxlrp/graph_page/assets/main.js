@@ -2,13 +2,16 @@
 
 const READABLE = 0.8;
 const RESULTS = 40;
+// In narrower windows the panel lies over the graph.
+const NARROW = 760;
 
 /** The page: what is open and selected, and what the controls do. */
 class Page {
   constructor(viz, data) {
     this.model = new Model(data);
     this.layout = new Layout(viz, this.model);
-    this.viewport = new Viewport(element("canvas"), element("scene"));
+    this.viewport = new Viewport(element("canvas"), element("scene"), element("panel"));
+    this.overview = new Overview(this.model, this.viewport);
     const handlers = {
       activate: (id) => this.viewport.wasDragged || this.activate(id),
       key: (id, event) => this.key(id, event),
@@ -33,6 +36,7 @@ class Page {
     this.view = this.model.view();
     this.places = this.layout.of(this.view);
     this.drawing.draw(this.view, this.places);
+    this.overview.draw(this.places);
     this.drawing.select(this.selected);
     this.drawing.filter(this.matches);
     const after = fixed && this.placeOf(fixed);
@@ -199,9 +203,10 @@ class Search {
 
   result(node) {
     const detail = [node.operation, node.rule].filter(Boolean).join(", ");
-    const button = html("button", {}, node.id, html("small", {}, detail));
+    const button = html("button", {}, html("span", {}, node.id), html("small", {}, detail));
     button.addEventListener("click", () => {
       this.results.hidden = true;
+      this.handlers.filter(null);
       this.handlers.reveal(node.id);
     });
     return button;
@@ -237,7 +242,9 @@ function legend(model, choose) {
     : [sample("var(--edge)", 1.4, "relevance flows, from the output back")];
   edges.push(sample("var(--edge)", 1.4, "no relevance", "3 4"));
   const heading = (text) => html("h2", {}, text);
-  element("legend").replaceChildren(heading("Rules"), rules, heading("Edges"), ...edges);
+  const parts = [heading("Rules"), rules, heading("Edges"), ...edges];
+  element("legend").replaceChildren(html("summary", {}, "Legend"), ...parts);
+  element("legend").open = window.innerWidth > NARROW;
 }
 
 function sample(color, width, text, dashes = "none") {

@@ -2,12 +2,14 @@
 
 /** Pan and zoom: drag, wheel, pinch, and what moves the view to a place. */
 class Viewport {
-  constructor(canvas, scene) {
+  constructor(canvas, scene, panel) {
     this.canvas = canvas;
     this.scene = scene;
+    this.panel = panel;
     [this.x, this.y, this.scale] = [0, 0, 1];
     this.pointers = new Map();
     this.moved = 0;
+    this.onChange = () => {};
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
@@ -16,6 +18,12 @@ class Viewport {
 
   show() {
     this.scene.setAttribute("transform", `translate(${this.x} ${this.y}) scale(${this.scale})`);
+    this.onChange();
+  }
+
+  moveTo(x, y) {
+    [this.x, this.y] = [x, y];
+    this.show();
   }
 
   /** The wheel scrolls; with Ctrl, and on a touchpad by pinching, it zooms. */
@@ -29,9 +37,7 @@ class Viewport {
   }
 
   pan(dx, dy) {
-    this.x += dx;
-    this.y += dy;
-    this.show();
+    this.moveTo(this.x + dx, this.y + dy);
   }
 
   zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
@@ -78,10 +84,11 @@ class Viewport {
   /** Show everything, or the upper part in a readable size. */
   fit(places, least = 0) {
     const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
-    const whole = Math.min(width / (places.width + 48), height / (places.height + 48), 1.25);
-    this.scale = Math.max(whole, Math.min(least, width / (places.width + 48)));
+    const across = width / (places.width + 48);
+    const whole = Math.min(across, (height - 40) / places.height, 1.25);
+    this.scale = Math.max(whole, Math.min(least, across));
     this.x = (width - places.width * this.scale) / 2;
-    this.y = places.height * this.scale + 40 < height ? (height - places.height * this.scale) / 2 : 20;
+    this.y = Math.max(20, (height - places.height * this.scale) / 2);
     this.show();
   }
 
@@ -90,11 +97,17 @@ class Viewport {
     return { x: place.x * this.scale + this.x, y: place.y * this.scale + this.y };
   }
 
+  /** The width of the canvas that the panel does not cover. */
+  get freeWidth() {
+    const right = this.panel.hidden ? Infinity : this.panel.getBoundingClientRect().left;
+    return Math.min(this.canvas.clientWidth, right - this.canvas.getBoundingClientRect().left);
+  }
+
   /** Move a place into view, if it is not there. */
   reveal(place) {
     const { x, y } = this.onScreen(place);
     const [right, bottom] = [x + place.width * this.scale, y + place.height * this.scale];
-    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    const [width, height] = [this.freeWidth, this.canvas.clientHeight];
     if (x < 20 || right > width - 20) this.x += width / 2 - (x + right) / 2;
     if (y < 20 || bottom > height - 20) this.y += bottom - y > height - 40 ? 20 - y : height / 2 - (y + bottom) / 2;
     this.show();
