@@ -31,7 +31,7 @@ def render(
         constants: Whether to include parameters, and values that are computed only from parameters.
     """
     hidden = frozenset() if constants else constants_among(nodes)
-    reached = _reached(nodes, vocabulary)
+    reached = nodes_reached(nodes, vocabulary)
     shown = [node for node in nodes if node not in hidden]
     rows = [_row(node, vocabulary, shapes, node in reached) for node in shown]
     table = tabulate(rows, headers=HEADERS, disable_numparse=True, maxcolwidths=None)
@@ -47,7 +47,7 @@ def constants_among(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
     return frozenset(found)
 
 
-def _reached(nodes: Sequence[fx.Node], vocabulary: Vocabulary) -> frozenset[fx.Node]:
+def nodes_reached(nodes: Sequence[fx.Node], vocabulary: Vocabulary) -> frozenset[fx.Node]:
     """The nodes whose value receives relevance."""
     received = {source for node in nodes for source in receivers(node, vocabulary)}
     return frozenset(received | {node for node in nodes if annotation(node)})
@@ -59,20 +59,24 @@ def _row(
     annotated = annotation(node)
     shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
     rule = str(annotated.rule) if annotated else ""
-    if annotated is not None:
-        why = ": ".join(part for part in (annotated.origin, annotated.reason) if part)
-    else:
-        unreached = "no rule passes relevance to it" if node.op == "placeholder" and not reached else ""
-        why = str(node.meta.get(REASON, "")) or unreached
     return (
         node.name,
         operation_of(node, vocabulary),
         module_path(node),
         shape,
         rule,
-        why,
+        reason_of(node, reached),
         "yes" if reached else "no",
     )
+
+
+def reason_of(node: fx.Node, reached: bool) -> str:
+    """Why a node has its rule, or an input no relevance."""
+    annotated = annotation(node)
+    if annotated is not None:
+        return ": ".join(part for part in (annotated.origin, annotated.reason) if part)
+    unreached = "no rule passes relevance to it" if node.op == "placeholder" and not reached else ""
+    return str(node.meta.get(REASON, "")) or unreached
 
 
 def operation_of(node: fx.Node, vocabulary: Vocabulary) -> str:
