@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fxlrp.debugging.stages import Stages
 from fxlrp.errors import InputError
 from fxlrp.held_model import HeldModel
 from fxlrp.printing import code, table
+from fxlrp.printing.html import Table
 from fxlrp.program import annotation
 from fxlrp.question import At, Question
 from fxlrp.reading import Place, Reading
@@ -228,14 +230,14 @@ class Inspection(HeldModel):
         """The generated program as Python source."""
         return code.program_text(self.graph_module)
 
-    def table(self, *, constants: bool = False) -> str:
+    def table(self, *, constants: bool = False) -> Table:
         """The annotated graph as a table: every node with its rule, and why it has that rule.
 
         Args:
             constants: Whether to include rows for parameters and for values that are computed from parameters alone.
 
         Returns:
-            The table.
+            The table, a string that notebooks show as HTML.
 
         Raises:
             InputError: The model is not captured yet.
@@ -245,7 +247,10 @@ class Inspection(HeldModel):
         rows = table.render(made.nodes, made.vocabulary, shapes, constants=constants)
         question, start = made.main.question, start_inside(made.program.graph)
         where = f", starting at {start.name}" if start is not None else ""
-        return f"{rows}\nthe question: {question}{where}" if question.names or where else rows
+        return rows.with_note(f"the question: {question}{where}") if question.names or where else rows
+
+    def _repr_html_(self) -> str:
+        return self.table().html if self._explanation.is_made else f"<pre>{escape(repr(self))}</pre>"
 
     def __str__(self) -> str:
         """The annotated graph as a table, or a single line before the model is captured."""

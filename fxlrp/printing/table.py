@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 from torch import fx
 
+from fxlrp.printing.html import Table, html_table
 from fxlrp.program import REASON, annotation, receivers
 from fxlrp.provenance import module_path, operation_name
 from fxlrp.vocabulary.lookup import Vocabulary
@@ -21,7 +22,7 @@ def render(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     constants: bool = False,
-) -> str:
+) -> Table:
     """Return the table of ``nodes``, and the numbers of operations and rules.
 
     Args:
@@ -35,7 +36,9 @@ def render(
     shown = [node for node in nodes if node not in hidden]
     rows = [_row(node, vocabulary, shapes, node in reached) for node in shown]
     table = tabulate(rows, headers=HEADERS, disable_numparse=True, maxcolwidths=None)
-    return f"{table}\n\n{_summary(shown, vocabulary, len(hidden))}"
+    notes = _summary(shown, vocabulary, len(hidden))
+    faint = [index for index, row in enumerate(rows) if row[-1] == "no"]
+    return Table(f"{table}\n\n{notes}", html_table(HEADERS, rows, notes, faint=faint))
 
 
 def constants_among(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
