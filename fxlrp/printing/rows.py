@@ -135,7 +135,7 @@ def rows_of(
         InputError: A name that is hidden is unknown, or no column is left.
     """
     view.check(vocabulary, {operation_of(node, vocabulary) for node in nodes})
-    reached = _reached(nodes, vocabulary)
+    reached = nodes_reached(nodes, vocabulary)
     chosen = [node for node in nodes if view.only is None or node in view.only]
     if view.relevance is not None:
         chosen = [node for node in chosen if (node in reached) is view.relevance]
@@ -217,7 +217,7 @@ def constants_among(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
     return frozenset(found)
 
 
-def _reached(nodes: Sequence[fx.Node], vocabulary: Vocabulary) -> frozenset[fx.Node]:
+def nodes_reached(nodes: Sequence[fx.Node], vocabulary: Vocabulary) -> frozenset[fx.Node]:
     """The nodes whose value receives relevance."""
     received = {source for node in nodes for source in receivers(node, vocabulary)}
     return frozenset(received | {node for node in nodes if annotation(node)})
@@ -229,13 +229,17 @@ def _cells(
     annotated = annotation(node)
     shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
     rule = str(annotated.rule) if annotated else ""
-    if annotated is not None:
-        why = ": ".join(part for part in (annotated.origin, annotated.reason) if part)
-    else:
-        unreached = "no rule passes relevance to it" if node.op == "placeholder" and not reached else ""
-        why = str(node.meta.get(REASON, "")) or unreached
     relevance = "yes" if reached else "no"
-    return node.name, operation_of(node, vocabulary), module_path(node), shape, rule, why, relevance
+    return node.name, operation_of(node, vocabulary), module_path(node), shape, rule, reason_of(node, reached), relevance
+
+
+def reason_of(node: fx.Node, reached: bool) -> str:
+    """Why a node has its rule, or an input no relevance."""
+    annotated = annotation(node)
+    if annotated is not None:
+        return ": ".join(part for part in (annotated.origin, annotated.reason) if part)
+    unreached = "no rule passes relevance to it" if node.op == "placeholder" and not reached else ""
+    return str(node.meta.get(REASON, "")) or unreached
 
 
 def operation_of(node: fx.Node, vocabulary: Vocabulary) -> str:
