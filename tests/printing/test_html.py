@@ -161,3 +161,14 @@ def test_numbers_end_at_the_same_place() -> None:
     parsed = Parsed(html_table(["name", "count"], [["a", "1"], ["b", "10"]], right=["count"]))
     cells = [attributes.get("class") for tag, attributes in parsed.tags if tag in ("th", "td")]
     assert cells == [None, "r"] * 3
+
+
+def test_html_has_whole_cells_whatever_the_width_of_the_text() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    explain = fxlrp.compile(model, "epsilon")
+    narrow = explain.table(width=60, hide=["shape", "module"])
+    assert max(map(len, narrow.splitlines())) <= 60 and "…" in narrow
+    assert "…" not in narrow.html
+    assert narrow.html == explain.table(hide=["shape", "module"]).html
+    assert Parsed(narrow.html).rows[0] == ["node", "operation", "rule", "why", "relevance"]
+    assert [row[0] for row in Parsed(explain.table(only="0").html).rows[1:]] == ["_0"]
