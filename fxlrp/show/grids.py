@@ -192,7 +192,8 @@ def _ratio(cell: Cell) -> float:
 
 
 def _place(sheet: Sheet, cell: Cell, x: float, y: float, width: float, title: Sequence[str], noted: bool) -> None:
-    sheet.text(x, y - 0.05, "\n".join(title), va="bottom", linespacing=1.2)
+    for index, line in enumerate(reversed(title)):
+        sheet.text(x, y - 0.08 - 0.15 * index, line, va="baseline")
     if cell is None:
         return
     image = cell.image if isinstance(cell, Picture) else cell
