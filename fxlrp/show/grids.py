@@ -202,4 +202,4 @@ def _place(sheet: Sheet, cell: Cell, x: float, y: float, width: float, title: Se
     axes.imshow(image, aspect="auto")
     if noted and isinstance(cell, Heatmap):
         note = f"±{number(cell.scale)}" if cell.scale else "all zero"
-        sheet.text(x, y + height + 0.03, note, NOTES, FAINT)
+        sheet.text(x, y + height + 0.03, minus(note), NOTES, FAINT)

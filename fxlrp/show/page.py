@@ -13,8 +13,8 @@ from fxlrp.show.scale import Scale, minus, signed
 
 # The page has its own background: colors mean the same on a dark page.
 CARD = (
-    f"background:{PAPER};color:{INK};color-scheme:light;padding:12px 14px;border-radius:4px;max-width:62em;"
-    "font:14px/1.5 system-ui,sans-serif;text-align:left"
+    f"background:{PAPER};color:{INK};color-scheme:light;padding:12px 14px;border-radius:4px;"
+    "width:fit-content;max-width:62em;font:14px/1.5 system-ui,sans-serif;text-align:left"
 )
 
 

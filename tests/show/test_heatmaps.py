@@ -82,6 +82,11 @@ def test_every_precision(dtype: torch.dtype) -> None:
     assert pixels(picture.image) == [[RED, BLUE]]
 
 
+@pytest.mark.parametrize("size", [1e-320, 1e-45, 1e300])
+def test_tiny_and_huge_relevance(size: float) -> None:
+    assert pixels(show.heatmap(torch.tensor([[size, -size]], dtype=torch.float64)).image) == [[RED, BLUE]]
+
+
 def test_channels_of_half_precision_are_summed_without_overflow() -> None:
     assert show.heatmap(torch.full((3, 1, 1), 60000.0, dtype=torch.float16)).scale == 180000
 
