@@ -12,8 +12,8 @@ __all__ = ["Table", "html_table", "in_cells"]
 _STYLE = """<style>
 .fxlrp-table{overflow:auto;max-height:36em;max-width:100%;width:fit-content;
 scrollbar-color:rgba(128,128,128,.6) transparent}
-.fxlrp-table.fxlrp-table table{border-collapse:collapse;border:0;margin:0;font-size:12.5px;line-height:1.4;
-color:inherit;font-variant-numeric:tabular-nums}
+.fxlrp-table.fxlrp-table table{border-collapse:collapse;border:0;margin:0;table-layout:auto;font-size:12.5px;
+line-height:1.4;color:inherit;font-variant-numeric:tabular-nums}
 .fxlrp-table.fxlrp-table :is(td,th){padding:3px 12px 3px 4px;border:0;vertical-align:top;text-align:left;color:inherit;
 max-width:34em;overflow-wrap:break-word;white-space:normal}
 .fxlrp-table.fxlrp-table th{position:sticky;top:0;font-weight:600;white-space:nowrap;backdrop-filter:blur(14px);
