@@ -14,7 +14,7 @@ from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, names_of, numbers_of
 from fxlrp.show.colors import EDGE, FAINT, INK, color_of, colors_of, on_paper
-from fxlrp.show.figures import LINE, Sheet, lines_of
+from fxlrp.show.figures import LINE, Sheet, default_style, lines_of
 from fxlrp.show.picture import Picture
 from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of, signed
 
@@ -132,6 +132,7 @@ def _channels(values: Any, what: str) -> Tensor:
     return tensor.reshape(-1, shape[-1])
 
 
+@default_style()
 def _draw(parts: _Parts, names: Sequence[str], scale: Scale, caption: str) -> Image:
     count = len(parts.curves)
     panel = PANEL if count <= 3 else SMALL_PANEL
