@@ -14,7 +14,7 @@ from fxlrp.show.colors import FAINT
 from fxlrp.show.figures import LINE, NOTES, TEXT, Sheet, default_style, inches, lines_of
 from fxlrp.show.heatmaps import Heatmap
 from fxlrp.show.picture import Picture
-from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of
+from fxlrp.show.scale import QUANTILE, Scale, minus, number, real, scale_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,8 +72,8 @@ def grid(
     names = names_of(rows, "rows") if rows is not None else ()
     if names and len(names) != len(table):
         raise InputError(f"rows has {len(names)} names, but there are {len(table)} rows")
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 20:
-        raise InputError(f"width={width!r} is not a number of inches, above 0 and at most 20")
+    (heading,) = names_of([heading], "heading")
+    width = real("width", width, "a number of inches, above 0 and at most 20", lambda value: 0 < value <= 20)
     table, common, caption = _on_scale(table, scale, quantile)
     return Picture(_draw(table, above, names, heading, common, caption, width), common, caption)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from fxlrp.show.arrays import EXTRA, names_of, numbers_of
 from fxlrp.show.colors import EDGE, FAINT, INK, color_of, colors_of, on_paper
 from fxlrp.show.figures import LINE, Sheet, default_style, lines_of
 from fxlrp.show.picture import Picture
-from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of, signed
+from fxlrp.show.scale import QUANTILE, Scale, minus, number, real, scale_of, signed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,8 +70,8 @@ def signal(
             f"values of shape {tuple(torch.as_tensor(values).shape)} and relevance of shape "
             f"{tuple(torch.as_tensor(relevance).shape)} are not the same channels and length"
         )
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
-        raise InputError(f"rate={rate!r} is not a positive number of values in a second")
+    if rate is not None:
+        rate = real("rate", rate, "a positive number of values in a second", lambda value: 0 < value < math.inf)
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise InputError(f"bins={bins!r} is not a whole number of at least 1")
     names = names_of(channels, "channels") if channels is not None else ("",) * len(curves)
