@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from fxlrp.errors import InputError
 from fxlrp.graph_page import GraphPage, annotated_graph
 from fxlrp.held_model import HeldModel
 from fxlrp.printing import code, table
+from fxlrp.printing.html import Table
+from fxlrp.printing.selection import view_of
 from fxlrp.program import annotation
 from fxlrp.question import At, Question
 from fxlrp.reading import Place, Reading
@@ -286,27 +290,77 @@ class Inspection(HeldModel):
 
     @property
     def code(self) -> str:
-        """The generated program as Python source."""
+        """The generated program as Python source.
+
+        Without optimizations (``optimize=False``) it reads as formulas: after the forward pass, each rule is a few
+        lines, such as ``z = stabilize(head, 0.001)``, the quotient ``R / z``, the transposed map and the product with
+        the operand. ``r_`` stands before the relevance of a value, ``q_`` before its quotient by the value. The
+        functions are those of ``fxlrp.relevance``.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Linear(4, 3).eval()
+            >>> lines = fxlrp.compile(model, "epsilon", optimize=False).code.splitlines()
+            >>> print(next(line.strip() for line in lines if "dense_transposed(" in line))
+            parts_linear_2 = dense_transposed(linear_share, weight)
+        """
         return code.program_text(self.graph_module)
 
-    def table(self, *, constants: bool = False) -> str:
+    def table(
+        self,
+        *,
+        only: At = None,
+        relevance: bool | None = None,
+        hide: str | Sequence[str] = (),
+        width: int | None = None,
+        fold: bool | None = None,
+        constants: bool = False,
+    ) -> Table:
         """The annotated graph as a table: every node with its rule, and why it has that rule.
 
         Args:
+            only: The names of modules, nodes, inputs or parameters to show, or globs for them, as for ``at=`` of
+                :meth:`forward`. A module stands for everything inside it.
+            relevance: True shows only nodes through which relevance flows, False only the others.
+            hide: The names of columns to leave out, and of operations (``"relu"``) or families of operations
+                (``"activation"``) whose rows to leave out. ``"shape"`` is the column.
+            width: The largest number of characters of a line. Longer cells end in an ellipsis; names of nodes and
+                modules start with it. None makes lines as long as the cells need.
+            fold: Whether shape operations that only move a value, by the default rule, are counted in the row of that
+                value, and sizes have no rows. None folds them in a table of more than 60 rows.
             constants: Whether to include rows for parameters and for values that are computed from parameters alone.
 
         Returns:
-            The table.
+            The table, a string that notebooks show as HTML.
 
         Raises:
-            InputError: The model is not captured yet.
+            InputError: The model is not captured yet, a name does not exist, or the width is too small.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> print(fxlrp.compile(model).table(only="1", hide=["shape", "why"]).splitlines()[2])
+            _1      relu         1         PassThrough()  yes
         """
         made = self._explanation.require("the annotated graph")
+        view = view_of(
+            made.program,
+            made.nodes,
+            only=only,
+            relevance=relevance,
+            hide=hide,
+            width=width,
+            fold=fold,
+            constants=constants,
+        )
         shapes = infer_shapes(made.graph_module, made.main.annotated, self._seen) if self._seen else {}
-        rows = table.render(made.nodes, made.vocabulary, shapes, constants=constants)
+        rows = table.render(made.nodes, made.vocabulary, shapes, view)
         question, start = made.main.question, start_inside(made.program.graph)
         where = f", starting at {start.name}" if start is not None else ""
-        return f"{rows}\nthe question: {question}{where}" if question.names or where else rows
+        return rows.with_note(f"the question: {question}{where}") if question.names or where else rows
+
+    def _repr_html_(self) -> str:
+        return self.table().html if self._explanation.is_made else f"<pre>{escape(repr(self))}</pre>"
 
     def __str__(self) -> str:
         """The annotated graph as a table, or a single line before the model is captured."""

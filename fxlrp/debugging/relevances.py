@@ -20,12 +20,14 @@ from fxlrp.debugging.renamed import renamed
 from fxlrp.debugging.shares import Constant, at_zeros, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
+from fxlrp.printing.html import Table, html_table
 from fxlrp.program import receivers
 
 HEADERS = (
     *("node", "operation", "rule", "shape", "received", "min", "max", "not finite"),
     *("passed on", "absorbed", "by bias", "by stabilizer"),
 )
+NUMBERS = (*HEADERS[4:7], *HEADERS[8:])
 
 
 @dataclass(frozen=True)
@@ -186,21 +188,27 @@ class Relevances:
         """Whether there is a node with this name."""
         return any(name in (each.node, each) for each in self.nodes)
 
-    def table(self) -> str:
+    def table(self) -> Table:
         """Return the nodes and the sums as text.
 
         Returns:
-            A table with a row for each node, and below it the sums and :attr:`first_bad`.
+            A table with a row for each node, and below it the sums and :attr:`first_bad`; a string that notebooks show
+            as HTML.
         """
-        table = tabulate([_row(each) for each in self.nodes], headers=HEADERS, disable_numparse=True)
+        rows = [_row(each) for each in self.nodes]
+        table = tabulate(rows, headers=HEADERS, disable_numparse=True)
         passed = [each for each in self.nodes if each.absorbed is not None]
         bias, stabilizer = (_total(each.bias for each in passed), _total(each.stabilizer for each in passed))
         others = _total(each.absorbed for each in passed if each.bias is None)
-        return (
-            f"{table}\n\nexplained: {self.explained:.6g}, at the inputs: {self.at_inputs:.6g}\n"
+        notes = (
+            f"explained: {self.explained:.6g}, at the inputs: {self.at_inputs:.6g}\n"
             f"absorbed: {bias:.6g} by biases, {stabilizer:.6g} by stabilizers, {others:.6g} where the rule does "
             f"not separate them\n{self.first_bad or 'all relevance is finite'}"
         )
+        return Table(f"{table}\n\n{notes}", html_table(HEADERS, rows, notes, right=NUMBERS))
+
+    def _repr_html_(self) -> str:
+        return self.table().html
 
     def __str__(self) -> str:
         """:meth:`table`."""

@@ -12,7 +12,7 @@ from fxlrp.debugging.relevances import NodeRelevance, Relevances
 from fxlrp.explanation import Explanation
 from fxlrp.graph_page.data import Balance, Edge, Graph, Kind, Node, RuleEntry
 from fxlrp.graph_page.groups import Grouping, grouping
-from fxlrp.printing.table import constants_among, nodes_reached, operation_of, reason_of
+from fxlrp.printing.rows import constants_among, nodes_reached, operation_of, reason_of
 from fxlrp.program import annotation, nodes_by_name, operation_under
 from fxlrp.provenance import MODEL, module_stack, source_line
 from fxlrp.rules.specs import PassThrough

@@ -130,7 +130,7 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
         metadata = Parser().parsestr(archive.read(name).decode())
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
-    extras = {"vision", "text", "operators", "survey", "demo", "onnx", "docs", "test", "dev"}
+    extras = {"vision", "text", "operators", "survey", "demo", "show", "onnx", "docs", "test", "dev"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
@@ -176,8 +176,16 @@ explained = torch.compile(model, backend="fxlrp", options={"rules": "epsilon"})
 explained(x).amax(1).sum().backward()
 torch.testing.assert_close(x.grad, relevance)
 
+from fxlrp import show
 from fxlrp.extras import import_torchvision, require
-for load, extra in ((import_torchvision, "vision"), (lambda: require("sklearn.datasets", "demo"), "demo")):
+assert "<span" in show.tokens(["a"], [1.0])._repr_html_() and str(show.table([2], [1.0])) and explain._repr_html_()
+for load, extra in (
+    (import_torchvision, "vision"),
+    (lambda: require("sklearn.datasets", "demo"), "demo"),
+    (lambda: show.heatmap(relevance[0]), "show"),
+    (lambda: show.grid([torch.rand(3, 2, 2)]), "show"),
+    (lambda: show.signal(torch.rand(4), torch.rand(4)), "show"),
+):
     try:
         load()
     except ImportError as error:
