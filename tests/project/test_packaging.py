@@ -130,7 +130,7 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
         metadata = Parser().parsestr(archive.read(name).decode())
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
-    extras = {"vision", "text", "operators", "survey", "demo", "onnx", "docs", "test", "dev"}
+    extras = {"vision", "text", "operators", "survey", "demo", "onnx", "captum", "docs", "test", "dev"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
@@ -206,7 +206,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 def test_import_loads_no_extra() -> None:
     """Here every extra is installed, so that an import of one would succeed and be seen."""
     extras = {"torchvision", "PIL", "sklearn", "scipy", "matplotlib", "tqdm", "zennit", "pytest"}
-    extras |= {"onnx", "onnxscript", "onnxruntime"}
+    extras |= {"onnx", "onnxscript", "onnxruntime", "captum"}
     for name in extras:
         assert importlib.util.find_spec(name) is not None, name
     path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
