@@ -130,7 +130,8 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
         metadata = Parser().parsestr(archive.read(name).decode())
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
-    extras = {"vision", "text", "operators", "survey", "demo", "onnx", "captum", "quantus", "docs", "test", "dev"}
+    extras = {"vision", "text", "operators", "survey", "demo", "onnx", "docs", "test", "dev"}
+    extras |= {"captum", "quantus", "inseq"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
@@ -260,7 +261,8 @@ def test_torchvision_is_imported_once_from_many_threads() -> None:
 def test_constraints_pin_every_dependency_of_every_extra() -> None:
     """Every requirement, and every requirement of those, has one pin that holds on this Python.
 
-    The extras `text` and `survey` are left out: they are for examples and the survey, and no target of make has them.
+    The extras `text`, `survey` and `inseq` are left out: they are for examples, the survey and one adapter, and no
+    target of make has them.
     """
     pinned: dict[str, str] = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
@@ -278,7 +280,7 @@ def test_constraints_pin_every_dependency_of_every_extra() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     declared = re.search(r"^dependencies = .*?^dev = [^\n]*", text, re.S | re.M)
     assert declared is not None
-    installed = re.sub(r"^(text|survey) = .*\n", "", declared.group(), flags=re.M)
+    installed = re.sub(r"^(inseq|text|survey) = .*\n", "", declared.group(), flags=re.M)
     waiting = [Requirement(item) for item in re.findall(r'"([^"]+)"', installed)]
     seen: set[tuple[str, ...]] = set()
     unpinned = set()
