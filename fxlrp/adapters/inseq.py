@@ -72,7 +72,7 @@ class TokenRelevance:
 
     def _explainer(self, rules: Rules, ids: Tensor, mask: Tensor) -> Explainer:
         for known, explain in self._made:
-            if known is rules or known == rules:
+            if known is rules or (isinstance(rules, str) and known == rules):
                 return explain
         explain = compile(
             self._model,

@@ -81,6 +81,19 @@ def test_a_target_with_fewer_indices_explains_the_sum_of_what_captum_selects(tar
     assert_relevance(LRP(model, LRP0).attribute(x, target=target), gradient * x, 1e-9)
 
 
+@pytest.mark.parametrize("target", [(-1, 5), (0, 2), [(3, 1), (1, 6)]], ids=str)
+def test_targets_of_a_language_model(target: Any) -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 7, bias=False))
+    model = model.double().eval()
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    embedded = model[0](ids).detach().requires_grad_()
+    output = model[1:](embedded)
+    indices = target if isinstance(target, list) else [target] * 2
+    (gradient,) = torch.autograd.grad(sum(output[sample][index] for sample, index in enumerate(indices)), embedded)
+    relevance = LRP(model, LRP0).attribute(ids, target=target)
+    assert_relevance(relevance, (embedded * gradient).sum(-1).detach(), 1e-9)
+
+
 @pytest.mark.parametrize("shape", [(1,), ()], ids=str)
 def test_a_model_with_one_output_needs_no_target(shape: tuple[int, ...]) -> None:
     model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 1, bias=False)).double().eval()

@@ -219,6 +219,17 @@ def test_tokens_are_replaced_by_an_id() -> None:
     assert spans.morf.tolist() == [[15, 9, 6], [14, 8, 6]]
 
 
+def test_a_language_model_is_measured_at_its_largest_output_of_the_last_position() -> None:
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4, bias=False)).double().eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))  # type: ignore[operator]
+        model[1].weight.copy_(torch.arange(16.0).reshape(4, 4))  # type: ignore[operator]
+    # The logits at a position are a column of the weights, whose largest entry is the last one.
+    curves = flipped(model, torch.tensor([[3, 1]]), fxlrp.compile(model, LRP0), target=None, replace=0)["relevance"]
+    assert curves.morf.tolist() == [[13, 12, 12]]
+    assert curves.lerf.tolist() == [[13, 13, 12]]
+
+
 def test_positions_that_are_not_to_be_flipped_stay() -> None:
     model, ids = Tokens().double().eval(), torch.tensor([[3, 7, 5, 8], [9, 1, 0, 0]])
     where = torch.tensor([[False, True, True, True], [True, True, False, False]])
@@ -326,3 +337,16 @@ def test_an_explainer_of_several_inputs_must_choose() -> None:
     with pytest.raises(InputError, match="relevance of a, b"):
         flipped(model, a, fxlrp.compile(model), arguments={"b": b})
     assert flipped(model, a, fxlrp.compile(model, at="a"), arguments={"b": b})["relevance"].morf.shape == (2, 4)
+
+
+@pytest.mark.cuda
+def test_the_device_does_not_matter() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)).double().eval()
+    x = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    relevance = fxlrp.compile(model, LRP0)(x, target=2)
+    options = dict(target=2, region=3, replace="blur", baselines=None, where=torch.rand(3, 8, 8) > 0.2)
+    here = flipped(model, x, relevance, **options)
+    there = flipped(model.cuda(), x.cuda(), relevance, **options)
+    for name, curves in here.curves.items():
+        torch.testing.assert_close(there[name].srg, curves.srg, rtol=1e-9, atol=1e-9)
