@@ -60,14 +60,14 @@ def draw(curves: Mapping[str, Sequence[Sequence[float]]]) -> CurvePicture:
         curves: The fractions, and the scores of MoRF and LeRF, by the name of the explanation.
     """
     # A figure without pyplot keeps no state and needs no display.
-    figure = require("matplotlib.figure", "show").Figure(figsize=(6, 4), layout="constrained")
+    figure = require("matplotlib.figure", "show").Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for index, (name, (fractions, morf, lerf)) in enumerate(curves.items()):
         axes.plot(fractions, morf, color=f"C{index % 10}", label=name)
         axes.plot(fractions, lerf, color=f"C{index % 10}", linestyle="--")
     axes.set_xlabel("fraction of flipped regions (line: most relevant first, dashed: least relevant first)", fontsize=8)
     axes.set_ylabel("score")
-    axes.legend()
+    figure.legend(loc="outside right upper")
     file = BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return CurvePicture(file.getvalue())

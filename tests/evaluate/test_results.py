@@ -52,7 +52,7 @@ def test_picture(tmp_path: Path) -> None:
     assert picture._repr_png_().startswith(b"\x89PNG")
     picture.save(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes() == picture.png
-    assert picture.image.size == (720, 480)
+    assert picture.image.size == (840, 480)
     colors = picture.image.convert("RGB").getcolors(1 << 20)
     assert colors is not None
     # The colour of the first curve, as matplotlib defines it: one line and one dashed line.
