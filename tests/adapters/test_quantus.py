@@ -100,3 +100,25 @@ def test_a_closure_over_an_explainer_does_not_see_randomized_copies() -> None:
     original, *randomized = evaluated("MPRT", ExplainFunc("epsilon_plus"))
     np.testing.assert_allclose(original, 1.0, atol=1e-6)
     assert np.max(randomized) < 0.9
+
+
+def test_pixel_flipping_of_fxlrp_has_the_curve_of_quantus() -> None:
+    torch.manual_seed(0)
+    model = Net().eval()
+    relevance = ExplainFunc("epsilon_plus")(model, INPUTS, TARGETS)
+    metric = quantus.PixelFlipping(
+        features_in_step=32, perturb_baseline=0.0, normalise=False, abs=False, return_auc_per_sample=False, **QUIET
+    )
+    theirs = metric(model=model, x_batch=INPUTS, y_batch=TARGETS, a_batch=relevance, softmax=False)
+    result = fxlrp.evaluate.pixel_flipping(
+        model,
+        torch.from_numpy(INPUTS),
+        torch.from_numpy(relevance),
+        target=TARGETS,
+        replace="zero",
+        steps=256 // 32,
+        baselines=(),
+    )
+    # Quantus counts the channels of a pixel as features, so that three steps are 32 pixels. It leaves out the score
+    # of the unchanged input.
+    np.testing.assert_allclose(result["relevance"].morf[:, 1:].numpy(), np.array(theirs)[:, 2::3], rtol=1e-4, atol=1e-5)
