@@ -136,3 +136,19 @@ def test_wrong_arguments_are_errors() -> None:
         ExplainFunc()(classifier(), INPUTS, TARGETS, at=["input", "1"])
     with pytest.raises(InputError, match="reduce_axes"):
         ExplainFunc(reduce_axes=(4,))(classifier(), INPUTS, TARGETS)
+
+
+def test_batch_norm_is_randomized_too() -> None:
+    """It is folded into the convolution: the folded weights are those of the model of the call."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    model.double().eval()
+    explain_func, randomized = ExplainFunc(LRP0, reduce_axes=()), copy.deepcopy(model)
+    for layer in (model[1], randomized[1]):
+        assert isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None
+        nn.init.uniform_(layer.weight)
+        for _ in range(2):
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+            for each in (model, randomized):
+                relevance = explain_func(each, INPUTS, TARGETS)
+                # LRP-0 is gradient times input also with biases.
+                assert_relevance(torch.from_numpy(relevance), expected(each), 1e-8)
