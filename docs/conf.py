@@ -6,6 +6,7 @@ project = "fxlrp"
 author = "fxlrp developers"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+autodoc_mock_imports = ["captum", "inseq"]
 myst_heading_anchors = 3
 html_theme = "furo"
 autodoc_member_order = "bysource"

@@ -2,7 +2,7 @@
 
 import os
 
-from fxlrp import concepts, deploy, errors, passes, rules, show, targets
+from fxlrp import concepts, deploy, errors, evaluate, passes, rules, show, targets
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.bilrp import similarity
@@ -27,6 +27,7 @@ __all__ = [
     "concepts",
     "deploy",
     "errors",
+    "evaluate",
     "load",
     "passes",
     "presets",

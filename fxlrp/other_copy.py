@@ -25,26 +25,33 @@ def check_is_copy(model: nn.Module, other: nn.Module) -> None:
     """
     if not isinstance(other, nn.Module):
         raise InputError(f"on() takes a model, not a {type(other).__name__}")
-    _compare(dict(_classes(model)), dict(_classes(other)), "module")
-    _compare(dict(_tensors(model)), dict(_tensors(other)), "parameter or buffer")
+    for why in _differences(model, other):
+        raise InputError(f"the model is not a copy of the one that was compiled: {why}. Compile it with fxlrp.compile")
+
+
+def is_copy(model: nn.Module, other: nn.Module) -> bool:
+    """Return whether the program of ``model`` is also that of ``other``; see :func:`check_is_copy`."""
+    return isinstance(other, nn.Module) and next(_differences(model, other), None) is None
+
+
+def _differences(model: nn.Module, other: nn.Module) -> Iterator[str]:
+    """What is different. Only the first one is certain to be described correctly."""
+    yield from _compare(dict(_classes(model)), dict(_classes(other)), "module")
+    yield from _compare(dict(_tensors(model)), dict(_tensors(other)), "parameter or buffer")
     for (path, module), copied in zip(model.named_modules(), other.modules(), strict=True):
         if module.extra_repr() != copied.extra_repr():
-            raise _different(f"the module {path!r} is {copied}, not {module}")
+            yield f"the module {path!r} is {copied}, not {module}"
         for name in sorted(_own(module).keys() | _own(copied).keys()):
             if not _equal(vars(module).get(name), vars(copied).get(name)):
-                raise _different(f"the attribute {name!r} of the module {path!r} has another value")
+                yield f"the attribute {name!r} of the module {path!r} has another value"
 
 
-def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> None:
+def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> Iterator[str]:
     for name in sorted(ours.keys() ^ theirs.keys()):
-        raise _different(f"it {'does not have' if name in ours else 'also has'} the {what} {name!r}")
+        yield f"it {'does not have' if name in ours else 'also has'} the {what} {name!r}"
     for name, fact in ours.items():
         if theirs[name] != fact:
-            raise _different(f"the {what} {name!r} is {_text(theirs[name])}, not {_text(fact)}")
-
-
-def _different(why: str) -> InputError:
-    return InputError(f"the model is not a copy of the one that was compiled: {why}. Compile it with fxlrp.compile")
+            yield f"the {what} {name!r} is {_text(theirs[name])}, not {_text(fact)}"
 
 
 def _text(fact: Any) -> str:

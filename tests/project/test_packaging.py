@@ -131,6 +131,7 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
     extras = {"vision", "text", "operators", "survey", "demo", "show", "onnx", "docs", "test", "dev"}
+    extras |= {"captum", "quantus", "inseq"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
@@ -214,7 +215,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 def test_import_loads_no_extra() -> None:
     """Here every extra is installed, so that an import of one would succeed and be seen."""
     extras = {"torchvision", "PIL", "sklearn", "scipy", "matplotlib", "tqdm", "zennit", "pytest"}
-    extras |= {"onnx", "onnxscript", "onnxruntime"}
+    extras |= {"onnx", "onnxscript", "onnxruntime", "captum"}
     for name in extras:
         assert importlib.util.find_spec(name) is not None, name
     path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
@@ -268,7 +269,8 @@ def test_torchvision_is_imported_once_from_many_threads() -> None:
 def test_constraints_pin_every_dependency_of_every_extra() -> None:
     """Every requirement, and every requirement of those, has one pin that holds on this Python.
 
-    The extras `text` and `survey` are left out: they are for examples and the survey, and no target of make has them.
+    The extras `text`, `survey` and `inseq` are left out: they are for examples, the survey and one adapter, and no
+    target of make has them.
     """
     pinned: dict[str, str] = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
@@ -286,7 +288,7 @@ def test_constraints_pin_every_dependency_of_every_extra() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     declared = re.search(r"^dependencies = .*?^dev = [^\n]*", text, re.S | re.M)
     assert declared is not None
-    installed = re.sub(r"^(text|survey) = .*\n", "", declared.group(), flags=re.M)
+    installed = re.sub(r"^(inseq|text|survey) = .*\n", "", declared.group(), flags=re.M)
     waiting = [Requirement(item) for item in re.findall(r'"([^"]+)"', installed)]
     seen: set[tuple[str, ...]] = set()
     unpinned = set()

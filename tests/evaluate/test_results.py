@@ -1,0 +1,63 @@
+"""The table and the picture of pixel flipping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxlrp.errors import InputError
+from fxlrp.evaluate import Curves, Flipping, merged
+
+
+def result(count: int = 2, name: str = "LRP", points: int = 3) -> Flipping:
+    fractions = torch.linspace(0, 1, points, dtype=torch.float64).expand(count, -1)
+    ones = torch.ones(count, 1, dtype=torch.float64)
+    falling = 1 - fractions
+    lerf = torch.cat([ones, ones * torch.arange(1.0, count + 1).unsqueeze(1), ones * 0], 1) if points == 3 else falling
+    return Flipping({name: Curves(fractions, falling, lerf)}, torch.full((count,), 4))
+
+
+def test_table() -> None:
+    # MoRF: 1, 0.5, 0. LeRF: 1, 1, 0 and 1, 2, 0. SRG: 0.25 and 0.75, with the standard error 0.25.
+    shown = result()
+    header, _, row = shown.table().splitlines()
+    assert header.split("  ") != [] and header.split() == ["explanation", "MoRF", "LeRF", "SRG", "std.", "error"]
+    assert row.split() == ["LRP", "0.5", "1", "0.5", "0.25"]
+    assert str(shown) == shown.table()
+    assert shown._repr_html_().count("<tr>") == 2
+    assert result(1).table().splitlines()[-1].split() == ["LRP", "0.5", "0.75", "0.25"]
+
+
+def test_a_name_that_looks_like_a_number_stays() -> None:
+    assert result(name="0.10").table().splitlines()[-1].split()[0] == "0.10"
+
+
+def test_merged() -> None:
+    both = merged([result(2), result(1)])
+    assert both["LRP"].srg.tolist() == [0.25, 0.75, 0.25]
+    assert both.regions.tolist() == [4, 4, 4]
+    with pytest.raises(InputError, match="no results"):
+        merged([])
+    with pytest.raises(InputError, match="different explanations"):
+        merged([result(), result(name="other")])
+    with pytest.raises(InputError, match=r"numbers of points: \[3, 4\]"):
+        merged([result(), result(points=4)])
+
+
+def test_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'fxlrp[show]'")
+    picture = result().picture()
+    assert picture._repr_png_().startswith(b"\x89PNG")
+    picture.save(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes() == picture.png
+    assert picture.image.size == (840, 480)
+    colors = picture.image.convert("RGB").getcolors(1 << 20)
+    assert colors is not None
+    # The colour of the first curve, as matplotlib defines it: one line and one dashed line.
+    count = next(number for number, color in colors if color == (31, 119, 180))
+    assert count > 200
+    with pytest.raises(InputError, match=r"\.png"):
+        picture.save(tmp_path / "curves.jpg")
+    assert "bytes" in repr(picture)
