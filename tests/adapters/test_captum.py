@@ -72,7 +72,7 @@ def test_targets_of_a_segmentation_are_those_of_captum(target: Any) -> None:
         ((1, 2), lambda output: output[:, 1, 2]),
         ([(1, 2), (4, 0)], lambda output: torch.stack([output[0, 1, 2], output[1, 4, 0]])),
     ],
-    ids=str,
+    ids=["class", "row", "each sample"],
 )
 def test_a_target_with_fewer_indices_explains_the_sum_of_what_captum_selects(target: Any, selected: Any) -> None:
     model, x = Segmentation().double().eval(), images().requires_grad_()
