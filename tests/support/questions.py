@@ -47,6 +47,41 @@ class LanguageModel(nn.Module):
         return out
 
 
+class Bert(nn.Module):
+    """An encoder in the manner of BERT: norms behind the sums, a padding mask, and a head on the first token."""
+
+    def __init__(self, tokens: int = 11, width: int = 12, heads: int = 2) -> None:
+        super().__init__()
+        self.embed, self.positions = nn.Embedding(tokens, width), nn.Embedding(32, width)
+        self.norm, self.layers = nn.LayerNorm(width), nn.ModuleList(_Layer(width, heads) for _ in range(3))
+        self.pool, self.head = nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, ids: Tensor, visible: Tensor) -> Tensor:
+        x = self.norm(self.embed(ids) + self.positions(torch.arange(ids.shape[1])))
+        for layer in self.layers:
+            x = layer(x, visible[:, None, None])
+        out: Tensor = self.head(torch.tanh(self.pool(x[:, 0])))
+        return out
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm1, self.norm2 = heads, nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 16), nn.Linear(16, width)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            layer(x).view(batch, length, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        x = self.norm1(x + self.out(attended.transpose(1, 2).reshape(batch, length, width)))
+        changed: Tensor = self.norm2(x + self.down(F.gelu(self.up(x))))
+        return changed
+
+
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -72,6 +107,11 @@ def skips() -> Skips:
 def language_model() -> LanguageModel:
     torch.manual_seed(0)
     return LanguageModel().double().eval()
+
+
+def bert() -> Bert:
+    torch.manual_seed(0)
+    return Bert().double().eval()
 
 
 def lrp0_under(
