@@ -24,15 +24,15 @@ KEEP = torch.tensor([[True, True, True, False, False], [True] * 5])
 class Net:
     """A model with its inputs, rules, targets, and values that nothing bypasses, with the channels of the last one."""
 
-    make: Callable[[], tuple[nn.Module, dict[str, Tensor]]]
+    make: Callable[[], tuple[nn.Module, dict[str, Any]]]
     rules: str
     targets: tuple[Any, ...]
     places: tuple[str, ...]
     groups: tuple[Any, ...]
 
 
-def image_model(name: str) -> Callable[[], tuple[nn.Module, dict[str, Tensor]]]:
-    def make() -> tuple[nn.Module, dict[str, Tensor]]:
+def image_model(name: str) -> Callable[[], tuple[nn.Module, dict[str, Any]]]:
+    def make() -> tuple[nn.Module, dict[str, Any]]:
         model, x = zoo.calibrated(name)
         return model, {"x": x}
 
@@ -71,7 +71,7 @@ nets = pytest.mark.parametrize(
 )
 
 
-def compiled(name: str) -> tuple[fxlrp.Explainer, dict[str, Tensor], Net]:
+def compiled(name: str) -> tuple[fxlrp.Explainer, dict[str, Any], Net]:
     net = NETS[name]
     model, inputs = net.make()
     return fxlrp.compile(model, net.rules, example_inputs=inputs), inputs, net
