@@ -19,7 +19,6 @@ from fxlrp.rules.specs import PassThrough
 from fxlrp.vocabulary.lookup import Vocabulary
 
 GREY = -1
-_OUTPUT = "output"
 
 
 def annotated_graph(
@@ -61,13 +60,14 @@ def annotated_graph(
         for node in shown
     ]
     start = nodes_by_name(answer.annotated)[answer.interface.explained]
+    end = answer.annotated.output_node().name
     edges = [edge for node in shown for edge in _edges(node, vocabulary, constants, found.get(node.name))]
     return Graph(
         title,
         _rules(shown),
         groups.groups,
-        (*nodes, _output(start, shape, explained)),
-        (*edges, Edge(start.name, _OUTPUT, 0, True, explained)),
+        (*nodes, _output(end, shape.get(start.name, ""), explained)),
+        (*edges, Edge(start.name, end, 0, True, explained)),
         explained,
         relevances.at_inputs if relevances else None,
     )
@@ -143,9 +143,9 @@ def _balance(relevance: NodeRelevance) -> Balance:
     )
 
 
-def _output(start: fx.Node, shapes: Mapping[str, str], explained: float | None) -> Node:
+def _output(name: str, shape: str, explained: float | None) -> Node:
     return Node(
-        id=_OUTPUT,
+        id=name,
         kind=Kind.OUTPUT,
         label="explained output",
         operation="output",
@@ -155,7 +155,7 @@ def _output(start: fx.Node, shapes: Mapping[str, str], explained: float | None) 
         rule=None,
         why="relevance starts here",
         source="",
-        shape=shapes.get(start.name, ""),
+        shape=shape,
         parameters=(),
         is_reached=True,
         is_aside=False,

@@ -328,20 +328,28 @@ def test_a_gate_is_dashed_and_there_is_no_relevance_without_inputs(quiet: Browse
 
 
 def test_light_and_dark(quiet: Browser, gated: Saved) -> None:
-    def contrast() -> tuple[float, float]:
-        ground = "getComputedStyle(document.body).backgroundColor"
-        ink = "getComputedStyle(document.querySelector('.box text')).fill"
-        read = quiet.evaluate(f"[{ground}, {ink}].map((color) => color.match(/\\d+/g).map(Number))")
-        return sum(read[0][:3]) / 765, sum(read[1][:3]) / 765
+    def brightness() -> tuple[float, ...]:
+        """The brightness of the canvas, the header and the box of the input, then that of its text."""
+        colors = (
+            "getComputedStyle(document.body).backgroundColor",
+            "getComputedStyle(document.querySelector('header')).backgroundColor",
+            "getComputedStyle(document.querySelector('.box.end .body')).fill",
+            "getComputedStyle(document.querySelector('.box.end text')).fill",
+        )
+        read = quiet.evaluate(f"[{', '.join(colors)}].map((color) => color.match(/\\d+/g).map(Number))")
+        return tuple(sum(color[:3]) / 765 for color in read)
+
+    def is_light() -> bool:
+        *grounds, ink = brightness()
+        assert (min(grounds) > 0.9 and ink < 0.2) or (max(grounds) < 0.2 and ink > 0.85)
+        return ink < 0.2
 
     quiet.open(gated.path)
-    ground, ink = contrast()
-    assert ground > 0.9 and ink < 0.2
+    assert is_light()
     quiet.dark(True)
-    ground, ink = contrast()
-    assert ground < 0.1 and ink > 0.85
+    assert not is_light()
     quiet.click("#theme")
-    assert contrast()[0] > 0.9
+    assert is_light()
 
 
 def test_zoom_and_pan(quiet: Browser, resnet: Saved) -> None:

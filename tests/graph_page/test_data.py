@@ -291,3 +291,22 @@ def test_the_title_is_escaped() -> None:
     graph = replace(fxlrp.compile(Gated().eval()).graph().graph, title="<Model> & {{ data }}")
     page = GraphPage(graph).html
     assert "<h1>&lt;Model&gt; &amp; {{ data }}</h1>" in page
+
+
+def test_a_module_may_be_named_output() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.output(x)
+            return y
+
+    graph = fxlrp.compile(Named().eval()).graph().graph
+    assert [(node.id, node.kind) for node in graph.nodes] == [
+        ("x", Kind.INPUT),
+        ("output", Kind.OPERATION),
+        ("output_1", Kind.OUTPUT),
+    ]
+    assert [(edge.source, edge.target) for edge in graph.edges] == [("x", "output"), ("output", "output_1")]

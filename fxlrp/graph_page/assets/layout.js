@@ -124,5 +124,6 @@ function labelOf(model, view, edge) {
   if (edge.relevance === null || !edge.carries) return "";
   const branches = view.edges.filter((each) => each.carries && each.target === edge.target).length > 1;
   const joins = view.edges.filter((each) => each.carries && each.source === edge.source).length > 1;
-  return branches || joins || edge.target === "output" ? model.share(edge.relevance) : "";
+  const isStart = model.nodes.get(edge.target)?.kind === "output";
+  return branches || joins || isStart ? model.share(edge.relevance) : "";
 }
