@@ -143,6 +143,8 @@ class Operation:
             operand, which receives its relevance if a rule passes relevance on.
         moves: Whether the result consists of elements of the operands, and of numbers given as arguments.
         keeps_elements: Whether every element of the operands is in the result.
+        arranges: Whether the result consists of elements of the first operand at positions that do not depend on
+            values. Tables fold such operations.
         rectifies: Tells whether a call is a ReLU, ``max(x, 0)``.
         neutral: Whether a linear map that reads an input through this operation is still a first layer.
         gate: The gate level of the result, or a function that computes it from the call.
@@ -192,6 +194,7 @@ class Operation:
     rectifies: Fact | None = None
     moves: bool = False
     keeps_elements: bool = False
+    arranges: bool = False
     neutral: bool = False
     gate: Gate | Callable[[Call, Collection[Any]], Gate] = Gate.NO
     scale: Fact | None = None

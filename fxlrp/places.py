@@ -18,13 +18,18 @@ from fxlrp.question import is_glob
 class Places:
     """The names of a forward graph: its inputs, nodes, and modules with the values that they return."""
 
-    def __init__(self, program: Program) -> None:
-        """Read the graph of ``program``, to which no relevance has been added."""
+    def __init__(self, program: Program, nodes: Iterable[fx.Node] | None = None) -> None:
+        """Read a forward graph.
+
+        Args:
+            program: The program, to which no relevance has been added.
+            nodes: The nodes of the graph that a later pass has made of that of ``program``; None for its own.
+        """
         self._program = program
         self._nodes: dict[str, fx.Node] = {}
         self._inputs: dict[str, fx.Node] = {}
         self._modules: dict[str, list[fx.Node]] = {}
-        for node in program.graph.nodes:
+        for node in program.graph.nodes if nodes is None else nodes:
             if node.op == "output":
                 continue
             self._nodes[node.name] = node
@@ -56,6 +61,36 @@ class Places:
         """The inputs, nodes and modules that a pattern matches."""
         names = (*self._inputs, *self._nodes, *self._modules)
         return [name for name in names if name and fnmatch.fnmatchcase(name, pattern)]
+
+    def inside(self, argument: str, name: str) -> tuple[fx.Node, ...]:
+        """The nodes that a name means: a node, those of a module, those that read a parameter, or all for a pattern.
+
+        Args:
+            argument: The argument in which the name was given, for messages.
+            name: The name.
+
+        Raises:
+            InputError: There are none.
+        """
+        chosen: tuple[str, ...] = (name,)
+        if is_glob(name) and not self.meant(name):
+            chosen = (*self._matching(name), *self.parameters(name))
+        modules = frozenset(chosen)
+        inside = (node for node in self._nodes.values() if any(path in modules for path, _ in module_stack(node)))
+        found = dict.fromkeys((*(node for each in chosen for node in self.alone(each)), *inside))
+        if not found:
+            if is_glob(name):
+                raise InputError(f"{argument}={name!r} matches no module, node, input or parameter")
+            raise InputError(f"{argument}={name!r}: {why_absent(self._program, name)}")
+        return tuple(found)
+
+    def alone(self, name: str) -> tuple[fx.Node, ...]:
+        """The input or node of a name, or the nodes that read the parameter; empty for modules and patterns."""
+        own = self._inputs.get(name) or self._nodes.get(name)
+        if own is not None:
+            return (own,)
+        reads = () if is_glob(name) else self.parameters(name).get(name, ())
+        return tuple(self._nodes[read.name] for read in reads if read.name in self._nodes)
 
     def names(self, given: Iterable[str], has_relevance: Callable[[fx.Node], bool]) -> tuple[str, ...]:
         """The names, with those that it matches in place of each pattern.

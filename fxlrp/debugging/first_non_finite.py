@@ -11,7 +11,7 @@ from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.renamed import renamed
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
-from fxlrp.printing.table import constants_among
+from fxlrp.printing.rows import constants_among
 
 VALUE = "its value"
 SEED = "the seed"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxlrp.printing.table import operation_of
+from fxlrp.printing.rows import operation_of
 from fxlrp.program import annotation
 from fxlrp.provenance import module_path, source_line
 from fxlrp.vocabulary.lookup import Vocabulary

@@ -2,98 +2,78 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 from torch import fx
 
-from fxlrp.program import REASON, annotation, receivers
-from fxlrp.provenance import module_path, operation_name
+from fxlrp.printing.html import Table, html_table
+from fxlrp.printing.rows import COLUMNS, Rows, View, operation_of, rows_of
+from fxlrp.printing.widths import shortened
+from fxlrp.program import annotation
 from fxlrp.vocabulary.lookup import Vocabulary
 
-HEADERS = ("node", "operation", "module", "shape", "rule", "why", "relevance")
+# What is shortened first, and where the end tells more than the start, which many rows share.
+_LONG = ("node", "module", "rule", "why")
+_KEEP_THE_END = ("node", "module")
 
 
 def render(
     nodes: Sequence[fx.Node],
     vocabulary: Vocabulary,
     shapes: Mapping[str, tuple[int, ...]],
-    *,
-    constants: bool = False,
-) -> str:
+    view: View | None = None,
+) -> Table:
     """Return the table of ``nodes``, and the numbers of operations and rules.
 
     Args:
         nodes: The forward nodes, in order of execution.
         vocabulary: The canonical operations.
         shapes: The known shapes of their values, by name.
-        constants: Whether to include parameters, and values that are computed only from parameters.
+        view: The part that is shown; None for all but constants.
+
+    Raises:
+        InputError: A name that is hidden is unknown, no column is left, or the columns need more than the width.
     """
-    hidden = frozenset() if constants else constants_among(nodes)
-    reached = _reached(nodes, vocabulary)
-    shown = [node for node in nodes if node not in hidden]
-    rows = [_row(node, vocabulary, shapes, node in reached) for node in shown]
-    table = tabulate(rows, headers=HEADERS, disable_numparse=True, maxcolwidths=None)
-    return f"{table}\n\n{_summary(shown, vocabulary, len(hidden))}"
+    view = view or View()
+    found = rows_of(nodes, vocabulary, shapes, view)
+    headers = [COLUMNS[index] for index in view.columns]
+    cells = [[row.shown[index] for index in view.columns] for row in found.rows]
+    lines = summary(found, vocabulary, view)
+    # HTML wraps lines itself, whatever the width of the text.
+    faint = [index for index, row in enumerate(found.rows) if row.cells[COLUMNS.index("relevance")] == "no"]
+    html = html_table(headers, cells, "\n".join(lines), faint=faint)
+    if view.width is not None:
+        cells = shortened(cells, headers, view.width, first=_LONG, keep_the_end=_KEEP_THE_END)
+        lines = [each for line in lines for each in textwrap.wrap(line, view.width, subsequent_indent="  ")]
+    table = tabulate(cells, headers=headers, disable_numparse=True, maxcolwidths=None)
+    return Table("\n".join([table, "", *lines]), html)
 
 
-def constants_among(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
-    """Parameters, and values that are computed only from parameters."""
-    found: set[fx.Node] = set()
-    for node in nodes:
-        if node.op == "get_attr" or (node.op == "call_function" and set(node.all_input_nodes) <= found):
-            found.add(node)
-    return frozenset(found)
-
-
-def _reached(nodes: Sequence[fx.Node], vocabulary: Vocabulary) -> frozenset[fx.Node]:
-    """The nodes whose value receives relevance."""
-    received = {source for node in nodes for source in receivers(node, vocabulary)}
-    return frozenset(received | {node for node in nodes if annotation(node)})
-
-
-def _row(
-    node: fx.Node, vocabulary: Vocabulary, shapes: Mapping[str, tuple[int, ...]], reached: bool
-) -> tuple[str, ...]:
-    annotated = annotation(node)
-    shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
-    rule = str(annotated.rule) if annotated else ""
-    if annotated is not None:
-        why = ": ".join(part for part in (annotated.origin, annotated.reason) if part)
-    else:
-        unreached = "no rule passes relevance to it" if node.op == "placeholder" and not reached else ""
-        why = str(node.meta.get(REASON, "")) or unreached
-    return (
-        node.name,
-        operation_of(node, vocabulary),
-        module_path(node),
-        shape,
-        rule,
-        why,
-        "yes" if reached else "no",
-    )
-
-
-def operation_of(node: fx.Node, vocabulary: Vocabulary) -> str:
-    """The operation of a node, as in the table."""
-    if node.op == "placeholder":
-        return "input"
-    if node.op == "get_attr":
-        return "parameter"
-    operation = vocabulary.operation(node)
-    return operation.name if operation else operation_name(node)
-
-
-def _summary(shown: Sequence[fx.Node], vocabulary: Vocabulary, hidden: int) -> str:
-    operations = Counter(operation_of(node, vocabulary) for node in shown if node.op == "call_function")
-    rules = Counter(str(annotated.rule) for node in shown if (annotated := annotation(node)))
-    text = f"{operations.total()} operations: {_counts(operations)}\n{rules.total()} rules: {_counts(rules)}"
-    return (
-        f"{text}\n{hidden} constants (parameters and values computed from them) are shown by table(constants=True)"
-        if hidden
-        else text
-    )
+def summary(found: Rows, vocabulary: Vocabulary, view: View) -> list[str]:
+    """The lines below a table: the numbers of operations and rules, and what has no row."""
+    operations = Counter(operation_of(node, vocabulary) for node in found.nodes if node.op == "call_function")
+    rules = Counter(str(annotated.rule) for node in found.nodes if (annotated := annotation(node)))
+    lines = [
+        f"{operations.total()} operations: {_counts(operations)}",
+        f"{rules.total()} rules: {_counts(rules)}",
+    ]
+    if found.folded:
+        lines.append(
+            f"{found.folded} shape operations are counted in the rows of the values that they move (+ N shape), and "
+            "shown by table(fold=False)"
+        )
+    if found.sizes:
+        lines.append(f"{found.sizes} sizes and values computed from them are shown by table(fold=False)")
+    if found.hidden:
+        lines.append(f"{found.hidden} rows are hidden: {', '.join(each for each in view.hide if each not in COLUMNS)}")
+    if found.constants:
+        lines.append(
+            f"{found.constants} constants (parameters and values computed from them) are shown by table(constants=True)"
+        )
+    return lines
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -24,6 +24,7 @@ def checks() -> Iterator[Operation]:
         finite=facts.finite_operands,
         keeps_support=facts.always,
         neutral=True,
+        arranges=True,
     )
 
 

@@ -20,10 +20,17 @@ _KEEP_ELEMENTS = (
     "cat stack hstack vstack dstack"
 ).split()
 
+_ARRANGE = (
+    "reshape reshape_as view_as flatten t unflatten squeeze unsqueeze permute transpose movedim expand expand_as "
+    "select narrow getitem windows diagonal chunk split unbind repeat tile repeat_heads flip roll "
+    "pixel_shuffle pixel_unshuffle channel_shuffle"
+).split()
+
 
 def _shape(name: str, function: Callable[..., Any], parameters: dict[str, Any], **options: Any) -> Operation:
     options = {"non_negative": facts.of_operands, "finite": facts.finite_operands, **options}
     options["keeps_elements"] = name in _KEEP_ELEMENTS
+    options["arranges"] = name in _ARRANGE
     return Operation(
         name, Family.SHAPE, function, parameters, keeps_support=facts.always, moves=True, neutral=True, **options
     )

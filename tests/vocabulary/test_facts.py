@@ -345,3 +345,26 @@ def test_families_without_facts() -> None:
     plain = Operation("plain", Family.CUSTOM, torch.erf, {})
     assert not (plain.allocates or plain.moves or plain.neutral or plain.keeps_support or plain.in_place)
     assert plain.non_negative is None and plain.token_operand is None and plain.mask_operand is None
+
+
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.arranges))
+def test_what_arranges_takes_elements_of_its_first_operand_from_the_same_positions(operation: Operation) -> None:
+    """The positions are found by numbering the elements; other values are then found at the same ones."""
+    count = 0
+    for setting in settings(operation):
+        if not setting.places:
+            continue
+
+        def numbered(index: int, place: Place) -> Tensor:
+            first = mixed(place, index)
+            return torch.arange(first.numel(), dtype=torch.float64).reshape(first.shape) if index == 0 else first
+
+        values = setting.fill(lambda index, place: mixed(place, index))
+        if any(each.is_complex() for each in tensors_of(list(values.values()))):
+            continue
+        positions = call(operation, setting.fill(numbered))
+        first = next(each for each in tensors_of(list(values.values())))
+        for result, where in zip(tensors_of(call(operation, values)), tensors_of(positions), strict=True):
+            assert torch.equal(result, first.reshape(-1)[where.long()]), setting.name
+            count += 1
+    assert count
