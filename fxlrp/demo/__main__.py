@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
     print(f"EfficientNet-Lite0, trained on ImageNet, with the rules of the preset {options.rules}:\n")
-    print(shortened(explain.table()))
+    print(shortened(explain.table(hide=["node", "relevance"], width=120)))
     rows = []
     for name, image in images.items():
         each = explained(network, explain, image, names, photographs[name].classes)

@@ -112,7 +112,7 @@ def test_long_tables_are_shortened() -> None:
 def test_demo_prints_the_graph_and_writes_the_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main([]) == 0
     output = capsys.readouterr().out
-    assert "preset default" in output and re.search(r"_conv_stem +1x32x112x112 +ZPlus\(\)", output)
+    assert "preset default" in output and re.search(r"conv2d +_conv_stem +1x32x112x112 +ZPlus\(\)", output)
     assert "111 rules: 51 PassThrough(), 49 ZPlus()" in output
     for line in (r"cat: tiger cat 3\d\.\d%", r"cat-and-coffee: Egyptian cat", r"rocket: missile \d+\.\d%, drilling"):
         assert re.search(line, output)
