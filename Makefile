@@ -1,5 +1,5 @@
 # Each command makes .venv on its first run and installs into it what it needs, pinned by constraints.txt.
-#   make demo       train a small network on handwritten digits and explain it: writes digits.png
+#   make demo       explain photographs by a network trained on ImageNet: writes photo.png
 #   make test       run the tests
 #   make test-fast  run those that are not marked slow, in about three minutes
 #   make lint       ruff and mypy

@@ -9,8 +9,8 @@ which the channel is most relevant, with the same heatmap of theirs.
 import torch
 
 import fxlrp
+from fxlrp import show
 from fxlrp.demo.digits import load_digits, trained
-from fxlrp.demo.heatmap import save_heatmaps
 
 PLACE, CHANNELS, SAMPLES = "layer2", 4, 5
 
@@ -28,22 +28,17 @@ for images, labels in zip(digits.train_images.split(256), digits.train_labels.sp
     references.add(images, target=labels)
 statistics = references.statistics(PLACE)
 
-pictures, maps, titles = [image] * CHANNELS, [], []
+cells, titles = [], []
 of_image = explain(image, target=label, only=[{PLACE: int(channel)} for channel in channels])
 for row, channel in enumerate(channels.tolist()):
     top = references.top(PLACE, channel)
     samples = digits.train_images[top.samples]
-    pictures[row] = torch.cat([image, samples])
-    maps.append(torch.cat([of_image[row], explain(samples, target=top.classes, only={PLACE: channel})]))
-    titles += [f"channel {channel}", *(str(each) for each in top.classes.tolist())]
+    pictures = torch.cat([image, samples])
+    maps = torch.cat([of_image[row], explain(samples, target=top.classes, only={PLACE: channel})])
+    cells.append([cell for pair in zip(1 - pictures, map(show.heatmap, maps), strict=True) for cell in pair])
+    titles.append([f"channel {channel}", "", *(text for each in top.classes.tolist() for text in (str(each), ""))])
     best = statistics.classes[statistics.mean[:, channel].argsort(descending=True)[:3]].tolist()
     print(f"channel {channel:2d}   relevance {float(shares[row]):6.3f}   most relevant for the digits {best}")
 
-save_heatmaps(
-    "concepts.png",
-    torch.cat(pictures),
-    torch.cat(maps),
-    titles,
-    heading=f"A {label}: the channels of {PLACE} that speak for it, and where they respond most",
-    columns=1 + SAMPLES,
-)
+heading = f"A {label}: the channels of {PLACE} that speak for it, and where they respond most"
+show.grid(cells, titles=titles, heading=heading, width=0.8).save("concepts.png")

@@ -4,8 +4,8 @@ Run it from the repository with the demo's extra installed: python examples/digi
 """
 
 import fxlrp
+from fxlrp import show
 from fxlrp.demo.digits import accuracy, load_digits, trained
-from fxlrp.demo.heatmap import save_heatmaps
 
 # A model in evaluation mode, and real images: 8 x 8 pixels, 0 is paper and 1 is ink.
 digits = load_digits()
@@ -30,4 +30,7 @@ predictions = model(images)
 for logit, arrived in zip(predictions.amax(1), relevance.sum((1, 2, 3)), strict=True):
     print(f"logit {logit:7.4f}   relevance at the pixels {arrived:7.4f}")
 
-save_heatmaps("digits.png", images, relevance, [str(int(guess)) for guess in predictions.argmax(1)])
+# Each digit beside the relevance of its pixels: red speaks for the predicted class, blue against it.
+cells = [cell for image, map in zip(images, relevance, strict=True) for cell in (1 - image, show.heatmap(map))]
+titles = [title for guess in predictions.argmax(1).tolist() for title in (f"a {guess}?", "why")]
+show.grid(cells, titles=titles, columns=8, width=1.1).save("digits.png")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import fxlrp
-from fxlrp.demo.heatmap import save_heatmaps
+from fxlrp import show
 from fxlrp.extras import import_torchvision, require
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -86,7 +86,8 @@ def main() -> None:
     print(f"{name}: logit {logits[target]:.4f}, relevance at the pixels {relevance.sum():.4f}")
 
     output = options.output or Path(f"{options.photo.stem}_{options.model}.png")
-    save_heatmaps(output, photo, relevance, [name], heading=f"{options.model} on {options.photo.name}")
+    cells = [photo, show.heatmap(relevance), show.overlay(photo, relevance)]
+    show.grid(cells, titles=["", name, ""], heading=f"{options.model} on {options.photo.name}").save(output)
     print(f"The picture is {output}")
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxlrp
+from fxlrp import show
 from fxlrp.demo.digits import DigitNet, accuracy, load_digits
-from fxlrp.demo.heatmap import save_heatmaps
 
 STEPS, BATCH_SIZE, WEIGHT = 60, 128, 2.0
 
@@ -67,7 +67,10 @@ for name, model in (("confounded", confounded), (f"{STEPS} steps", plain), ("wit
         f"without the mark {accuracy(model, digits.test_images, test_labels):6.1%}"
     )
 
-# Each digit before and after.
-pictures = [relevance[name][index] for index in range(4) for name in (f"{STEPS} steps", "with explanations")]
-titles = [title for label in test_labels[:4].tolist() for title in (f"{label}: classes only", "and explanations")]
-save_heatmaps("training_on_explanations.png", test_images[:4].repeat_interleave(2, 0), torch.stack(pictures), titles)
+# Each digit with its mark, and its relevance before and after.
+before, after = relevance[f"{STEPS} steps"], relevance["with explanations"]
+cells = [[1 - test_images[index], show.heatmap(before[index]), show.heatmap(after[index])] for index in range(4)]
+titles = ["digit and mark", "classes only", "and explanations"]
+show.grid(cells, titles=titles, rows=[str(label) for label in test_labels[:4].tolist()], width=1.4).save(
+    "training_on_explanations.png"
+)

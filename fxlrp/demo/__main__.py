@@ -1,108 +1,131 @@
-"""`python -m fxlrp.demo`: train a network on handwritten digits, compile it, and plot its relevance."""
+"""`python -m fxlrp.demo`: explain what a network trained on ImageNet sees in photographs, without a download."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
-from torch import Tensor
-from torch.nn.functional import one_hot
+from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.demo.digits import EPOCHS, accuracy, load_digits, trained
-from fxlrp.demo.heatmap import save_heatmaps
+from fxlrp import show
+from fxlrp.balance import Balance
+from fxlrp.demo.account import account, shortened
+from fxlrp.demo.network import SIDE, class_names, load_network, normalized
+from fxlrp.demo.photographs import PHOTOGRAPHS, photograph
+from fxlrp.rules.presets import PRESETS, Preset
 
-DEFAULT_RULES = "epsilon, gamma on convolutions"
+LEGEND = """
+The picture is {}. Red pixels speak for the class, blue pixels against it. In the last column
+red pixels speak for the first class, and blue pixels for the second.
+"""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; None means the arguments of the process."""
     parser = argparse.ArgumentParser(prog="python -m fxlrp.demo", description=__doc__)
-    parser.add_argument("--rules", metavar="PRESET", help=f"name of a preset (default: {DEFAULT_RULES})")
-    parser.add_argument("--output", type=Path, default="digits.png", help="path of the PNG (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=20, help="number of digits to explain (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="number of training epochs (default: %(default)s)")
-    parser.add_argument("--retrain", action="store_true", help="train again, even if trained weights are cached")
+    parser.add_argument(
+        "photographs",
+        nargs="*",
+        default=["cat", "cat-and-coffee", "rocket"],
+        metavar="PHOTOGRAPH",
+        help=f"{', '.join(PHOTOGRAPHS)}, or the path of an image (default: cat cat-and-coffee rocket)",
+    )
+    parser.add_argument("--rules", default="default", choices=sorted(PRESETS), help="the preset (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default="photo.png", help="path of the PNG (default: %(default)s)")
     options = parser.parse_args(arguments)
-    for name in ("count", "epochs"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
     options.output = Path(options.output)
     if options.output.suffix != ".png" or not options.output.parent.is_dir():
         parser.error(f"--output must be a .png file in a folder that exists, not {options.output}")
+    for name in options.photographs:
+        if name not in PHOTOGRAPHS and not Path(name).is_file():
+            parser.error(f"{name} is not a file, and not one of {', '.join(PHOTOGRAPHS)}")
     return options
 
 
-def choose_rules(preset: str | None) -> Any:
-    """The rules for `fxlrp.compile`: by default a preset and one pair that takes precedence over it."""
-    if preset is None:
-        return fxlrp.presets.epsilon().override([("conv2d", fxlrp.rules.Gamma(0.25))])
-    if preset == "epsilon_gamma_box":  # needs the range of the pixels: 0 is paper, 1 is ink
-        return fxlrp.presets.epsilon_gamma_box(low=0.0, high=1.0)
-    return preset
+def preset(name: str) -> Preset:
+    """The preset of a name, with the range of normalized pixels if it needs one."""
+    wanted = inspect.signature(PRESETS[name]).parameters
+    return PRESETS[name](**{key: value for key, value in {"low": -1.0, "high": 1.0}.items() if key in wanted})
 
 
-def in_turn(labels: Tensor) -> Tensor:
-    """The order with the first sample of every class, then the second sample of every class, and so on."""
-    turn = one_hot(labels).cumsum(0).gather(1, labels[:, None]).squeeze(1)
-    return (turn * (int(labels.max()) + 1) + labels).argsort()
+@dataclass(frozen=True)
+class Explained:
+    """An image with the relevance of two classes, and of the contrast between them."""
+
+    image: Tensor
+    names: tuple[str, str]
+    probabilities: tuple[float, float]
+    relevance: tuple[Tensor, Tensor]
+    contrast: Tensor
+    balance: Balance
+
+    def pictures(self) -> tuple[list[Any], list[str]]:
+        """The pictures of a row, and their titles."""
+        (first, second), (left, right) = self.names, self.probabilities
+        maps = [show.heatmap(relevance) for relevance in (*self.relevance, self.contrast)]
+        cells = [self.image, maps[0], show.overlay(self.image, self.relevance[0]), *maps[1:]]
+        return cells, ["", f"{first}, {left:.0%}", first, f"{second}, {right:.0%}", f"{first} − {second}"]
 
 
-def conservation(relevance: Tensor, logits: Tensor, predicted: Tensor, labels: Tensor) -> str:
-    """Return the share of each explained logit that reached the pixels, as text."""
-    explained = logits.gather(1, predicted[:, None]).squeeze(1)
-    arrived = relevance.flatten(1).sum(1)
-    share = arrived / explained
-    table = tabulate(
-        torch.stack([labels, predicted, explained, arrived, 100 * share], 1).tolist(),
-        headers=("digit", "predicted", "logit", "relevance at the pixels", "share in %"),
-        floatfmt=("g", "g", ".4f", ".4f", ".1f"),
-    )
-    return (
-        f"{table}\n\nReached the pixels: {share.mean():.1%} of the logit on average "
-        f"({share.min():.1%} to {share.max():.1%}); biases and stabilizers absorb the rest."
+def explained(
+    network: nn.Module, explain: fxlrp.Explainer, image: Tensor, names: Sequence[str], classes: Sequence[str] | None
+) -> Explained:
+    """Explain two classes of an image.
+
+    Args:
+        network: The network.
+        explain: Its explainer.
+        image: The image, with values in [0, 1].
+        names: The names of all classes.
+        classes: The names of two classes. None means the two likeliest ones.
+    """
+    x = normalized(image)
+    with torch.inference_mode():
+        probabilities = network(x)[0].softmax(0)
+        chosen = probabilities.topk(2).indices.tolist() if classes is None else [names.index(each) for each in classes]
+        both = explain(x, target=fxlrp.targets.each(chosen))
+        contrast = explain(x, target=fxlrp.targets.contrast(*chosen))
+    first, second = chosen
+    return Explained(
+        image,
+        (names[first], names[second]),
+        (float(probabilities[first]), float(probabilities[second])),
+        (both[0], both[1]),
+        contrast,
+        explain.balance(x, target=first),
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
     options = parse(arguments)
+    rules, photographs = preset(options.rules), {name: photograph(name) for name in options.photographs}
     try:
-        digits = load_digits()
-        model, cached = trained(digits, epochs=options.epochs, retrain=options.retrain)
-        origin = f"loaded from {cached}" if cached else "trained now"
-        share = accuracy(model, digits.test_images, digits.test_labels)
-        print(f"Residual network, {origin}: {share:.1%} of {len(digits.test_labels)} test digits correct.\n")
-
-        explain = fxlrp.compile(model, rules=choose_rules(options.rules))
-    except (fxlrp.errors.FxlrpError, ImportError) as error:
+        images = {name: each.read(SIDE) for name, each in photographs.items()}
+        network, names = load_network(), class_names()
+        explain = fxlrp.compile(network, rules=rules, example_inputs=torch.zeros(1, 3, SIDE, SIDE))
+    except (fxlrp.errors.FxlrpError, ImportError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
-    chosen = in_turn(digits.test_labels)[: options.count]
-    images, labels = digits.test_images[chosen], digits.test_labels[chosen]
-    with torch.inference_mode():
-        logits = model(images)
-        predicted = logits.argmax(1)
-        relevance = explain(images, target=predicted)
-
-    print(explain)
-    print()
-    print(conservation(relevance, logits, predicted, labels))
-
-    wrong = (predicted != labels).tolist()
-    titles = [
-        f"{guess} (is {label})" if mistaken else str(guess)
-        for guess, label, mistaken in zip(predicted.tolist(), labels.tolist(), wrong, strict=True)
-    ]
-    heading = f"Relevance of every pixel for the predicted digit ({options.rules or DEFAULT_RULES})"
-    save_heatmaps(options.output, images, relevance, titles, heading=heading, wrong=wrong, columns=5)
-    print(f"\nThe picture is {options.output}: digits beside the relevance of their pixels.")
+    print(f"EfficientNet-Lite0, trained on ImageNet, with the rules of the preset {options.rules}:\n")
+    print(shortened(explain.table(hide=["node", "relevance"], width=120)))
+    rows = []
+    for name, image in images.items():
+        each = explained(network, explain, image, names, photographs[name].classes)
+        print(f"\n{name}: {each.names[0]} {each.probabilities[0]:.1%}, {each.names[1]} {each.probabilities[1]:.1%}")
+        # What starts with one is a modified gradient, and does not divide the logit among the pixels.
+        print(account(each.balance) if not rules.starts_with_one else f"{options.rules} does not distribute the logit.")
+        rows.append(each.pictures())
+    show.grid([cells for cells, _ in rows], titles=[titles for _, titles in rows]).save(options.output)
+    print(LEGEND.format(options.output))
     return 0
 
 

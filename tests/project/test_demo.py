@@ -1,283 +1,167 @@
-"""The demo: real digits, a trained network, a picture, and an account of where the logits went."""
+"""The demo: photographs, a network trained on ImageNet, a picture, and an account of where the logits went."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
-from matplotlib import image as matplotlib_image
+from PIL import Image
+from torch import Tensor, nn
 
+import fxlrp
+from fxlrp.balance import Balance, NodeBalance
 from fxlrp.demo import __main__ as demo
-from fxlrp.demo import digits as digits_module
-from fxlrp.demo.digits import DigitNet, Digits, accuracy, load_digits, train, trained
-from fxlrp.demo.heatmap import heatmap, save_heatmaps
-from fxlrp.extras import import_torchvision
-from helpers import ROOT
-
-EPOCHS = 3
-EXAMPLES = ROOT / "examples"
+from fxlrp.demo.account import account, shortened
+from fxlrp.demo.network import SIDE, class_names, load_network, normalized
+from fxlrp.demo.photographs import PHOTOGRAPHS, middle, photograph
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
-    return load_digits()
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def model(digits: Digits, cache: Path) -> DigitNet:
-    return trained(digits, epochs=EPOCHS, cache=cache / "fxlrp", progress=False)[0]
+def network() -> nn.Module:
+    return load_network()
 
 
 @pytest.fixture
-def home(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and the cache of this module for the demo's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def read_png(path: Path) -> torch.Tensor:
-    return torch.as_tensor(matplotlib_image.imread(path))[..., :3]
+def test_middle_of_a_photograph() -> None:
+    """Of 80 x 64 pixels, the middle 56 x 56 remain: columns 12 to 68 and rows 4 to 60."""
+    picture = Image.new("RGB", (80, 64), (255, 0, 0))
+    picture.paste((0, 0, 255), (12, 4, 68, 60))
+    image = middle(picture, 28)
+    assert image.shape == (1, 3, 28, 28)
+    # The filter sees a little beyond the edge.
+    assert (image[0, :2, 2:-2, 2:-2] == 0).all() and (image[0, 2, 2:-2, 2:-2] == 1).all() and image[0, 0].max() < 0.2
+    picture.paste((0, 255, 0), (12, 4, 40, 60))
+    image = middle(picture, 28)
+    assert (image[0, 1, 2:-2, 2:12] == 1).all() and (image[0, 2, 2:-2, 16:-2] == 1).all()
 
 
-def test_digits_are_split_without_overlap(digits: Digits) -> None:
-    assert digits.train_images.shape == (1437, 1, 8, 8)
-    assert digits.test_images.shape == (360, 1, 8, 8)
-    for images in (digits.train_images, digits.test_images):
-        assert images.min() == 0 and images.max() == 1
-    counts = digits.test_labels.bincount(minlength=10)
-    assert counts.min() >= 34 and counts.max() <= 38  # a fifth of every class
-    train_rows = {tuple(image.flatten().tolist()) for image in digits.train_images}
-    assert not any(tuple(image.flatten().tolist()) in train_rows for image in digits.test_images)
+def test_photograph_from_a_file_is_turned_upright(tmp_path: Path) -> None:
+    picture = Image.new("L", (64, 64), 255)
+    picture.paste(0, (0, 0, 64, 32))  # the upper half is black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "turned.png", exif=exif)
+    image = photograph(str(tmp_path / "turned.png")).read(32)
+    assert (image[..., :14, :] == 1).all() and (image[..., 18:, :] == 0).all()
 
 
-def test_training_generalises_and_is_reproducible(digits: Digits, model: DigitNet) -> None:
-    assert not model.training
-    assert accuracy(model, digits.test_images, digits.test_labels) >= 0.9
-    state = torch.get_rng_state()
-    again = train(digits, epochs=EPOCHS, progress=False)
-    assert torch.equal(torch.get_rng_state(), state)
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0, msg=name)
+def test_two_photographs_beside_each_other() -> None:
+    both, cat, coffee = (photograph(name).read(64) for name in ("cat-and-coffee", "cat", "coffee"))
+    assert torch.equal(both[..., :32], cat[..., 16:48]) and torch.equal(both[..., 32:], coffee[..., 16:48])
 
 
-def test_cache_is_used_renewed_and_never_trusted_blindly(
-    digits: Digits, model: DigitNet, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = cache / "fxlrp"
-
-    def untrained(*_: Any, epochs: int, **__: Any) -> DigitNet:
-        return DigitNet().eval()
-
-    monkeypatch.setattr(digits_module, "train", untrained)
-    loaded, path = trained(digits, epochs=EPOCHS, cache=directory, progress=False)
-    assert path is not None and path.parent == directory
-    assert torch.equal(loaded.head.weight, model.head.weight)
-    kept = path.read_bytes()
-
-    assert trained(digits, epochs=EPOCHS + 1, cache=directory)[1] is None  # another recipe, another file
-    assert path.read_bytes() == kept
-
-    path.write_bytes(kept[: len(kept) // 2])  # an interrupted copy
-    assert trained(digits, epochs=EPOCHS, cache=directory)[1] is None
-    assert trained(digits, epochs=EPOCHS, cache=directory)[1] == path
-    assert trained(digits, epochs=EPOCHS, cache=directory, retrain=True)[1] is None
-
-    path.write_bytes(kept)
-    assert not list(directory.glob("*.tmp"))
+def test_every_photograph_can_be_read_and_names_classes() -> None:
+    names = class_names()
+    assert len(names) == 1000 and names[281:283] == ["tabby", "tiger cat"]
+    for each in PHOTOGRAPHS.values():
+        image = each.read(32)
+        assert image.shape == (1, 3, 32, 32) and 0 <= image.min() < 0.3 and 0.7 < image.max() <= 1
+        assert set(each.classes or ()) <= set(names)
 
 
-def test_cache_that_cannot_be_written_is_no_obstacle(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(digits_module, "train", lambda *_, **__: DigitNet().eval())
-    (tmp_path / "file").write_text("not a directory")
-    assert trained(digits, cache=tmp_path / "file")[1] is None
-    assert "could not be saved" in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "seen"), [("cat", "tiger cat"), ("coffee", "espresso"), ("palace", "palace")])
+def test_network_recognizes_photographs(network: nn.Module, name: str, seen: str) -> None:
+    with torch.inference_mode():
+        logits = network(normalized(photograph(name).read(SIDE)))
+    assert class_names()[int(logits.argmax())] == seen
 
 
-def test_heatmap_is_symmetric_for_each_image() -> None:
-    relevance = torch.zeros(3, 2, 2, 2)
-    relevance[0, :, 0, 0] = torch.tensor([3.0, 1.0])  # channels add up to 4
-    relevance[0, 0, 1, 1] = -2.0
-    relevance[1, 1, 0, 1] = -0.001
-    expected = torch.tensor([[[1.0, 0.0], [0.0, -0.5]], [[0.0, -1.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    torch.testing.assert_close(heatmap(relevance), expected.double())
+def test_contrast_points_at_the_two_halves(network: nn.Module) -> None:
+    """The cat is in the left half, and the coffee in the right one."""
+    explain = fxlrp.compile(network)
+    chosen = photograph("cat-and-coffee")
+    each = demo.explained(network, explain, chosen.read(SIDE), class_names(), chosen.classes)
+    assert each.names == ("Egyptian cat", "espresso")
+
+    def share_of_left_half(relevance: Tensor) -> float:
+        columns = relevance.clamp(min=0).sum((0, 1))
+        return float(columns[: SIDE // 2].sum() / columns.sum())
+
+    assert share_of_left_half(each.relevance[0][0]) > 0.8
+    assert share_of_left_half(each.relevance[1][0]) < 0.2
+    assert share_of_left_half(each.contrast[0]) > 0.95 and share_of_left_half(-each.contrast[0]) < 0.05
 
 
-def test_picture_is_red_for_positive_blue_for_negative_white_for_none(tmp_path: Path) -> None:
-    relevance = torch.zeros(1, 1, 2, 2)
-    relevance[0, 0, 0, 0], relevance[0, 0, 1, 1] = 5.0, -5.0
-    save_heatmaps(tmp_path / "one.png", torch.zeros(1, 1, 2, 2), relevance, ["title"])
-    pixels = read_png(tmp_path / "one.png")
-    # Only the left four fifths: the colour bar shows the same colours.
-    pixels = pixels[:, : int(pixels.shape[1] * 0.8)]
-    red = (pixels[..., 0] - pixels[..., 2] > 0.3).nonzero().double()
-    blue = (pixels[..., 2] - pixels[..., 0] > 0.2).nonzero().double()
-    assert len(red) == pytest.approx(len(blue), rel=0.05)  # a quarter of the map each
-    assert (red.mean(0) < blue.mean(0)).all()  # above and to the left of it
-    white = (pixels == 1).all(-1)
-    middle = ((red.mean(0) + blue.mean(0)) / 2).long()
-    size = int(len(red) ** 0.5)
-    assert white[middle[0] - size // 2, middle[1] + size // 2]  # upper right: no relevance
-    assert white[middle[0] + size // 2, middle[1] - size // 2]
+def test_account_of_a_balance() -> None:
+    def node(name: str, received: float, passed_on: float) -> NodeBalance:
+        return NodeBalance(name, "linear", f"layers.{name}", "Epsilon()", received, passed_on)
+
+    nodes = node("c", 8.0, 6.0), node("b", 6.0, 2.0), node("a", 2.0, 1.5), node("top", 1.5, 1.6)
+    assert account(Balance(8.0, 1.6, nodes), named=2).splitlines() == [
+        "The logit is 8.00. 20.00% of it reached the pixels. The rest stayed with the biases of the layers:",
+        "   50.00%  layers.b",
+        "   25.00%  layers.c",
+        "    5.00%  2 other nodes",
+    ]
 
 
-def test_demo_prints_the_graph_and_writes_the_picture(
-    model: DigitNet, digits: Digits, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert demo.main(["--epochs", str(EPOCHS), "--count", "6", "--rules", "epsilon"]) == 0
+def test_long_tables_are_shortened() -> None:
+    lines = [str(index) for index in range(10)]
+    assert shortened("\n".join(lines), first=3, last=2).splitlines() == ["0", "1", "2", "... 5 more rows ...", "8", "9"]
+    assert shortened("\n".join(lines[:6]), first=3, last=2).splitlines() == lines[:6]
+
+
+@pytest.mark.slow
+def test_demo_prints_the_graph_and_writes_the_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main([]) == 0
     output = capsys.readouterr().out
+    assert "preset default" in output and re.search(r"conv2d +_conv_stem +1x32x112x112 +ZPlus\(\)", output)
+    assert "111 rules: 51 PassThrough(), 49 ZPlus()" in output
+    for line in (r"cat: tiger cat 3\d\.\d%", r"cat-and-coffee: Egyptian cat", r"rocket: missile \d+\.\d%, drilling"):
+        assert re.search(line, output)
+    # The shares of an account add up to the logit.
+    accounts = re.findall(r"The logit.*?other nodes", output, re.DOTALL)
+    assert len(accounts) == 3
+    for each in accounts:
+        assert sum(map(float, re.findall(r"(-?\d+\.\d+)%", each))) == pytest.approx(100, abs=0.05)
 
-    share = accuracy(model, digits.test_images, digits.test_labels)
-    assert f"{share:.1%} of 360 test digits" in output
-    for path in ("stem.0", "layer2.conv1", "layer3.skip.0", "head"):
-        assert path in output
-    for operation in ("conv2d", "add", "linear", "Epsilon"):
-        assert operation in output
+    pixels = torch.frombuffer(bytearray(Image.open(here / "photo.png").convert("RGB").tobytes()), dtype=torch.uint8)
+    red, green, blue = (pixels.view(-1, 3).float() / 255).T
+    assert ((red - blue > 0.4) & (green < 0.5)).float().mean() > 0.01
+    assert ((blue - red > 0.4) & (red < 0.5)).float().mean() > 0.001
 
-    # The account: each explained logit is the model's own, and the share is what the numbers say.
-    number = r"(-?\d+\.\d+)"
-    rows = re.findall(rf"^\s*(\d)\s+(\d)\s+{number}\s+{number}\s+{number}\s*$", output, re.M)
-    first = [digits.test_labels.tolist().index(digit) for digit in range(6)]
-    logits = model(digits.test_images[first])
-    assert [int(row[0]) for row in rows] == list(range(6))
-    assert [int(row[1]) for row in rows] == logits.argmax(1).tolist()
-    for row, logit in zip(rows, logits.amax(1).tolist(), strict=True):
-        assert float(row[2]) == pytest.approx(logit, abs=1e-3)
-        assert float(row[4]) == pytest.approx(100 * float(row[3]) / float(row[2]), abs=0.1)
-    assert re.search(r"Reached the pixels: -?\d+\.\d% of the logit", output)
 
-    pixels = read_png(home / "digits.png")
-    assert min(pixels.shape[:2]) >= 400
-    pixels = pixels[:, : int(pixels.shape[1] * 0.85)]  # without the colour bar
-    red = (pixels[..., 0] - pixels[..., 2] > 0.3).float().mean()
-    blue = (pixels[..., 2] - pixels[..., 0] > 0.3).float().mean()
-    ink = (pixels.amax(-1) < 0.2).float().mean()
-    assert red > 0.005 and blue > 0.005 and ink > 0.01
+@pytest.mark.slow
+def test_rules_and_photograph_of_the_user(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (50, 40), (200, 40, 40)).save(here / "mine.png")
+    assert demo.main(["mine.png", "--rules", "epsilon_gamma_box", "--output", "one.png"]) == 0
+    output = capsys.readouterr().out
+    assert "ZBox(low=-1, high=1)" in output and "mine.png: " in output
+    assert Image.open(here / "one.png").width > 500
+
+
+def test_modified_gradients_have_no_account(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["cat", "--rules", "deconvnet"]) == 0
+    output = capsys.readouterr().out
+    assert "deconvnet does not distribute the logit" in output and "reached the pixels" not in output
 
 
 @pytest.mark.parametrize(
-    ("options", "rule"),
+    ("arguments", "said"),
     [
-        ([], "Gamma(gamma=0.25)"),
-        (["--rules", "epsilon_gamma_box"], "ZBox(low=0"),
-        (["--rules", "epsilon_plus"], "ZPlus"),
+        (["dog"], "dog is not a file"),
+        (["cat", "--rules", "epsilom"], "epsilom"),
+        (["--output", "photo.jpg"], "photo.jpg"),
+        (["--output", "missing/photo.png"], "a folder that exists"),
     ],
 )
-def test_choice_of_rules(
-    options: list[str], rule: str, model: DigitNet, home: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_calls_are_refused(
+    here: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert demo.main(["--epochs", str(EPOCHS), "--count", "1", "--output", "one.png", *options]) == 0
-    assert rule in capsys.readouterr().out
-    assert (home / "one.png").stat().st_size > 5_000
+    with pytest.raises(SystemExit) as left:
+        demo.main(arguments)
+    assert left.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_unknown_preset_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--epochs", str(EPOCHS), "--rules", "epsilom"]) == 1
-    assert "epsilom" in capsys.readouterr().err
-    assert not (home / "digits.png").exists()
-
-
-@pytest.mark.parametrize("option", ["--count", "--epochs"])
-def test_numbers_below_one_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        demo.main([option, "0"])
-    assert option in capsys.readouterr().err
-
-
-def load_example(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_digits_example(
-    model: DigitNet, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(digits_module, "trained", lambda _: (model, None))
-    load_example("digits")
-    output = capsys.readouterr().out
-    assert "Gamma(gamma=0.1)" in output and "Gamma(gamma=0.25)" in output
-    assert output.count("relevance at the pixels") == 8
-    assert (home / "digits.png").stat().st_size > 10_000
-
-
-def test_concepts_example(
-    model: DigitNet, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(digits_module, "trained", lambda _: (model, None))
-    load_example("concepts")
-    assert capsys.readouterr().out.count("most relevant for the digits") == 4
-    assert (home / "concepts.png").stat().st_size > 10_000
-
-
-@pytest.fixture
-def photo(home: Path) -> Path:
-    """A photo that ships inside scikit-learn."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
-    Image.fromarray(load_sample_image("flower.jpg")).save(home / "flower.png")
-    return home / "flower.png"
-
-
-def imagenet(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["imagenet.py", *map(str, arguments)])
-    load_example("imagenet").main()
-
-
-@pytest.fixture
-def no_network(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(home))
-
-
-@pytest.mark.usefixtures("no_network")
-def test_imagenet_example_with_random_weights(
-    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    imagenet(monkeypatch, photo, "--model", "resnet18", "--size", "64", "--random-weights")
-    output, errors = capsys.readouterr()
-    assert "no network" in errors and "RANDOM WEIGHTS" in errors
-    assert "layer4.1.conv2" in output
-    assert read_png(photo.parent / "flower_resnet18.png").shape[0] > 100
-
-
-@pytest.mark.usefixtures("no_network")
-def test_imagenet_example_without_weights_says_what_to_do(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match="--random-weights"):
-        imagenet(monkeypatch, photo, "--model", "resnet18")
-    assert not (photo.parent / "flower_resnet18.png").exists()
-
-
-@pytest.mark.usefixtures("no_network")
-def test_imagenet_example_with_weights_from_a_file(
-    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = import_torchvision().models.resnet18(weights=None).eval()
-    with torch.no_grad():
-        model.fc.bias[123] = 1000.0
-    torch.save(model.state_dict(), photo.parent / "weights.pt")
-    weights = photo.parent / "weights.pt"
-    imagenet(monkeypatch, photo, "--model", "resnet18", "--size", "64", "--weights", weights)
-    output = capsys.readouterr().out
-    logit = re.search(r"class 123: logit (\d+\.\d+)", output)
-    assert logit is not None and float(logit[1]) == pytest.approx(1000, abs=100)
-    assert (photo.parent / "flower_resnet18.png").exists()
+def test_file_that_is_not_an_image_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "notes.txt").write_text("no image")
+    assert demo.main(["notes.txt"]) == 1
+    error = capsys.readouterr().err
+    assert "notes.txt" in error and len(error.splitlines()) == 1
