@@ -2,7 +2,7 @@
 
 import os
 
-from fxlrp import concepts, deploy, errors, passes, rules, targets
+from fxlrp import concepts, deploy, errors, passes, rules, show, targets
 from fxlrp.backward.dynamo import backend
 from fxlrp.backward.module import ExplainedModel, autograd
 from fxlrp.bilrp import similarity
@@ -33,6 +33,7 @@ __all__ = [
     "rule_for",
     "rules",
     "set_logs",
+    "show",
     "similarity",
     "targets",
 ]

@@ -1,0 +1,142 @@
+"""Relevance and images as they come, checked and in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.errors import InputError
+from fxlrp.extras import require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXTRA = "show"
+
+
+def numbers_of(values: Any, what: str) -> Tensor:
+    """Return real, finite numbers on the CPU in double precision, without a derivative.
+
+    Args:
+        values: A tensor, an array, or nested lists of numbers.
+        what: What they are, for errors.
+
+    Raises:
+        InputError: They are not real or not finite, or there are none.
+    """
+    if isinstance(values, Mapping):
+        names = ", ".join(repr(name) for name in values)
+        raise InputError(f"{what} is a dict: pass the entry of one input, of {names}")
+    if isinstance(values, tuple) and any(isinstance(each, Tensor) and each.dim() for each in values):
+        raise InputError(f"{what} is a tuple of {len(values)} tensors: pass one of them")
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} is not a tensor, an array or a list of numbers: {error}") from error
+    shape = tuple(tensor.shape)
+    if tensor.is_meta:
+        raise InputError(f"{what} of shape {shape} is on the meta device and has no values")
+    if tensor.is_complex():
+        raise InputError(f"{what} of shape {shape} is complex: pass torch.view_as_real({what}).sum(-1)")
+    if not tensor.numel():
+        raise InputError(f"{what} of shape {shape} is empty")
+    tensor = tensor.detach().cpu()
+    tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).double()
+    nans, infinities = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+    if nans or infinities:
+        hint = "; explain.debug(...).first_bad says where they come from" if what == "relevance" else ""
+        raise InputError(f"{what} of shape {shape} has {nans} NaN and {infinities} infinite elements{hint}")
+    return tensor
+
+
+def pixels_of(relevance: Any) -> Tensor:
+    """Return the relevance of every pixel, of shape (H, W).
+
+    Args:
+        relevance: Of shape (C, H, W), (1, C, H, W) or (H, W). Channels are summed.
+
+    Raises:
+        InputError: It has another shape, or is not finite.
+    """
+    tensor = numbers_of(relevance, "relevance")
+    shape = tuple(tensor.shape)
+    if tensor.dim() == 4 and shape[0] != 1:
+        raise InputError(
+            f"relevance of shape {shape} has {shape[0]} samples: pass one of them, relevance[0], or one heatmap for "
+            "each to show.grid, [show.heatmap(each) for each in relevance]"
+        )
+    if tensor.dim() not in (2, 3, 4):
+        raise InputError(f"relevance of shape {shape} is not (C, H, W), (1, C, H, W) or (H, W)")
+    return tensor.reshape(-1, *shape[-2:]).sum(0)
+
+
+def image_of(image: Any) -> Image:
+    """Return an image of pillow in RGB.
+
+    Args:
+        image: An image of pillow; a tensor of shape (C, H, W), (1, C, H, W) or (H, W) with one or three channels; or an
+            array of shape (H, W, C) or (H, W). Its numbers are bytes (uint8), or floating-point numbers from 0 to 1.
+
+    Raises:
+        InputError: It has another shape or other numbers.
+    """
+    images = require("PIL.Image", EXTRA)
+    if isinstance(image, images.Image):
+        found: Image = image.convert("RGB")
+        return found
+    tensor = numbers_of(image, "image")
+    shape = tuple(tensor.shape)
+    dtype = image.dtype if isinstance(image, Tensor) else torch.as_tensor(image).dtype
+    if tensor.dim() == 4 and shape[0] != 1:
+        raise InputError(f"image of shape {shape} is a batch of {shape[0]}: pass one of them, image[0]")
+    if tensor.dim() not in (2, 3, 4):
+        raise InputError(f"image of shape {shape} is not (C, H, W), (1, C, H, W) or (H, W)")
+    planes = tensor.reshape(-1, *shape[-2:])
+    if not isinstance(image, Tensor) and tensor.dim() == 3:
+        planes = tensor.permute(2, 0, 1)  # arrays have their channels last
+    if len(planes) not in (1, 3):
+        raise InputError(f"image of shape {shape} has {len(planes)} channels, not 1 or 3")
+    return from_bytes(_bytes_of(planes, dtype).expand(3, -1, -1).permute(1, 2, 0))
+
+
+def _bytes_of(planes: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.uint8:
+        return planes.to(torch.uint8)
+    least, most = float(planes.min()), float(planes.max())
+    # Resampling exceeds the range by rounding.
+    if dtype.is_floating_point and least >= -1e-3 and most <= 1 + 1e-3:
+        return (planes.clamp(0, 1) * 255).round().to(torch.uint8)
+    raise InputError(
+        f"image has values of {dtype} from {least:.4g} to {most:.4g}, not bytes (uint8) and not floating-point numbers "
+        "from 0 to 1: undo its normalization (image * std + mean); relevance is drawn by show.heatmap(relevance)"
+    )
+
+
+def from_bytes(pixels: Tensor) -> Image:
+    """Return an image of pillow of bytes of shape (H, W, 3) or (H, W, 4)."""
+    height, width, count = pixels.shape
+    mode = {3: "RGB", 4: "RGBA"}[count]
+    found: Image = require("PIL.Image", EXTRA).frombytes(mode, (width, height), pixels.contiguous().numpy().tobytes())
+    return found
+
+
+def to_bytes(image: Image) -> Tensor:
+    """Return the bytes of an RGB image, of shape (H, W, 3)."""
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(image.height, image.width, 3)
+
+
+def names_of(names: Any, what: str) -> tuple[str, ...]:
+    """Return a sequence of strings.
+
+    Raises:
+        InputError: It is not one.
+    """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise InputError(f"{what}={names!r} is not a sequence of strings")
+    wrong = next((each for each in names if not isinstance(each, str)), None)
+    if wrong is not None:
+        raise InputError(f"{what} contains {wrong!r}, which is not a string")
+    return tuple(names)

@@ -1,0 +1,190 @@
+"""Several pictures in rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxlrp.errors import InputError
+from fxlrp.show.arrays import image_of, names_of
+from fxlrp.show.colors import FAINT
+from fxlrp.show.figures import LINE, NOTES, Sheet, inches, lines_of
+from fxlrp.show.heatmaps import Heatmap
+from fxlrp.show.picture import Picture
+from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Cell: TypeAlias = "Picture | Image | None"
+Rows: TypeAlias = "tuple[tuple[Cell, ...], ...]"
+
+# In inches.
+MARGIN, GAP, TITLE, NOTE, BAR = 0.2, 0.12, 0.24, 0.17, 1.0
+
+
+def grid(
+    cells: Any,
+    *,
+    titles: Sequence[Any] | None = None,
+    rows: Sequence[str] | None = None,
+    columns: int | None = None,
+    heading: str = "",
+    scale: float | Literal["shared"] | None = None,
+    quantile: float = QUANTILE,
+    width: float = 2.0,
+) -> Picture:
+    """Draw pictures in rows and columns, with one bar for the colors of the heatmaps.
+
+    Args:
+        cells: A sequence of rows, each a sequence of cells, or a sequence of cells. A cell is what :func:`heatmap` or
+            another function of :mod:`fxlrp.show` returned, or an image as for :func:`overlay`, or None for an empty
+            place. Tensors and arrays are images; relevance is drawn by :func:`heatmap`.
+        titles: A title for each column, or rows of titles, one for each cell. For a sequence of cells, one for each.
+        rows: A name for each row.
+        columns: The number of columns for a sequence of cells. None makes one row.
+        heading: A line above the pictures.
+        scale: The scale of the heatmaps. None keeps the scale of each, which is printed below it. "shared" is the
+            ``quantile`` of the absolute relevance of all heatmaps; a number is the relevance that gets the full color.
+        quantile: The quantile for ``scale="shared"``.
+        width: The width of each picture in inches.
+
+    Returns:
+        The picture. Its ``scale`` is None if the heatmaps have different ones.
+
+    Raises:
+        InputError: A cell is not a picture, or the titles or names do not fit the cells.
+
+    Example:
+        >>> import torch
+        >>> from fxlrp import show
+        >>> image, relevance = torch.rand(3, 8, 8), torch.ones(3, 8, 8)
+        >>> show.grid([image, show.heatmap(relevance)], titles=["image", "relevance"]).scale
+        3.0
+    """
+    table = _table(cells, columns)
+    count = max(map(len, table))
+    above = _titles(titles, table, flat=columns is not None)
+    names = names_of(rows, "rows") if rows is not None else ()
+    if names and len(names) != len(table):
+        raise InputError(f"rows has {len(names)} names, but there are {len(table)} rows")
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 20:
+        raise InputError(f"width={width!r} is not a number of inches, above 0 and at most 20")
+    table, common, caption = _on_scale(table, scale, quantile)
+    noted = common is None and bool(caption)
+
+    heights = [max(_ratio(cell) for cell in row) * width for row in table]
+    titled = [any(row) for row in above]
+    label = 0.12 + max(map(inches, names)) if names else 0.0
+    high = sum(heights) + TITLE * sum(titled) + (NOTE * noted + GAP) * len(table) - GAP
+    left, top = MARGIN + label, MARGIN + (0.3 if heading else 0.0)
+    wide = left + count * (width + GAP) - GAP + (BAR if caption else 0.0) + MARGIN
+    lines = lines_of(minus(caption), wide - 2 * MARGIN)
+    sheet = Sheet.of(wide, top + high + (0.08 + LINE * len(lines)) * bool(lines) + MARGIN)
+    if heading:
+        sheet.text(MARGIN, MARGIN - 0.02, heading, 11.5, weight="bold")
+    y = top
+    for index, row in enumerate(table):
+        y += TITLE * titled[index]
+        if names:
+            sheet.text(left - 0.12, y + heights[index] / 2, names[index], va="center", ha="right")
+        for column, cell in enumerate(row):
+            _place(sheet, cell, left + column * (width + GAP), y, width, above[index][column], noted)
+        y += heights[index] + NOTE * noted + GAP
+    if caption:
+        start = top + TITLE * titled[0]
+        sheet.bar(left + count * (width + GAP) + 0.05, start, min(heights[0], 2.6), common)
+        sheet.notes(MARGIN, top + high + 0.1, lines)
+    return Picture(sheet.image(), common, caption)
+
+
+def _table(cells: Any, columns: int | None) -> Rows:
+    """Return rows of the same length of what the cells show."""
+    if isinstance(cells, Tensor) and cells.dim() == 4:
+        cells = list(cells)
+    if isinstance(cells, (str, bytes)) or not isinstance(cells, Sequence) or not len(cells):
+        raise InputError(f"cells={type(cells).__name__} is not a sequence of pictures or of rows of pictures")
+    nested = [isinstance(each, (list, tuple)) for each in cells]
+    if any(nested) and not all(nested):
+        raise InputError("cells contains rows and single cells: make every row a list")
+    if columns is not None:
+        if all(nested):
+            raise InputError(f"columns={columns!r} is for a sequence of cells, and cells has rows already")
+        if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
+            raise InputError(f"columns={columns!r} is not a whole number of at least 1")
+    wrapped = columns or len(cells)
+    rows = cells if all(nested) else [cells[start : start + wrapped] for start in range(0, len(cells), wrapped)]
+    count = max(map(len, rows))
+    if not any(cell is not None for row in rows for cell in row):
+        raise InputError("cells contains no picture")
+    shown = [[each if each is None or isinstance(each, Picture) else image_of(each) for each in row] for row in rows]
+    return tuple((*row, *[None] * (count - len(row))) for row in shown)
+
+
+def _titles(titles: Sequence[Any] | None, table: Rows, *, flat: bool) -> list[tuple[str, ...]]:
+    """Return a title for every cell; empty where there is none."""
+    count = len(table[0])
+    none = ("",) * count
+    if titles is None:
+        return [none] * len(table)
+    if titles and all(isinstance(each, (list, tuple)) for each in titles):
+        rows = [names_of(each, "titles") for each in titles]
+        fits = len(rows) == len(table) and all(len(row) <= count for row in rows)
+    elif flat:
+        names = names_of(titles, "titles")
+        rows = [names[start : start + count] for start in range(0, len(names), count)]
+        cells = sum(cell is not None for row in table for cell in row)
+        fits = len(rows) == len(table) and len(names) >= cells
+    else:
+        rows = [names_of(titles, "titles")]
+        fits = len(rows[0]) == count
+        rows += [()] * (len(table) - 1)
+    if not fits:
+        sizes = " + ".join(str(len(row)) for row in rows)
+        raise InputError(f"there are {sizes} titles for {len(table)} rows of {count} cells")
+    return [(*row, *none[len(row) :]) for row in rows]
+
+
+def _on_scale(table: Rows, scale: Any, quantile: float) -> tuple[Rows, float | None, str]:
+    """Return the cells on the requested scale, the common scale, and the caption."""
+    found = [cell for row in table for cell in row if isinstance(cell, Heatmap)]
+    if isinstance(scale, str) and scale != "shared":
+        raise InputError(f"scale={scale!r} is not None, 'shared' or a number")
+    if not found:
+        if scale is not None:
+            raise InputError(f"scale={scale!r} is for heatmaps, and cells contains none: show.heatmap makes them")
+        return table, None, ""
+    if scale is not None:
+        everything = torch.cat([each.relevance.flatten() for each in found])
+        whose = f" of all {len(found)} heatmaps" if len(found) > 1 else ""
+        chosen = scale_of(everything, quantile, None if scale == "shared" else scale, whose)
+        shown = tuple(tuple(cell.at(chosen) if isinstance(cell, Heatmap) else cell for cell in row) for row in table)
+        return shown, chosen.value, str(chosen)
+    if len({each.scale for each in found}) == 1:
+        hows = dict.fromkeys(each.how for each in found)
+        return table, found[0].scale, str(Scale(found[0].scale or 0.0, "; ".join(hows)))
+    hows = dict.fromkeys(each.how for each in found)
+    return table, None, f"full color at the scale below each heatmap ({'; '.join(hows)})"
+
+
+def _ratio(cell: Cell) -> float:
+    """The height of a cell as a multiple of its width."""
+    image = cell.image if isinstance(cell, Picture) else cell
+    return image.height / image.width if image is not None else 0.0
+
+
+def _place(sheet: Sheet, cell: Cell, x: float, y: float, width: float, title: str, noted: bool) -> None:
+    if title:
+        sheet.text(x, y - 0.05, title, va="bottom")
+    if cell is None:
+        return
+    image = cell.image if isinstance(cell, Picture) else cell
+    height = _ratio(cell) * width
+    axes = sheet.axes(x, y, width, height)
+    axes.imshow(image, aspect="auto")
+    if noted and isinstance(cell, Heatmap):
+        note = f"±{number(cell.scale)}" if cell.scale else "all zero"
+        sheet.text(x, y + height + 0.03, note, NOTES, FAINT)

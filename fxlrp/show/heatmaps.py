@@ -1,0 +1,149 @@
+"""The relevance of an image, alone and over the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fxlrp.errors import InputError
+from fxlrp.extras import require
+from fxlrp.show.arrays import EXTRA, from_bytes, image_of, pixels_of, to_bytes
+from fxlrp.show.colors import colors_of
+from fxlrp.show.picture import Picture, with_bar
+from fxlrp.show.scale import QUANTILE, Scale, scale_of, signed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Of the two full colors on an image: those of the scale are too dark to be told apart there.
+SHARE_OF_OVERLAYS = 0.75
+# By how much the ratio of the sides of an image and of its relevance may differ.
+SAME_RATIO = 0.02
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Heatmap(Picture):
+    """The relevance of an image as colors, alone or over the image. :func:`heatmap` and :func:`overlay` return it.
+
+    Args:
+        image: The image of pillow, one pixel for each position, without a caption.
+        scale: The absolute relevance that has the full color.
+        caption: The scale and how it was chosen, in words.
+        relevance: The relevance of every position, of shape (H, W).
+        under: The image below the colors; None if there is none.
+        alpha: The opacity of the full color.
+        how: How the scale was chosen, in words.
+    """
+
+    relevance: Tensor = field(kw_only=True)
+    under: Image | None = field(default=None, kw_only=True)
+    alpha: float = field(default=1.0, kw_only=True)
+    how: str = field(kw_only=True)
+
+    def captioned(self) -> Image:
+        """The image with a bar of its colors and its caption."""
+        return with_bar(self.image, self.scale or 0.0, self.caption)
+
+    def at(self, scale: Scale) -> Heatmap:
+        """The same relevance on another scale."""
+        return _heatmap(self.relevance, scale, self.under, self.alpha)
+
+
+def heatmap(relevance: Any, *, quantile: float = QUANTILE, scale: float | None = None) -> Heatmap:
+    """Draw the relevance of every pixel: red is positive, blue negative, white zero.
+
+    Args:
+        relevance: The relevance of an image, of shape (C, H, W), (1, C, H, W) or (H, W). Channels are summed.
+        quantile: The quantile of the absolute relevance of this picture that gets the full color; what is larger is
+            clipped to it.
+        scale: The absolute relevance that gets the full color, in place of the quantile. With the same scale, pictures
+            can be compared.
+
+    Returns:
+        The picture. Its ``image`` has one pixel for each position; ``save`` adds the scale.
+
+    Raises:
+        InputError: The relevance has another shape or is not finite.
+
+    Example:
+        >>> import torch
+        >>> from fxlrp import show
+        >>> show.heatmap(torch.tensor([[1.0, 0.0], [-2.0, 0.5]]), scale=2)
+        Heatmap(2x2, full color at ±2 (given), sum -0.5)
+    """
+    pixels = pixels_of(relevance)
+    return _heatmap(pixels, scale_of(pixels, quantile, scale))
+
+
+def overlay(
+    image: Any,
+    relevance: Any,
+    *,
+    alpha: float = 0.85,
+    quantile: float = QUANTILE,
+    scale: float | None = None,
+    gray: bool = True,
+) -> Heatmap:
+    """Draw the relevance of every pixel over the image: zero is transparent, the full color has the opacity ``alpha``.
+
+    Args:
+        image: The image: of pillow, a tensor of shape (C, H, W), (1, C, H, W) or (H, W), or an array of shape (H, W, C)
+            or (H, W). Its numbers are bytes, or floating-point numbers from 0 to 1.
+        relevance: As for :func:`heatmap`. If it has fewer positions than the image has pixels, each is enlarged.
+        alpha: The opacity of the full color, above 0 and at most 1.
+        quantile: As for :func:`heatmap`.
+        scale: As for :func:`heatmap`.
+        gray: Whether the image is shown in gray, so that every color is relevance.
+
+    Returns:
+        The picture.
+
+    Raises:
+        InputError: The image or the relevance has another shape or other numbers, or their sides have another ratio.
+
+    Example:
+        >>> import torch
+        >>> from fxlrp import show
+        >>> show.overlay(torch.rand(3, 8, 8), torch.ones(3, 8, 8), scale=3)
+        Heatmap(8x8, full color at ±3 (given), sum 192)
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
+        raise InputError(f"alpha={alpha!r} is not a number above 0 and at most 1")
+    pixels = pixels_of(relevance)
+    under = image_of(image)
+    height, width = pixels.shape
+    ratio = width / height * under.height / under.width
+    if max(ratio, 1 / ratio) > 1 + SAME_RATIO:
+        raise InputError(
+            f"the image has {under.height} x {under.width} pixels and the relevance {height} x {width} positions: pass "
+            "the part of the image that the model received"
+        )
+    if height > under.height or width > under.width:
+        raise InputError(
+            f"the relevance has {height} x {width} positions, more than the {under.height} x {under.width} pixels of "
+            "the image: enlarge the image"
+        )
+    shown = under.convert("L").convert("RGB") if gray else under
+    return _heatmap(pixels, scale_of(pixels, quantile, scale), shown, alpha)
+
+
+def _heatmap(pixels: Tensor, scale: Scale, under: Image | None = None, alpha: float = 1.0) -> Heatmap:
+    total = float(pixels.sum())
+    image = from_bytes(colors_of(scale.share(pixels))) if under is None else _over(under, scale.share(pixels), alpha)
+    caption = f"{scale}, sum {signed(total).lstrip('+')}"
+    return Heatmap(image, scale.value, caption, relevance=pixels, under=under, alpha=alpha, how=scale.how)
+
+
+def _over(under: Image, share: Tensor, alpha: float) -> Image:
+    """Blend the two full colors with an image, in proportion to the relevance."""
+    images = require("PIL.Image", EXTRA)
+    colors = colors_of(share.sign() * SHARE_OF_OVERLAYS)
+    opacity = (share.abs() * (alpha * 255)).round().to(torch.uint8).unsqueeze(-1)
+    layer = from_bytes(torch.cat((colors, opacity), -1)).resize(under.size, images.Resampling.NEAREST)
+    pixels = to_bytes(layer.convert("RGB")).double()
+    weight = torch.frombuffer(bytearray(layer.getchannel("A").tobytes()), dtype=torch.uint8)
+    weight = weight.reshape(under.height, under.width, 1).double() / 255
+    return from_bytes(torch.lerp(to_bytes(under).double(), pixels, weight).round().to(torch.uint8))
