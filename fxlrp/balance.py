@@ -8,6 +8,9 @@ from tabulate import tabulate
 
 from fxlrp.debugging.relevances import Relevances
 from fxlrp.debugging.renamed import renamed
+from fxlrp.printing.html import Table, html_table, in_cells
+
+HEADERS = ("node", "operation", "module", "rule", "received", "passed on", "created")
 
 
 @dataclass(frozen=True)
@@ -102,26 +105,30 @@ class Balance:
             sums[each.operation] = sums.get(each.operation, 0.0) + each.created
         return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
 
-    def table(self, tolerance: float = 1e-6) -> str:
+    def table(self, tolerance: float = 1e-6) -> Table:
         """Return the leaks and the sums as text.
 
         Args:
             tolerance: As for :meth:`leaks`.
 
         Returns:
-            A table with a row for each leak, and below it the number of leaks and the sums.
+            A table with a row for each leak, and below it the number of leaks and the sums; a string that notebooks
+            show as HTML.
         """
         leaks = self.leaks(tolerance)
         rows = [
             (each.node, each.operation, each.module, each.rule, each.received, each.passed_on, each.created)
             for each in leaks
         ]
-        headers = ("node", "operation", "module", "rule", "received", "passed on", "created")
-        leaked = tabulate(rows, headers=headers, floatfmt=".6g", disable_numparse=False) if rows else "no node leaks"
-        return (
-            f"{leaked}\n\n{len(leaks)} of {len(self.nodes)} nodes create or absorb more than {tolerance:g} of the "
+        leaked = tabulate(rows, headers=HEADERS, floatfmt=".6g", disable_numparse=False) if rows else "no node leaks"
+        notes = (
+            f"{len(leaks)} of {len(self.nodes)} nodes create or absorb more than {tolerance:g} of the "
             f"explained output\nexplained: {self.explained:.8g}, at the inputs: {self.at_inputs:.8g}"
         )
+        return Table(f"{leaked}\n\n{notes}", html_table(HEADERS, in_cells(rows, ".6g"), notes, right=HEADERS[4:]))
+
+    def _repr_html_(self) -> str:
+        return self.table().html
 
     def __str__(self) -> str:
         """:meth:`table`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
 from fxlrp.errors import InputError
+from fxlrp.graph_page import GraphPage, annotated_graph
 from fxlrp.held_model import HeldModel
 from fxlrp.printing import code, table
+from fxlrp.printing.html import Table
 from fxlrp.printing.selection import view_of
 from fxlrp.program import annotation
 from fxlrp.question import At, Question
@@ -115,6 +119,65 @@ class Inspection(HeldModel):
             raise InputError("one explanation is run node by node: give one target, seed and condition")
         with made.explained_failures(made.main, values):
             return relevances(made.step_by_step(question), values, asked.controls, keep=keep, absent=made.absent())
+
+    def graph(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *inputs: Tensor,
+        target: Target = None,
+        seed: Seed = None,
+        at: At = None,
+        only: Only = None,
+        bypass: bool = False,
+        **named: Any,
+    ) -> GraphPage:
+        """Show the annotated graph as a page for a browser, with the relevance that flows if inputs are given.
+
+        Modules open and close, nodes have the color of their rule, edges are as wide as their relevance, and a click
+        shows the rule of a node, its reason, its source line and its balance. The page loads nothing from anywhere.
+
+        Args:
+            path: The file to write, such as ``"graph.html"``; None writes none. Notebooks display the result.
+            inputs: As for :meth:`forward`. Without inputs the page shows the graph and its rules.
+            target: As for :meth:`forward`, with inputs.
+            seed: As for :meth:`forward`, with inputs.
+            at: As for :meth:`forward`, with inputs.
+            only: As for :meth:`forward`, with inputs, without lists of conditions.
+            bypass: As for :meth:`forward`, with inputs.
+            named: As for :meth:`forward`.
+
+        Returns:
+            The page, with ``save(path)`` and ``html``.
+
+        Raises:
+            InputError: The path is not one, an input, the target or the seed does not fit, a target or another part of
+                a question is given without inputs, or the model is not captured yet.
+
+        Example:
+            >>> import torch, fxlrp
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+            >>> page = fxlrp.compile(model).graph(None, torch.ones(2, 4), target=1)
+            >>> page
+            GraphPage(Sequential, 5 nodes, 0 groups)
+        """
+        if not (path is None or isinstance(path, str | os.PathLike)):
+            raise InputError(
+                f"the first argument of graph() is the path of the page, not {type(path).__name__}: "
+                "explain.graph('graph.html', x), or explain.graph(None, x) to write no file"
+            )
+        asked = Asked(target, seed, at, only, bypass)
+        relevances = None
+        if inputs or named:
+            relevances = self.debug(*inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, **named)
+        elif asked != Asked():
+            raise InputError("a target, a seed and the like need inputs: explain.graph('graph.html', x, target=...)")
+        made = self._explanation.require("the annotated graph")
+        answer = made.answer(asked.question(made.main.question)) if relevances else made.main
+        shapes = infer_shapes(answer.graph_module, answer.annotated, self._seen) if self._seen else {}
+        page = GraphPage(annotated_graph(type(self._model).__name__, made, answer, shapes, relevances))
+        if path is not None:
+            page.save(path)
+        return page
 
     def read(
         self,
@@ -252,7 +315,7 @@ class Inspection(HeldModel):
         width: int | None = None,
         fold: bool | None = None,
         constants: bool = False,
-    ) -> str:
+    ) -> Table:
         """The annotated graph as a table: every node with its rule, and why it has that rule.
 
         Args:
@@ -268,7 +331,7 @@ class Inspection(HeldModel):
             constants: Whether to include rows for parameters and for values that are computed from parameters alone.
 
         Returns:
-            The table.
+            The table, a string that notebooks show as HTML.
 
         Raises:
             InputError: The model is not captured yet, a name does not exist, or the width is too small.
@@ -294,7 +357,10 @@ class Inspection(HeldModel):
         rows = table.render(made.nodes, made.vocabulary, shapes, view)
         question, start = made.main.question, start_inside(made.program.graph)
         where = f", starting at {start.name}" if start is not None else ""
-        return f"{rows}\nthe question: {question}{where}" if question.names or where else rows
+        return rows.with_note(f"the question: {question}{where}") if question.names or where else rows
+
+    def _repr_html_(self) -> str:
+        return self.table().html if self._explanation.is_made else f"<pre>{escape(repr(self))}</pre>"
 
     def __str__(self) -> str:
         """The annotated graph as a table, or a single line before the model is captured."""

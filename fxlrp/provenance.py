@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,34 @@ def is_users_file(name: str) -> bool:
     return not name.startswith(_NOT_THE_USERS)
 
 
-def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:
-    """The modules whose forward created the node, outermost first: path below the model, and class."""
-    stack = []
-    for path, cls in node.meta.get("nn_module_stack", {}).values():
+@dataclass(frozen=True)
+class ModuleCall:
+    """A call of a module that created a node.
+
+    Args:
+        key: Differs between the calls of a module that is called several times.
+        path: The path of the module below the model; empty for the model itself.
+        cls: Its class.
+    """
+
+    key: str
+    path: str
+    cls: type[nn.Module]
+
+
+def module_calls(node: fx.Node) -> tuple[ModuleCall, ...]:
+    """The calls of modules in which the node was created, outermost first."""
+    calls = []
+    for key, (path, cls) in node.meta.get("nn_module_stack", {}).items():
         head, _, below = path.partition(".")
         if head == MODEL and isinstance(cls, type):
-            stack.append((below, cls))
-    return stack
+            calls.append(ModuleCall(key, below, cls))
+    return tuple(calls)
+
+
+def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:
+    """The modules whose forward created the node, outermost first: path below the model, and class."""
+    return [(call.path, call.cls) for call in module_calls(node)]
 
 
 def module_path(node: fx.Node) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from browser import find_chromium
+
 
 def pytest_configure() -> None:
     # Workers run side by side: a second thread each would only make them wait for each other.
@@ -14,10 +16,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+        missing["cuda"] = "there is no CUDA device"
+    if find_chromium() is None:
+        missing["browser"] = "there is no Chromium: install the package chromium, or set FXLRP_CHROMIUM to its path"
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

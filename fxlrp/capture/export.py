@@ -322,12 +322,12 @@ class _Converter:
     def _module_stack(self, node: fx.Node) -> dict[str, tuple[str, type]]:
         """The module stack in the form of symbolic tracing."""
         stack = {}
-        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
-            # The second call of a module is marked with a number.
+        # The second call of a module has a key with a number.
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
             path = re.sub(r"@\d+", "", str(path).removeprefix("L['self']").lstrip("."))
             below = path.removeprefix(MODEL).lstrip(".")
             if path.startswith(MODEL) and below in self._classes:
-                stack[below] = (path, self._classes[below])
+                stack[str(key)] = (path, self._classes[below])
         return stack
 
     def _output(self) -> None:

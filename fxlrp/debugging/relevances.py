@@ -20,11 +20,14 @@ from fxlrp.debugging.renamed import renamed
 from fxlrp.debugging.shares import Constant, at_zeros, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
+from fxlrp.printing.html import Table, html_table
+from fxlrp.program import receivers
 
 HEADERS = (
     *("node", "operation", "rule", "shape", "received", "min", "max", "not finite"),
     *("passed on", "absorbed", "by bias", "by stabilizer"),
 )
+NUMBERS = (*HEADERS[4:7], *HEADERS[8:])
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class NodeRelevance:
             share: ``exp(0) = 1``, for example, is relevant, and its argument cannot be; None as for ``bias``.
         value: How many elements of its forward value are NaN or infinite.
         kept: The relevance of each of its results, each in the shape of the result; None without ``keep=True``.
+        passed_to: The operands that receive relevance, by the names of their nodes in the order of the operands, each
+            with the part of ``passed_on`` that it received. ``x + x`` has two entries.
     """
 
     location: NodeLocation
@@ -95,6 +100,7 @@ class NodeRelevance:
     zeros: float | None
     value: NotFinite
     kept: tuple[Tensor, ...] | None = field(default=None, repr=False, compare=False)
+    passed_to: tuple[tuple[str, float], ...] = ()
 
     @property
     def node(self) -> str:
@@ -182,21 +188,27 @@ class Relevances:
         """Whether there is a node with this name."""
         return any(name in (each.node, each) for each in self.nodes)
 
-    def table(self) -> str:
+    def table(self) -> Table:
         """Return the nodes and the sums as text.
 
         Returns:
-            A table with a row for each node, and below it the sums and :attr:`first_bad`.
+            A table with a row for each node, and below it the sums and :attr:`first_bad`; a string that notebooks show
+            as HTML.
         """
-        table = tabulate([_row(each) for each in self.nodes], headers=HEADERS, disable_numparse=True)
+        rows = [_row(each) for each in self.nodes]
+        table = tabulate(rows, headers=HEADERS, disable_numparse=True)
         passed = [each for each in self.nodes if each.absorbed is not None]
         bias, stabilizer = (_total(each.bias for each in passed), _total(each.stabilizer for each in passed))
         others = _total(each.absorbed for each in passed if each.bias is None)
-        return (
-            f"{table}\n\nexplained: {self.explained:.6g}, at the inputs: {self.at_inputs:.6g}\n"
+        notes = (
+            f"explained: {self.explained:.6g}, at the inputs: {self.at_inputs:.6g}\n"
             f"absorbed: {bias:.6g} by biases, {stabilizer:.6g} by stabilizers, {others:.6g} where the rule does "
             f"not separate them\n{self.first_bad or 'all relevance is finite'}"
         )
+        return Table(f"{table}\n\n{notes}", html_table(HEADERS, rows, notes, right=NUMBERS))
+
+    def _repr_html_(self) -> str:
+        return self.table().html
 
     def __str__(self) -> str:
         """:meth:`table`."""
@@ -248,7 +260,12 @@ def relevances(
     seen = _Observer(steps, keep)
     steps.run(values, controls, seen)
 
-    def node_relevance(value: fx.Node, received: Sequence[fx.Node], passed_on: float | None) -> NodeRelevance:
+    def node_relevance(
+        value: fx.Node,
+        received: Sequence[fx.Node],
+        passed_on: float | None,
+        passed_to: tuple[tuple[str, float], ...] = (),
+    ) -> NodeRelevance:
         return NodeRelevance(
             NodeLocation.of(value, steps.program.vocabulary),
             Summary.of_all([seen.summaries[each] for each in received]),
@@ -257,12 +274,17 @@ def relevances(
             seen.zeros.get(value) if passed_on is not None else None,
             seen.values[value],
             tuple(seen.kept[each] for each in received) if keep else None,
+            passed_to,
         )
 
     def total(nodes: Iterable[fx.Node]) -> float:
         return sum(seen.summaries[each].sum for each in nodes)
 
-    passed = [node_relevance(each.node, each.received, total(each.passed_on)) for each in flows]
+    def by_operand(flow: NodeFlow) -> tuple[tuple[str, float], ...]:
+        operands = receivers(flow.node, steps.program.vocabulary)
+        return tuple((to.name, total((passed,))) for to, passed in zip(operands, flow.passed_on, strict=True))
+
+    passed = [node_relevance(each.node, each.received, total(each.passed_on), by_operand(each)) for each in flows]
     ended = [node_relevance(value, (relevance,), None) for value, relevance in steps.ends]
     counts = {node: summary.not_finite for node, summary in seen.summaries.items()}
     return Relevances(

@@ -12,6 +12,9 @@ from tabulate import tabulate
 from torch import Tensor, fx
 
 from fxlrp.debugging.stages import Stage
+from fxlrp.printing.html import Table, html_table, in_cells
+
+HEADERS = ("", "stage", "count", "computes", "difference", "changed", "problem")
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,16 @@ class StageChecks:
         """
         return tuple(each for each in self.checks if each.problem or not each.changed <= tolerance)
 
-    def table(self, tolerance: float = 1e-4) -> str:
+    def table(self, tolerance: float = 1e-4) -> Table:
         """Return the checks as text.
 
         Args:
             tolerance: As for :meth:`wrong`.
 
         Returns:
-            A table with a row for each stage, and below it the first stage that is wrong.
+            A table with a row for each stage, and below it the first stage that is wrong; a string that notebooks show
+            as HTML.
         """
-        headers = ("", "stage", "count", "computes", "difference", "changed", "problem")
         rows = [
             (each.index, each.name, each.count, each.computes, each.difference, each.changed, each.problem)
             for each in self.checks
@@ -79,7 +82,13 @@ class StageChecks:
             if wrong
             else f"no stage changes what is computed by more than {tolerance:g}"
         )
-        return f"{tabulate(rows, headers=headers, floatfmt='.2g')}\n\n{verdict}"
+        return Table(
+            f"{tabulate(rows, headers=HEADERS, floatfmt='.2g')}\n\n{verdict}",
+            html_table(HEADERS, in_cells(rows, ".2g"), verdict, right=("", "count", "difference", "changed")),
+        )
+
+    def _repr_html_(self) -> str:
+        return self.table().html
 
     def __str__(self) -> str:
         """:meth:`table`."""

@@ -13,7 +13,10 @@ from torch import fx
 
 from fxlrp.debugging.logs import PassLog
 from fxlrp.printing.code import graph_text
+from fxlrp.printing.html import html_table, in_cells
 from fxlrp.program import Observer, Program
+
+HEADERS = ("", "stage", "count", "nodes", "lines changed")
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,16 @@ class Stages(Sequence[Stage]):
 
     def __str__(self) -> str:
         """Return a table with a row for each stage."""
-        rows = [
+        return tabulate(self._rows(), headers=HEADERS)
+
+    def _repr_html_(self) -> str:
+        return html_table(HEADERS, in_cells(self._rows()), right=("", "count", "nodes"))
+
+    def _rows(self) -> list[tuple[int, str, int, int, str]]:
+        return [
             (index, stage.name, stage.count, len(stage.graph.nodes), _changed_lines(self.diff(index)))
             for index, stage in enumerate(self.stages)
         ]
-        return tabulate(rows, headers=("", "stage", "count", "nodes", "lines changed"))
 
     def _index(self, name: str) -> int:
         names = [stage.name for stage in self.stages]

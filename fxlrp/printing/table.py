@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 from torch import fx
 
+from fxlrp.printing.html import Table, html_table
 from fxlrp.printing.rows import COLUMNS, Rows, View, operation_of, rows_of
 from fxlrp.printing.widths import shortened
 from fxlrp.program import annotation
@@ -24,7 +25,7 @@ def render(
     vocabulary: Vocabulary,
     shapes: Mapping[str, tuple[int, ...]],
     view: View | None = None,
-) -> str:
+) -> Table:
     """Return the table of ``nodes``, and the numbers of operations and rules.
 
     Args:
@@ -40,13 +41,15 @@ def render(
     found = rows_of(nodes, vocabulary, shapes, view)
     headers = [COLUMNS[index] for index in view.columns]
     cells = [[row.shown[index] for index in view.columns] for row in found.rows]
+    lines = summary(found, vocabulary, view)
+    # HTML wraps lines itself, whatever the width of the text.
+    faint = [index for index, row in enumerate(found.rows) if row.cells[COLUMNS.index("relevance")] == "no"]
+    html = html_table(headers, cells, "\n".join(lines), faint=faint)
     if view.width is not None:
         cells = shortened(cells, headers, view.width, first=_LONG, keep_the_end=_KEEP_THE_END)
-    table = tabulate(cells, headers=headers, disable_numparse=True, maxcolwidths=None)
-    lines = summary(found, vocabulary, view)
-    if view.width is not None:
         lines = [each for line in lines for each in textwrap.wrap(line, view.width, subsequent_indent="  ")]
-    return "\n".join([table, "", *lines])
+    table = tabulate(cells, headers=headers, disable_numparse=True, maxcolwidths=None)
+    return Table("\n".join([table, "", *lines]), html)
 
 
 def summary(found: Rows, vocabulary: Vocabulary, view: View) -> list[str]:

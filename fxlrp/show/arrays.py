@@ -92,13 +92,14 @@ def image_of(image: Any) -> Image:
     dtype = image.dtype if isinstance(image, Tensor) else torch.as_tensor(image).dtype
     if tensor.dim() == 4 and shape[0] != 1:
         raise InputError(f"image of shape {shape} is a batch of {shape[0]}: pass one of them, image[0]")
-    if tensor.dim() not in (2, 3, 4):
-        raise InputError(f"image of shape {shape} is not (C, H, W), (1, C, H, W) or (H, W)")
+    forms = "(C, H, W), (1, C, H, W) or (H, W)" if isinstance(image, Tensor) else "(H, W, C) or (H, W)"
+    if tensor.dim() not in ((2, 3, 4) if isinstance(image, Tensor) else (2, 3)):
+        raise InputError(f"image of shape {shape} is not {forms}")
     planes = tensor.reshape(-1, *shape[-2:])
     if not isinstance(image, Tensor) and tensor.dim() == 3:
         planes = tensor.permute(2, 0, 1)  # arrays have their channels last
     if len(planes) not in (1, 3):
-        raise InputError(f"image of shape {shape} has {len(planes)} channels, not 1 or 3")
+        raise InputError(f"image of shape {shape} has {len(planes)} channels, not 1 or 3, if it is {forms}")
     return from_bytes(_bytes_of(planes, dtype).expand(3, -1, -1).permute(1, 2, 0))
 
 
@@ -121,11 +122,6 @@ def from_bytes(pixels: Tensor) -> Image:
     mode = {3: "RGB", 4: "RGBA"}[count]
     found: Image = require("PIL.Image", EXTRA).frombytes(mode, (width, height), pixels.contiguous().numpy().tobytes())
     return found
-
-
-def to_bytes(image: Image) -> Tensor:
-    """Return the bytes of an RGB image, of shape (H, W, 3)."""
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(image.height, image.width, 3)
 
 
 def names_of(names: Any, what: str) -> tuple[str, ...]:

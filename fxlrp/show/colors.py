@@ -12,6 +12,7 @@ from torch import Tensor
 INK = "#22252b"
 FAINT = "#6b7178"
 PAPER = "#ffffff"
+EDGE = "#b4b9bf"
 # From the full color of negative relevance to that of positive relevance, in equal steps.
 ANCHORS = (
     *("#08519c", "#2e7ebc", "#67aad5", "#bcd5ea"),
@@ -39,6 +40,16 @@ def colors_of(share: Tensor) -> Tensor:
     below = steps.floor().long().clamp(max=len(ANCHORS) - 2)
     between = (steps - below).unsqueeze(-1)
     return torch.lerp(anchors[below], anchors[below + 1], between).round().to(torch.uint8)
+
+
+def on_paper(colors: Tensor, opacity: Tensor | float) -> Tensor:
+    """Return bytes of colors that are blended with white.
+
+    Args:
+        colors: Bytes of red, green and blue.
+        opacity: 1 leaves the color, 0 is white. It broadcasts to the colors.
+    """
+    return (255 + (colors.double() - 255) * opacity).round().to(torch.uint8)
 
 
 def color_of(share: float) -> str:

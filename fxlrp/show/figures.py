@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA
-from fxlrp.show.colors import ANCHORS, FAINT, INK, PAPER
+from fxlrp.show.colors import EDGE, FAINT, INK, PAPER
 from fxlrp.show.picture import font, wrapped
 from fxlrp.show.scale import minus, signed
 
@@ -17,9 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DPI = 160
-EDGE = "#b4b9bf"
-# The size of notes in points, and the height of their lines in inches.
-NOTES, LINE = 7.5, 0.14
+# The sizes of text in points, and the height of the lines of notes in inches.
+TEXT, NOTES = 9.0, 7.5
+LINE = 0.14
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Sheet:
             spine.set(color=EDGE, linewidth=0.6)
         return axes
 
-    def text(self, x: float, y: float, text: str, size: float = 9, color: str = INK, **options: Any) -> None:
+    def text(self, x: float, y: float, text: str, size: float = TEXT, color: str = INK, **options: Any) -> None:
         """Text; `y` is its upper edge unless `va` says otherwise. Dollar signs have no meaning."""
         options = {"va": "top", "parse_math": False, **options}
         self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, color=color, **options)
@@ -61,18 +64,14 @@ class Sheet:
         for index, line in enumerate(lines):
             self.text(x, y + LINE * index, line, NOTES, FAINT)
 
-    def bar(self, x: float, y: float, height: float, scale: float | None, alpha: float = 1.0) -> None:
+    def bar(self, x: float, y: float, height: float, scale: float | None, colors: Callable[[Tensor], Tensor]) -> None:
         """The colors of a scale with its ends; None is a scale that differs."""
-        mappable = require("matplotlib.cm", EXTRA).ScalarMappable
-        norm = require("matplotlib.colors", EXTRA).Normalize(-1, 1)
         axes = self.axes(x, y, 0.12, height)
-        bar = self.figure.colorbar(mappable(norm, color_map()), cax=axes, ticks=[-1, 0, 1], alpha=alpha)
+        shares = torch.linspace(1, -1, 513, dtype=torch.float64)
+        axes.imshow(colors(shares).unsqueeze(1).numpy(), aspect="auto", extent=(0, 1, -1, 1))
         ends = ("−scale", "0", "+scale") if scale is None else [minus(signed(each * scale)) for each in (-1, 0, 1)]
-        bar.ax.set_yticklabels(ends, fontsize=8, color=INK)
-        for label, where in zip(bar.ax.get_yticklabels(), ("bottom", "center", "top"), strict=True):
-            label.set_va(where)
-        bar.ax.tick_params(length=0)
-        bar.outline.set(edgecolor=EDGE, linewidth=0.6)
+        for index, (end, where) in enumerate(zip(ends, ("bottom", "center", "top"), strict=True)):
+            self.text(x + 0.18, y + height * (1 - index / 2), end, 8, va=where)
 
     def image(self) -> Image:
         """The sheet as an image of pillow."""
@@ -83,16 +82,11 @@ class Sheet:
         return found
 
 
-def inches(text: str, size: float = 9) -> float:
+def inches(text: str, size: float = TEXT) -> float:
     """The width of text."""
     return float(font(100).getlength(text)) / 100 * size / 72
 
 
-def lines_of(text: str, width: float) -> list[str]:
-    """Notes in lines of at most `width` inches."""
-    return wrapped(text, lambda line: inches(line, NOTES), width)
-
-
-def color_map() -> Any:
-    """The colors of relevance for matplotlib; an odd number, so that zero is exactly white."""
-    return require("matplotlib.colors", EXTRA).LinearSegmentedColormap.from_list("relevance", ANCHORS, N=513)
+def lines_of(text: str, width: float, size: float = NOTES) -> list[str]:
+    """Text in lines of at most `width` inches."""
+    return wrapped(text, lambda line: inches(line, size), width)

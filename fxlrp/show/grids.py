@@ -11,7 +11,7 @@ from torch import Tensor
 from fxlrp.errors import InputError
 from fxlrp.show.arrays import image_of, names_of
 from fxlrp.show.colors import FAINT
-from fxlrp.show.figures import LINE, NOTES, Sheet, inches, lines_of
+from fxlrp.show.figures import LINE, NOTES, TEXT, Sheet, inches, lines_of
 from fxlrp.show.heatmaps import Heatmap
 from fxlrp.show.picture import Picture
 from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of
@@ -23,7 +23,9 @@ Cell: TypeAlias = "Picture | Image | None"
 Rows: TypeAlias = "tuple[tuple[Cell, ...], ...]"
 
 # In inches.
-MARGIN, GAP, TITLE, NOTE, BAR = 0.2, 0.12, 0.24, 0.17, 1.0
+MARGIN, GAP, NOTE, BAR, LABEL = 0.2, 0.12, 0.17, 1.0, 1.6
+# The size of a heading in points, and by how much bold letters are wider.
+HEADING, BOLDER = 11.5, 1.15
 
 
 def grid(
@@ -77,28 +79,41 @@ def grid(
     noted = common is None and bool(caption)
 
     heights = [max(_ratio(cell) for cell in row) * width for row in table]
-    titled = [any(row) for row in above]
-    label = 0.12 + max(map(inches, names)) if names else 0.0
-    high = sum(heights) + TITLE * sum(titled) + (NOTE * noted + GAP) * len(table) - GAP
-    left, top = MARGIN + label, MARGIN + (0.3 if heading else 0.0)
+    titled = [[lines_of(each, width, TEXT) for each in row] for row in above]
+    title_heights = [_height(max(map(len, row))) for row in titled]
+    labels = [lines_of(each, LABEL, TEXT) for each in names]
+    label = 0.12 + max(inches(line) for lines in labels for line in (lines or [""])) if labels else 0.0
+    left, top = MARGIN + label, MARGIN
     wide = left + count * (width + GAP) - GAP + (BAR if caption else 0.0) + MARGIN
-    lines = lines_of(minus(caption), wide - 2 * MARGIN)
-    sheet = Sheet.of(wide, top + high + (0.08 + LINE * len(lines)) * bool(lines) + MARGIN)
-    if heading:
-        sheet.text(MARGIN, MARGIN - 0.02, heading, 11.5, weight="bold")
+    head = lines_of(heading, (wide - 2 * MARGIN) / BOLDER, HEADING)
+    notes = lines_of(minus(caption), wide - 2 * MARGIN)
+    top += 0.19 * len(head) + 0.08 * bool(head)
+    high = sum(heights) + sum(title_heights) + (NOTE * noted + GAP) * len(table) - GAP
+    sheet = Sheet.of(wide, top + high + (0.08 + LINE * len(notes)) * bool(notes) + MARGIN)
+    for index, line in enumerate(head):
+        sheet.text(MARGIN, MARGIN - 0.03 + 0.19 * index, line, HEADING, weight="bold")
     y = top
     for index, row in enumerate(table):
-        y += TITLE * titled[index]
-        if names:
-            sheet.text(left - 0.12, y + heights[index] / 2, names[index], va="center", ha="right")
+        y += title_heights[index]
+        if labels:
+            middle = y + heights[index] / 2
+            sheet.text(left - 0.12, middle, "\n".join(labels[index]), va="center", ha="right", linespacing=1.25)
         for column, cell in enumerate(row):
-            _place(sheet, cell, left + column * (width + GAP), y, width, above[index][column], noted)
+            _place(sheet, cell, left + column * (width + GAP), y, width, titled[index][column], noted)
         y += heights[index] + NOTE * noted + GAP
-    if caption:
-        start = top + TITLE * titled[0]
-        sheet.bar(left + count * (width + GAP) + 0.05, start, min(heights[0], 2.6), common)
-        sheet.notes(MARGIN, top + high + 0.1, lines)
+    found = [cell for row in table for cell in row if isinstance(cell, Heatmap)]
+    if found:
+        beside = next((each for each in found if each.under is None), found[0])
+        where = left + count * (width + GAP) + 0.05
+        if common != 0:
+            sheet.bar(where, top + title_heights[0], min(heights[0], 2.6), common, beside.colors)
+        sheet.notes(MARGIN, top + high + 0.1, notes)
     return Picture(sheet.image(), common, caption)
+
+
+def _height(lines: int) -> float:
+    """The height of a title of this many lines."""
+    return 0.09 + 0.15 * lines if lines else 0.0
 
 
 def _table(cells: Any, columns: int | None) -> Rows:
@@ -176,9 +191,9 @@ def _ratio(cell: Cell) -> float:
     return image.height / image.width if image is not None else 0.0
 
 
-def _place(sheet: Sheet, cell: Cell, x: float, y: float, width: float, title: str, noted: bool) -> None:
-    if title:
-        sheet.text(x, y - 0.05, title, va="bottom")
+def _place(sheet: Sheet, cell: Cell, x: float, y: float, width: float, title: Sequence[str], noted: bool) -> None:
+    for index, line in enumerate(reversed(title)):
+        sheet.text(x, y - 0.08 - 0.15 * index, line, va="baseline")
     if cell is None:
         return
     image = cell.image if isinstance(cell, Picture) else cell
@@ -187,4 +202,4 @@ def _place(sheet: Sheet, cell: Cell, x: float, y: float, width: float, title: st
     axes.imshow(image, aspect="auto")
     if noted and isinstance(cell, Heatmap):
         note = f"±{number(cell.scale)}" if cell.scale else "all zero"
-        sheet.text(x, y + height + 0.03, note, NOTES, FAINT)
+        sheet.text(x, y + height + 0.03, minus(note), NOTES, FAINT)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.extras import require
-from fxlrp.show.arrays import EXTRA, from_bytes, image_of, pixels_of, to_bytes
-from fxlrp.show.colors import colors_of
+from fxlrp.show.arrays import EXTRA, from_bytes, image_of, pixels_of
+from fxlrp.show.colors import colors_of, on_paper
 from fxlrp.show.picture import Picture, with_bar
 from fxlrp.show.scale import QUANTILE, Scale, scale_of, signed
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of the two full colors on an image: those of the scale are too dark to be told apart there.
 SHARE_OF_OVERLAYS = 0.75
+# What becomes of black in an overlay.
+BLACK = 96
 # By how much the ratio of the sides of an image and of its relevance may differ.
 SAME_RATIO = 0.02
 
@@ -45,7 +47,14 @@ class Heatmap(Picture):
 
     def captioned(self) -> Image:
         """The image with a bar of its colors and its caption."""
-        return with_bar(self.image, self.scale or 0.0, self.caption)
+        return with_bar(self.image, self.scale or 0.0, self.caption, self.colors)
+
+    def colors(self, share: Tensor) -> Tensor:
+        """The colors of shares of the scale, on white."""
+        if self.under is None:
+            return colors_of(share)
+        colors, opacity = _overlaid(share, self.alpha)
+        return on_paper(colors, opacity)
 
     def at(self, scale: Scale) -> Heatmap:
         """The same relevance on another scale."""
@@ -96,7 +105,7 @@ def overlay(
         alpha: The opacity of the full color, above 0 and at most 1.
         quantile: As for :func:`heatmap`.
         scale: As for :func:`heatmap`.
-        gray: Whether the image is shown in gray, so that every color is relevance.
+        gray: Whether the image is shown in light gray, so that every color is relevance.
 
     Returns:
         The picture.
@@ -126,7 +135,7 @@ def overlay(
             f"the relevance has {height} x {width} positions, more than the {under.height} x {under.width} pixels of "
             "the image: enlarge the image"
         )
-    shown = under.convert("L").convert("RGB") if gray else under
+    shown = _light_gray(under) if gray else under
     return _heatmap(pixels, scale_of(pixels, quantile, scale), shown, alpha)
 
 
@@ -140,10 +149,19 @@ def _heatmap(pixels: Tensor, scale: Scale, under: Image | None = None, alpha: fl
 def _over(under: Image, share: Tensor, alpha: float) -> Image:
     """Blend the two full colors with an image, in proportion to the relevance."""
     images = require("PIL.Image", EXTRA)
-    colors = colors_of(share.sign() * SHARE_OF_OVERLAYS)
-    opacity = (share.abs() * (alpha * 255)).round().to(torch.uint8).unsqueeze(-1)
-    layer = from_bytes(torch.cat((colors, opacity), -1)).resize(under.size, images.Resampling.NEAREST)
-    pixels = to_bytes(layer.convert("RGB")).double()
-    weight = torch.frombuffer(bytearray(layer.getchannel("A").tobytes()), dtype=torch.uint8)
-    weight = weight.reshape(under.height, under.width, 1).double() / 255
-    return from_bytes(torch.lerp(to_bytes(under).double(), pixels, weight).round().to(torch.uint8))
+    colors, opacity = _overlaid(share, alpha)
+    layer = from_bytes(torch.cat((colors, (opacity * 255).round().to(torch.uint8)), -1))
+    layer = layer.resize(under.size, images.Resampling.NEAREST)
+    found: Image = images.composite(layer.convert("RGB"), under, layer.getchannel("A"))
+    return found
+
+
+def _overlaid(share: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The color of each share of the scale in an overlay, and its opacity."""
+    return colors_of(share.sign() * SHARE_OF_OVERLAYS), (share.abs() * alpha).unsqueeze(-1)
+
+
+def _light_gray(image: Image) -> Image:
+    """The image in gray from BLACK to white: relevance is seen on dark parts, too."""
+    gray = image.convert("L").point(lambda value: BLACK + value * (255 - BLACK) / 255)
+    return gray.convert("RGB")

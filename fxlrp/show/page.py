@@ -8,13 +8,13 @@ from html import escape
 from pathlib import Path
 
 from fxlrp.errors import InputError
-from fxlrp.show.colors import ANCHORS, FAINT, INK, PAPER, color_of, text_on
+from fxlrp.show.colors import ANCHORS, EDGE, FAINT, INK, PAPER, color_of, text_on
 from fxlrp.show.scale import Scale, minus, signed
 
 # The page has its own background: colors mean the same on a dark page.
 CARD = (
-    f"background:{PAPER};color:{INK};color-scheme:light;padding:12px 14px;border-radius:4px;max-width:62em;"
-    "font:14px/1.5 system-ui,sans-serif;text-align:left"
+    f"background:{PAPER};color:{INK};color-scheme:light;padding:12px 14px;border-radius:4px;"
+    "width:fit-content;max-width:62em;font:14px/1.5 system-ui,sans-serif;text-align:left"
 )
 
 
@@ -82,7 +82,7 @@ def _bar(scale: Scale) -> str:
     return (
         f'<div style="width:18em;max-width:100%;margin-top:12px;font-size:12px" role="img" '
         f'aria-label="blue is negative, white zero, red positive">'
-        f'<div style="height:9px;border:1px solid #b4b9bf;background:linear-gradient(to right,{",".join(ANCHORS)})">'
+        f'<div style="height:9px;border:1px solid {EDGE};background:linear-gradient(to right,{",".join(ANCHORS)})">'
         f'</div><div style="display:flex;justify-content:space-between">{ends}</div></div>'
     )
 

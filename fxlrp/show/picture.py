@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, from_bytes
-from fxlrp.show.colors import FAINT, INK, PAPER, colors_of
+from fxlrp.show.colors import EDGE, FAINT, INK, PAPER
 from fxlrp.show.scale import minus, signed
 
 if TYPE_CHECKING:
@@ -71,10 +72,16 @@ class Picture:
         return f"{type(self).__name__}({self.image.width}x{self.image.height}, {self.caption})"
 
 
-def with_bar(image: Image, scale: float, caption: str) -> Image:
+def with_bar(image: Image, scale: float, caption: str, colors: Callable[[Tensor], Tensor]) -> Image:
     """Return an image with a bar of the colors and the caption below it.
 
     Small images are enlarged by a whole number, so that each pixel remains a square.
+
+    Args:
+        image: The image.
+        scale: The absolute relevance that has the full color; zero if there is none, and no bar.
+        caption: The caption.
+        colors: The colors of shares of the scale.
     """
     images, draws = require("PIL.Image", EXTRA), require("PIL.ImageDraw", EXTRA)
     times = max(1, -(-LEAST_SIDE // max(image.size)))
@@ -89,13 +96,13 @@ def with_bar(image: Image, scale: float, caption: str) -> Image:
     left = MARGIN + (width - shown.width) // 2
     page.paste(shown, (left, MARGIN))
     # Where relevance is zero the image is white, so it has an edge.
-    draw.rectangle((left - 1, MARGIN - 1, left + shown.width, MARGIN + shown.height), outline="#b4b9bf")
+    draw.rectangle((left - 1, MARGIN - 1, left + shown.width, MARGIN + shown.height), outline=EDGE)
     top = MARGIN + shown.height + MARGIN
     if scale:
         bar = width
         shares = torch.linspace(-1, 1, bar, dtype=torch.float64)
-        page.paste(from_bytes(colors_of(shares).expand(BAR, bar, 3)), (MARGIN, top))
-        draw.rectangle((MARGIN - 1, top - 1, MARGIN + bar, top + BAR), outline="#b4b9bf")
+        page.paste(from_bytes(colors(shares).expand(BAR, bar, 3)), (MARGIN, top))
+        draw.rectangle((MARGIN - 1, top - 1, MARGIN + bar, top + BAR), outline=EDGE)
         top += BAR + 3
         for share, anchor in ((-1, "lt"), (0, "mt"), (1, "rt")):
             label = signed(share * scale)
@@ -115,14 +122,19 @@ def font(size: int) -> Any:
 
 
 def wrapped(caption: str, measure: Callable[[str], float], width: float) -> list[str]:
-    """The caption in lines that are at most ``width`` wide."""
+    """The caption in lines that are at most ``width`` wide. Words that are wider are divided."""
     lines: list[str] = []
     for paragraph in caption.splitlines():
         lines.append("")
         for word in paragraph.split():
             longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and measure(longer) > width:
-                lines.append(word)
-            else:
+            if measure(longer) <= width:
                 lines[-1] = longer
+                continue
+            if lines[-1]:
+                lines.append("")
+            for each in word:
+                if lines[-1] and measure(lines[-1] + each) > width:
+                    lines.append("")
+                lines[-1] += each
     return lines

@@ -67,12 +67,12 @@ def scale_of(relevance: Tensor, quantile: float = QUANTILE, scale: float | None 
 
 def number(value: float) -> str:
     """A number with three significant digits."""
-    return f"{value:.3g}"
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def signed(value: float) -> str:
     """A number with its sign; zero has none."""
-    return f"{value:+.3g}" if value else "0"
+    return f"{'+' if value > 0 else ''}{number(value)}" if value else "0"
 
 
 def minus(text: str) -> str:

@@ -13,15 +13,15 @@ from torch import Tensor
 from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, names_of, numbers_of
-from fxlrp.show.colors import FAINT, INK, color_of, colors_of
-from fxlrp.show.figures import EDGE, LINE, Sheet, lines_of
+from fxlrp.show.colors import EDGE, FAINT, INK, color_of, colors_of, on_paper
+from fxlrp.show.figures import LINE, Sheet, lines_of
 from fxlrp.show.picture import Picture
 from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of, signed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Of the colors behind the curves.
+# The opacity of the colors behind the curves.
 ALPHA = 0.6
 SHARE_OF_BARS = 0.75
 # In inches.
@@ -148,7 +148,7 @@ def _draw(parts: _Parts, names: Sequence[str], scale: Scale, caption: str) -> Im
     _ticks(axes, "relevance", axes.xaxis, axes.yaxis)
     axes.set_xlabel("seconds" if parts.rate else "position", fontsize=8.5, color=INK, labelpad=2)
     if scale.value:
-        sheet.bar(LEFT + WIDTH + 0.15, MARGIN, min(1.6, bars_at - GAP - MARGIN), scale.value, ALPHA)
+        sheet.bar(LEFT + WIDTH + 0.15, MARGIN, min(1.6, bars_at - GAP - MARGIN), scale.value, _behind)
     sheet.notes(MARGIN, bars_at + BARS + 0.42, lines)
     return sheet.image()
 
@@ -160,10 +160,15 @@ def _curve(axes: Any, parts: _Parts, index: int, scale: Scale) -> None:
     room = (most - least or 1.0) * 0.08
     limits = [least - room, most + room]
     axes.set(xlim=(edges[0], edges[-1]), ylim=limits)
-    behind = colors_of(scale.share(parts.sums[index]))
-    axes.pcolorfast(edges, limits, behind.unsqueeze(0).numpy(), alpha=ALPHA)
+    behind = _behind(scale.share(parts.sums[index]))
+    axes.pcolorfast(edges, limits, behind.unsqueeze(0).numpy())
     times = [position / (parts.rate or 1) for position in range(parts.length)]
     axes.plot(times, curve.tolist(), color=INK, linewidth=0.7 if parts.length > 400 else 1.1)
+
+
+def _behind(share: Tensor) -> Tensor:
+    """The colors behind a curve, on which it can be seen."""
+    return on_paper(colors_of(share), ALPHA)
 
 
 def _bars(axes: Any, parts: _Parts) -> None:

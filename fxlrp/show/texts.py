@@ -21,7 +21,7 @@ from fxlrp.show.scale import Scale, minus, scale_of, signed
 BAR = 24
 SPANS = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;font-size:15px"
 # A token that does not fit into a line moves to the next one as a whole.
-SPAN = "border-radius:3px;padding:0 1px;margin:1px;display:inline-block;max-width:100%;unicode-bidi:isolate"
+SPAN = "border-radius:3px;padding:0 2px;margin:1px;display:inline-block;max-width:100%;unicode-bidi:isolate"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

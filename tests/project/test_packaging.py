@@ -176,8 +176,16 @@ explained = torch.compile(model, backend="fxlrp", options={"rules": "epsilon"})
 explained(x).amax(1).sum().backward()
 torch.testing.assert_close(x.grad, relevance)
 
+from fxlrp import show
 from fxlrp.extras import import_torchvision, require
-for load, extra in ((import_torchvision, "vision"), (lambda: require("sklearn.datasets", "demo"), "demo")):
+assert "<span" in show.tokens(["a"], [1.0])._repr_html_() and str(show.table([2], [1.0])) and explain._repr_html_()
+for load, extra in (
+    (import_torchvision, "vision"),
+    (lambda: require("sklearn.datasets", "demo"), "demo"),
+    (lambda: show.heatmap(relevance[0]), "show"),
+    (lambda: show.grid([torch.rand(3, 2, 2)]), "show"),
+    (lambda: show.signal(torch.rand(4), torch.rand(4)), "show"),
+):
     try:
         load()
     except ImportError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxlrp.show.colors import ANCHORS, color_of, colors_of, luminance, text_on
+from fxlrp.show.scale import minus, number, signed
 
 
 def test_red_is_positive_blue_negative_and_white_zero() -> None:
@@ -42,3 +43,9 @@ def test_text_is_legible_on_every_color() -> None:
         behind = color_of(share)
         one, other = sorted((luminance(behind), luminance(text_on(behind))))
         assert (other + 0.05) / (one + 0.05) >= 4.5
+
+
+def test_numbers_are_short() -> None:
+    assert [number(value) for value in (0.0, 2.2249e-7, 1234567.0, 0.5)] == ["0", "2.22e-7", "1.23e+6", "0.5"]
+    assert [signed(value) for value in (0.0, -0.0, 2.0, -2e-10)] == ["0", "0", "+2", "-2e-10"]
+    assert minus("-2e-10") == "−2e−10"
