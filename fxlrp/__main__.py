@@ -20,6 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: The exit status is not 0: 1 if some files could not be explained, 2 for a wrong call.
     """
+    parser().run(arguments)
+
+
+def parser() -> Parser:
+    """The parser of all commands."""
     parser = Parser(
         prog="fxlrp",
         description="Layer-wise relevance propagation as a compiler pass. fxlrp COMMAND --help shows examples.",
@@ -28,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (explain, graph, rules, check, survey):
         command.add(commands)
-    parser.run(arguments)
+    return parser
 
 
 if __name__ == "__main__":

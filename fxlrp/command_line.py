@@ -39,8 +39,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def one_line(message: object) -> str:
-    """A message without line breaks."""
-    return " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+    """A message without line breaks; a semicolon stands for one where a line ends without a sign."""
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+    ended = [line if line[-1] in ".,:;" else f"{line};" for line in lines[:-1]]
+    return " ".join([*ended, *lines[-1:]])
 
 
 def add_command(

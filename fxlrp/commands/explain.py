@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def add(commands: Any) -> None:
         metavar="top|N|NAME",
         help="the class: the largest output, an index or a name",
     )
+    parser.add_argument("--output", metavar="KEY", help="the output of a model that returns several: an index or a key")
     parser.add_argument("--out", type=Path, default=Path("explanations"), help="the folder (default: explanations)")
     add_device(parser)
     parser.add_argument("--batch", type=at_least_one, default=8, metavar="N", help="images at a time (default: 8)")
@@ -63,6 +65,9 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     device = device_of(options.device)
     subject = load(options.model, options.weights, options.classes)
+    if options.output is not None:
+        output = int(options.output) if options.output.isdecimal() else options.output
+        subject = replace(subject, options={**subject.options, "output": output})
     kind = _kind(subject, options.inputs)
     known = subject.normalization.bounds if subject.normalization else {}
     rules = preset_of(options, known)

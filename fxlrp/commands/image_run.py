@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import fxlrp
 from fxlrp import show
 from fxlrp.commands.images import files_of, opened, shown
 from fxlrp.commands.progress import Progress
-from fxlrp.commands.subjects import Subject
+from fxlrp.commands.subjects import Subject, check_output, compiled
 from fxlrp.commands.summary import Result
-from fxlrp.errors import FxlrpError, InputError
+from fxlrp.errors import FxlrpError
 from fxlrp.explainer import Explainer
 from fxlrp.rules.preset import Preset
 
@@ -54,12 +53,14 @@ def explained(
     for batch in _batches(subject, paths, options.batch, results):
         inputs = torch.stack([each.input for each in batch]).to(device)
         if explain is None:
-            explain = fxlrp.compile(subject.model, rules, example_inputs=inputs, **subject.options)
-            _check_output(explain, inputs, target)
+            explain = compiled(subject, rules, {"": inputs})
+            check_output(explain(inputs[:1], return_output=True)[1], target)
         try:
             found = _of_batch(explain, subject, inputs, target, not options.no_balance)
-        except FxlrpError as error:
-            results.update({each.path: Result(str(each.path), str(error)) for each in batch})
+        except (FxlrpError, torch.OutOfMemoryError) as error:
+            full = isinstance(error, torch.OutOfMemoryError)
+            problem = f"{len(batch)} images do not fit into memory: choose a smaller --batch" if full else str(error)
+            results.update({each.path: Result(str(each.path), problem) for each in batch})
             progress.add(len(batch))
             continue
         for image, (result, relevance) in zip(batch, found, strict=True):
@@ -86,7 +87,7 @@ def _batches(subject: Subject, paths: Sequence[Path], size: int, results: dict[P
     batch: list[_Image] = []
     for path in paths:
         try:
-            image = _Image(path, _prepared(subject, path))
+            image = _Image(path, subject.image(opened(path)))
         except FxlrpError as error:
             results[path] = Result(str(path), str(error))
             continue
@@ -96,30 +97,6 @@ def _batches(subject: Subject, paths: Sequence[Path], size: int, results: dict[P
         batch.append(image)
     if batch:
         yield batch
-
-
-def _prepared(subject: Subject, path: Path) -> Tensor:
-    made = subject.prepare(opened(path))
-    if not isinstance(made, Tensor) or made.dim() != 3:
-        what = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-        raise InputError(f"the function that prepares images must return a tensor (C, H, W), not {what}")
-    return made
-
-
-def _check_output(explain: Explainer, inputs: Tensor, target: int | None) -> None:
-    """Check what the model returns, once.
-
-    Raises:
-        InputError: It is not a classifier, or has fewer classes.
-    """
-    _, output = explain(inputs[:1], return_output=True)
-    if output.dim() != 2:
-        raise InputError(
-            f"the output of the model has the shape {tuple(output.shape)}: fxlrp explain is for classifiers, "
-            "(batch, classes)"
-        )
-    if target is not None and not -output.shape[1] <= target < output.shape[1]:
-        raise InputError(f"--target {target}: the model has the classes 0 to {output.shape[1] - 1}")
 
 
 def _of_batch(

@@ -83,6 +83,8 @@ def _call(name: str) -> Any:
         raise InputError(f"--model {name}: the module {module_name!r} has no function {attribute!r}{hint}")
     try:
         return function()
+    except SystemExit as error:
+        raise InputError(f"--model {name}: the function ends the process (status {error.code})") from error
     except Exception as error:
         raise InputError(f"--model {name}: {because(error)}, {_where(error)}") from error
 

@@ -11,7 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+import fxlrp
 from fxlrp.errors import InputError
+from fxlrp.explainer import Explainer
+from fxlrp.rules.preset import Preset
 
 Kind: TypeAlias = Literal["image", "text"]
 LIBRARIES = ("torchvision", "timm", "hf", "transformers")
@@ -64,6 +67,34 @@ class Subject:
     preparation: str = ""
     weights: str = ""
 
+    def image(self, image: Any) -> Tensor:
+        """The input ``(C, H, W)`` that an image of pillow becomes.
+
+        Raises:
+            InputError: It does not become one.
+        """
+        made = self.prepare(image)
+        if not isinstance(made, Tensor) or made.dim() != 3:
+            what = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise InputError(f"the function that prepares images must return a tensor (C, H, W), not {what}")
+        return made
+
+    def text(self, text: str) -> tuple[list[str], dict[str, Tensor]]:
+        """The tokens of a text, and the inputs by name; the name "" means the first input of the model.
+
+        Raises:
+            InputError: The text becomes something else.
+        """
+        made = self.prepare(text)
+        tokens, inputs = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
+        inputs = {"": inputs} if isinstance(inputs, Tensor) else inputs
+        if not isinstance(inputs, Mapping) or not isinstance(tokens, list | tuple):
+            raise InputError(
+                "the function that prepares texts must return (tokens, inputs): a list of strings, and a tensor of "
+                "shape (1, tokens) or a dictionary of tensors"
+            )
+        return list(tokens), dict(inputs)
+
     def class_name(self, index: int) -> str:
         """The name of a class, or its index."""
         return self.classes[index] if index < len(self.classes) else str(index)
@@ -110,6 +141,38 @@ def _named(wanted: str, classes: Sequence[str]) -> list[int]:
         if found:
             return found
     return []
+
+
+def compiled(subject: Subject, rules: Preset, inputs: Mapping[str, Tensor] | None) -> Explainer:
+    """Return the explainer of a subject.
+
+    Args:
+        subject: The subject.
+        rules: The rules.
+        inputs: Example inputs, as :meth:`Subject.text` returns them; None for none.
+
+    Raises:
+        FxlrpError: The model cannot be explained.
+    """
+    options = dict(subject.options)
+    options["constants"] = [name for name in options.get("constants", ()) if name in (inputs or ())]
+    example = inputs[""] if inputs is not None and list(inputs) == [""] else inputs
+    return fxlrp.compile(subject.model, rules, example_inputs=example, **options)
+
+
+def check_output(output: Tensor, target: int | None) -> None:
+    """Check the output of a model.
+
+    Raises:
+        InputError: It is not a classifier, or has fewer classes.
+    """
+    if output.dim() != 2:
+        raise InputError(
+            f"the output of the model has the shape {tuple(output.shape)}: fxlrp explain is for classifiers, "
+            "(batch, classes)"
+        )
+    if target is not None and not -output.shape[1] <= target < output.shape[1]:
+        raise InputError(f"--target {target}: the model has the classes 0 to {output.shape[1] - 1}")
 
 
 def load(name: str, weights: str, classes: Path | None) -> Subject:

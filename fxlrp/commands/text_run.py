@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fxlrp
 from fxlrp import show
 from fxlrp.commands.progress import Progress
-from fxlrp.commands.subjects import Subject
+from fxlrp.commands.subjects import Subject, check_output, compiled
 from fxlrp.commands.summary import Result
 from fxlrp.errors import FxlrpError, InputError
 from fxlrp.explainer import Explainer
@@ -46,13 +45,14 @@ def explained(
     for number, text in enumerate(texts, 1):
         path = options.out / f"text-{number}.html"
         try:
-            tokens, inputs = _prepared(subject, text)
+            tokens, inputs = subject.text(text)
         except FxlrpError as error:
             results.append(Result(text, str(error)))
             continue
         inputs = {name: value.to(device) for name, value in inputs.items()}
         if explain is None:
-            explain = _compiled(subject, rules, inputs, target)
+            explain = compiled(subject, rules, inputs)
+            check_output(_call(explain, inputs, return_output=True)[1], target)
         try:
             results.append(_of_text(explain, subject, text, tokens, inputs, target, path, not options.no_balance))
         except FxlrpError as error:
@@ -79,43 +79,9 @@ def _texts(given: list[str]) -> list[str]:
     return found
 
 
-def _prepared(subject: Subject, text: str) -> tuple[list[str], dict[str, Tensor]]:
-    """The tokens, and the inputs by name; an input without a name is the first one of the model."""
-    made = subject.prepare(text)
-    tokens, inputs = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
-    inputs = {"": inputs} if isinstance(inputs, Tensor) else inputs
-    if not isinstance(inputs, Mapping) or not isinstance(tokens, list | tuple):
-        raise InputError(
-            "the function that prepares texts must return (tokens, inputs): a list of strings, and a tensor of shape "
-            "(1, tokens) or a dictionary of tensors"
-        )
-    return list(tokens), dict(inputs)
-
-
 def _call(explain: Any, inputs: dict[str, Tensor], **asked: Any) -> Any:
     own = [value for name, value in inputs.items() if not name]
     return explain(*own, **{name: value for name, value in inputs.items() if name}, **asked)
-
-
-def _compiled(subject: Subject, rules: Preset, inputs: dict[str, Tensor], target: int | None) -> Explainer:
-    """The explainer of the model.
-
-    Raises:
-        InputError: The model is not a classifier, or has fewer classes.
-    """
-    options = dict(subject.options)
-    options["constants"] = [name for name in options.get("constants", ()) if name in inputs]
-    example: Any = inputs[""] if list(inputs) == [""] else inputs
-    explain = fxlrp.compile(subject.model, rules, example_inputs=example, **options)
-    _, output = _call(explain, inputs, return_output=True)
-    if output.dim() != 2:
-        raise InputError(
-            f"the output of the model has the shape {tuple(output.shape)}: fxlrp explain is for classifiers, "
-            "(batch, classes)"
-        )
-    if target is not None and not -output.shape[1] <= target < output.shape[1]:
-        raise InputError(f"--target {target}: the model has the classes 0 to {output.shape[1] - 1}")
-    return explain
 
 
 def _of_text(

@@ -205,3 +205,26 @@ def test_progress_is_shown_in_a_terminal_only(
         printed = capsys.readouterr().err
         assert bool(printed) is is_terminal
     assert printed.startswith("\r2 of 3 images") and "\r3 of 3 images" in printed and printed.endswith("\n")
+
+
+def test_one_of_several_outputs(folder: Path) -> None:
+    """The outputs are sums of pixels: the relevance of the image is the output."""
+    call = ["explain", "images/dog.jpg", "--model", f"{MODULE}:several", "--output", "sums", "--target", "1"]
+    assert status(*call, *LRP_0) == 0
+    (row,) = summary(folder / "explanations")
+    assert float(row["score"]) == pytest.approx(float(row["at the input"]), rel=1e-4)
+    assert row["index"] == "1"
+
+
+def test_images_that_do_not_fit_into_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fxlrp.commands import image_run
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(image_run, "_of_batch", full)
+    assert status("explain", "images", "--model", f"{MODULE}:plain", "--batch", "2") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and "2 images do not fit into memory: choose a smaller --batch" in lines[0]

@@ -49,6 +49,15 @@ def test_graph_with_an_example(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "embedding" in operations(printed(capsys, "graph", f"{MODULE}:words"))
 
 
+def test_graph_as_a_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["graph", f"{MODULE}:plain", "--html"]
+    # With the output.
+    assert printed(capsys, *call, "plain.html").startswith("plain.html: 7 nodes")
+    printed(capsys, *call, "with.html", "--input", "images/cat.png")
+    plain, with_relevance = (Path(name).read_text() for name in ("plain.html", "with.html"))
+    assert "<html" in plain and plain != with_relevance
+
+
 def test_graph_of_a_library(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "graph", "torchvision:squeezenet1_1", "--rules", "epsilon_plus")
     assert operations(text).count("conv2d") == 26

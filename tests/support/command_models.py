@@ -86,6 +86,18 @@ def unsupported():
     return Exponential()
 
 
+def several():
+    class Several(nn.Module):
+        def forward(self, x):
+            return {"sums": x.sum((2, 3)), "features": x}
+
+    return Several()
+
+
+def exits():
+    raise SystemExit(3)
+
+
 def training():
     return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 2, bias=False)).train(), gray
 '''
