@@ -79,6 +79,8 @@ def preset_named(name: str) -> Any:
 def _read(path: Path) -> Preset:
     try:
         found = json.loads(path.read_text())
+    except OSError as error:
+        raise RuleError(f"--rules {path}: {error}") from error
     except ValueError as error:
         raise RuleError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):

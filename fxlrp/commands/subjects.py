@@ -124,8 +124,9 @@ class Subject:
             names = ", ".join(f"{self.classes[index]!r} ({index})" for index in found[:5])
             raise InputError(f"--target {wanted!r} means {len(found)} classes, such as {names}: give the index")
         close = difflib.get_close_matches(wanted.lower(), [name.lower() for name in self.classes])
-        hint = f"; similar names: {', '.join(close)}" if close else ""
-        raise InputError(f"--target {wanted!r}: no class has this name{hint}")
+        more = ", ..." * (len(self.classes) > 5)
+        hint = f"similar names: {', '.join(close)}" if close else f"the classes are {', '.join(self.classes[:5])}{more}"
+        raise InputError(f"--target {wanted!r}: no class has this name; {hint}")
 
 
 def _named(wanted: str, classes: Sequence[str]) -> list[int]:
@@ -191,7 +192,7 @@ def load(name: str, weights: str, classes: Path | None) -> Subject:
     library, colon, model = name.partition(":")
     if not (library and colon and model):
         raise InputError(
-            f"--model {name!r} is not torchvision:NAME, timm:NAME, hf:NAME or module:function (a function that "
+            f"the model {name!r} is not torchvision:NAME, timm:NAME, hf:NAME or module:function (a function that "
             "returns a model)"
         )
     path = None if weights in (DEFAULT, RANDOM) else Path(weights)

@@ -56,7 +56,12 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             found: Any = require("safetensors.torch", "text").load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        # What torch says of it advises to run the code in the file.
+        raise InputError(
+            f"{path} is not a file of weights alone, as torch.save(model.state_dict(), ...) writes"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a file of weights, which torch.save(model.state_dict(), ...) writes: {because(error)}"
         ) from error
