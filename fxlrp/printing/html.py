@@ -7,18 +7,21 @@ from html import escape
 
 __all__ = ["Table", "html_table", "in_cells"]
 
+# Cells with more characters are wrapped.
+_LONG = 48
 # Colors are those of the notebook, light or dark: lines and stripes are transparent grays. The class is written twice
 # so that notebooks' own styles of tables do not prevail. Rows that scroll below the names of columns are blurred there.
 _STYLE = """<style>
 .fxlrp-table{overflow:auto;max-height:36em;max-width:100%;width:fit-content;
 scrollbar-color:rgba(128,128,128,.6) transparent}
-.fxlrp-table.fxlrp-table table{border-collapse:collapse;border:0;margin:0;font-size:12.5px;line-height:1.4;
-color:inherit;font-variant-numeric:tabular-nums}
+.fxlrp-table.fxlrp-table table{border-collapse:collapse;border:0;margin:0;table-layout:auto;font-size:12.5px;
+line-height:1.4;color:inherit;font-variant-numeric:tabular-nums}
 .fxlrp-table.fxlrp-table :is(td,th){padding:3px 12px 3px 4px;border:0;vertical-align:top;text-align:left;color:inherit;
-max-width:34em;overflow-wrap:break-word;white-space:normal}
-.fxlrp-table.fxlrp-table th{position:sticky;top:0;font-weight:600;white-space:nowrap;backdrop-filter:blur(14px);
+max-width:none;white-space:nowrap}
+.fxlrp-table.fxlrp-table th{position:sticky;top:0;font-weight:600;backdrop-filter:blur(14px);
 background:rgba(128,128,128,.12);border-bottom:1px solid rgba(128,128,128,.35)}
-.fxlrp-table.fxlrp-table :is(td,th).r{text-align:right;white-space:nowrap}
+.fxlrp-table.fxlrp-table :is(td,th).r{text-align:right}
+.fxlrp-table.fxlrp-table td.w{min-width:20em;max-width:34em;overflow-wrap:break-word;white-space:normal}
 .fxlrp-table.fxlrp-table tbody tr{background:transparent}
 .fxlrp-table.fxlrp-table tbody tr:nth-child(even){background:rgba(128,128,128,.07)}
 .fxlrp-table.fxlrp-table tr.f{opacity:.65}
@@ -71,7 +74,8 @@ def html_table(
     head = "".join(f"<th{end}>{escape(header)}</th>" for header, end in zip(headers, ends, strict=True))
     lines = []
     for index, row in enumerate(rows):
-        cells = "".join(f"<td{end}>{escape(cell)}</td>" for cell, end in zip(row, ends, strict=True))
+        classes = [' class="w"' if len(cell) > _LONG else end for cell, end in zip(row, ends, strict=True)]
+        cells = "".join(f"<td{each}>{escape(cell)}</td>" for cell, each in zip(row, classes, strict=True))
         faded = ' class="f"' if index in faint else ""
         lines.append(f"<tr{faded}>{cells}</tr>")
     body = "\n".join(lines)

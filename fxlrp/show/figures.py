@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,16 @@ DPI = 160
 # The sizes of text in points, and the height of the lines of notes in inches.
 TEXT, NOTES = 9.0, 7.5
 LINE = 0.14
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """What is drawn inside looks the same whatever the user has set in matplotlib."""
+    matplotlib = require("matplotlib", EXTRA)
+    # The backend belongs to the process, and figures here have none.
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
+    with matplotlib.rc_context(defaults):
+        yield
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,11 @@ class Sheet:
 
     def image(self) -> Image:
         """The sheet as an image of pillow."""
-        file = BytesIO()
-        self.figure.savefig(file, format="png")
-        file.seek(0)
-        found: Image = require("PIL.Image", EXTRA).open(file).convert("RGB")
-        return found
+        canvas = require("matplotlib.backends.backend_agg", EXTRA).FigureCanvasAgg(self.figure)
+        canvas.draw()
+        width, height = canvas.get_width_height()
+        found: Image = require("PIL.Image", EXTRA).frombytes("RGBA", (width, height), bytes(canvas.buffer_rgba()))
+        return found.convert("RGB")
 
 
 def inches(text: str, size: float = TEXT) -> float:

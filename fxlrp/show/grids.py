@@ -11,10 +11,10 @@ from torch import Tensor
 from fxlrp.errors import InputError
 from fxlrp.show.arrays import image_of, names_of
 from fxlrp.show.colors import FAINT
-from fxlrp.show.figures import LINE, NOTES, TEXT, Sheet, inches, lines_of
+from fxlrp.show.figures import LINE, NOTES, TEXT, Sheet, default_style, inches, lines_of
 from fxlrp.show.heatmaps import Heatmap
 from fxlrp.show.picture import Picture
-from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of
+from fxlrp.show.scale import QUANTILE, Scale, minus, number, real, scale_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,16 +68,28 @@ def grid(
         3.0
     """
     table = _table(cells, columns)
-    count = max(map(len, table))
     above = _titles(titles, table, flat=columns is not None)
     names = names_of(rows, "rows") if rows is not None else ()
     if names and len(names) != len(table):
         raise InputError(f"rows has {len(names)} names, but there are {len(table)} rows")
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 20:
-        raise InputError(f"width={width!r} is not a number of inches, above 0 and at most 20")
+    (heading,) = names_of([heading], "heading")
+    width = real("width", width, "a number of inches, above 0 and at most 20", lambda value: 0 < value <= 20)
     table, common, caption = _on_scale(table, scale, quantile)
-    noted = common is None and bool(caption)
+    return Picture(_draw(table, above, names, heading, common, caption, width), common, caption)
 
+
+@default_style()
+def _draw(
+    table: Rows,
+    above: Sequence[Sequence[str]],
+    names: Sequence[str],
+    heading: str,
+    common: float | None,
+    caption: str,
+    width: float,
+) -> Image:
+    count = len(table[0])
+    noted = common is None and bool(caption)
     heights = [max(_ratio(cell) for cell in row) * width for row in table]
     titled = [[lines_of(each, width, TEXT) for each in row] for row in above]
     title_heights = [_height(max(map(len, row))) for row in titled]
@@ -108,7 +120,7 @@ def grid(
         if common != 0:
             sheet.bar(where, top + title_heights[0], min(heights[0], 2.6), common, beside.colors)
         sheet.notes(MARGIN, top + high + 0.1, notes)
-    return Picture(sheet.image(), common, caption)
+    return sheet.image()
 
 
 def _height(lines: int) -> float:

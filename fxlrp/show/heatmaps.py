@@ -13,7 +13,7 @@ from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, from_bytes, image_of, pixels_of
 from fxlrp.show.colors import colors_of, on_paper
 from fxlrp.show.picture import Picture, with_bar
-from fxlrp.show.scale import QUANTILE, Scale, scale_of, signed
+from fxlrp.show.scale import QUANTILE, Scale, real, scale_of, signed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,8 +119,7 @@ def overlay(
         >>> show.overlay(torch.rand(3, 8, 8), torch.ones(3, 8, 8), scale=3)
         Heatmap(8x8, full color at ±3 (given), sum 192)
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= 1:
-        raise InputError(f"alpha={alpha!r} is not a number above 0 and at most 1")
+    alpha = real("alpha", alpha, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
     pixels = pixels_of(relevance)
     under = image_of(image)
     height, width = pixels.shape

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.show.arrays import names_of, numbers_of
+from fxlrp.show.colors import INK, PAPER
 from fxlrp.show.page import Page, card, colored, printable
 from fxlrp.show.scale import minus, scale_of, signed
 from fxlrp.show.texts import bar
 
-CELL = "padding:3px 10px;border:1px solid #dfe2e6;text-align:right"
+# Every cell has its own background: notebooks color the rows of tables.
+CELL = f"padding:3px 10px;border:1px solid #dfe2e6;text-align:right;line-height:1.4;background:{PAPER};color:{INK}"
 LEFT = "text-align:left"
 
 
@@ -156,6 +158,6 @@ def _th(name: str, style: str = "") -> str:
 
 def _html(heads: str, body: str) -> str:
     return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;color:inherit;'
-        f'font-variant-numeric:tabular-nums"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;border:0;margin:0;table-layout:auto;'
+        f'font-size:13px;font-variant-numeric:tabular-nums"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )

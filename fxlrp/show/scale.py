@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,12 +48,10 @@ def scale_of(relevance: Tensor, quantile: float = QUANTILE, scale: float | None 
     Raises:
         InputError: The quantile is not in (0, 1], or the scale is not a positive number.
     """
-    if not isinstance(quantile, (int, float)) or isinstance(quantile, bool) or not 0 < quantile <= 1:
-        raise InputError(f"quantile={quantile!r} is not a number above 0 and at most 1")
+    quantile = real("quantile", quantile, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
     if scale is not None:
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-            raise InputError(f"scale={scale!r} is not a positive number: it is the relevance that gets the full color")
-        return Scale(float(scale), "given")
+        what = "a positive number: it is the relevance that gets the full color"
+        return Scale(real("scale", scale, what, lambda value: 0 < value < math.inf), "given")
     ordered = relevance.abs().flatten().sort().values
     largest = float(ordered[-1])
     if not largest:
@@ -63,6 +63,24 @@ def scale_of(relevance: Tensor, quantile: float = QUANTILE, scale: float | None 
     if not chosen:
         return Scale(largest, f"the largest{whose}, because the {quantile:g} quantile is zero")
     return Scale(chosen, f"the largest{whose}" if quantile == 1 else f"the {quantile:g} quantile{whose}")
+
+
+def real(name: str, value: Any, what: str, fits: Callable[[float], bool]) -> float:
+    """Return an argument as a number.
+
+    Args:
+        name: The name of the argument.
+        value: A number, or a tensor or an array with one.
+        what: What it must be, for errors.
+        fits: Whether a number is that.
+
+    Raises:
+        InputError: It is not.
+    """
+    found = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not fits(found):
+        raise InputError(f"{name}={value!r} is not {what}")
+    return float(found)
 
 
 def number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +15,9 @@ from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, names_of, numbers_of
 from fxlrp.show.colors import EDGE, FAINT, INK, color_of, colors_of, on_paper
-from fxlrp.show.figures import LINE, Sheet, lines_of
+from fxlrp.show.figures import DPI, LINE, Sheet, default_style, lines_of
 from fxlrp.show.picture import Picture
-from fxlrp.show.scale import QUANTILE, Scale, minus, number, scale_of, signed
+from fxlrp.show.scale import QUANTILE, Scale, minus, number, real, scale_of, signed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,8 +70,8 @@ def signal(
             f"values of shape {tuple(torch.as_tensor(values).shape)} and relevance of shape "
             f"{tuple(torch.as_tensor(relevance).shape)} are not the same channels and length"
         )
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
-        raise InputError(f"rate={rate!r} is not a positive number of values in a second")
+    if rate is not None:
+        rate = real("rate", rate, "a positive number of values in a second", lambda value: 0 < value < math.inf)
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise InputError(f"bins={bins!r} is not a whole number of at least 1")
     names = names_of(channels, "channels") if channels is not None else ("",) * len(curves)
@@ -132,6 +133,7 @@ def _channels(values: Any, what: str) -> Tensor:
     return tensor.reshape(-1, shape[-1])
 
 
+@default_style()
 def _draw(parts: _Parts, names: Sequence[str], scale: Scale, caption: str) -> Image:
     count = len(parts.curves)
     panel = PANEL if count <= 3 else SMALL_PANEL
@@ -162,8 +164,30 @@ def _curve(axes: Any, parts: _Parts, index: int, scale: Scale) -> None:
     axes.set(xlim=(edges[0], edges[-1]), ylim=limits)
     behind = _behind(scale.share(parts.sums[index]))
     axes.pcolorfast(edges, limits, behind.unsqueeze(0).numpy())
-    times = [position / (parts.rate or 1) for position in range(parts.length)]
-    axes.plot(times, curve.tolist(), color=INK, linewidth=0.7 if parts.length > 400 else 1.1)
+    positions, heights = outline(curve, 4 * int(WIDTH * DPI))
+    axes.plot(
+        (positions / (parts.rate or 1)).tolist(),
+        heights.tolist(),
+        color=INK,
+        linewidth=0.7 if parts.length > 400 else 1.1,
+    )
+
+
+def outline(curve: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """Return the positions and values of a curve as it is drawn.
+
+    Args:
+        curve: The values.
+        parts: The number of parts, each narrower than a pixel. A curve with more than two values for each is drawn from
+            the least to the largest value of every part, which looks the same.
+    """
+    size = -(-len(curve) // parts)
+    if size <= 2:
+        return torch.arange(len(curve), dtype=torch.float64), curve
+    padded = torch.cat((curve, curve[-1:].expand(-len(curve) % size))).unflatten(0, (-1, size))
+    ends = torch.stack((padded.amin(1), padded.amax(1)), 1).flatten()
+    positions = torch.arange(len(padded), dtype=torch.float64) * size + (size - 1) / 2
+    return positions.clamp(max=len(curve) - 1).repeat_interleave(2), ends
 
 
 def _behind(share: Tensor) -> Tensor:

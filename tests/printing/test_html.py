@@ -172,3 +172,8 @@ def test_html_has_whole_cells_whatever_the_width_of_the_text() -> None:
     assert narrow.html == explain.table(hide=["shape", "module"]).html
     assert Parsed(narrow.html).rows[0] == ["node", "operation", "rule", "why", "relevance"]
     assert [row[0] for row in Parsed(explain.table(only="0").html).rows[1:]] == ["_0"]
+
+
+def test_long_cells_are_wrapped() -> None:
+    parsed = Parsed(html_table(["why", "count"], [["a " * 40, "1"], ["short", "2"]], right=["count"]))
+    assert [attributes.get("class") for tag, attributes in parsed.tags if tag == "td"] == ["w", "r", None, "r"]

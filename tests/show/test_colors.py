@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fxlrp.show.colors import ANCHORS, color_of, colors_of, luminance, text_on
@@ -49,3 +50,34 @@ def test_numbers_are_short() -> None:
     assert [number(value) for value in (0.0, 2.2249e-7, 1234567.0, 0.5)] == ["0", "2.22e-7", "1.23e+6", "0.5"]
     assert [signed(value) for value in (0.0, -0.0, 2.0, -2e-10)] == ["0", "0", "+2", "-2e-10"]
     assert minus("-2e-10") == "−2e−10"
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1: linear red, green and blue as they are seen.
+SEEN = {
+    "normal": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+
+
+def lab(share: torch.Tensor, seen: str) -> torch.Tensor:
+    """The colors of shares in CIELAB, as they are seen."""
+    srgb = colors_of(share).double() / 255
+    linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = (linear @ torch.tensor(SEEN[seen], dtype=torch.float64).T).clamp(0, 1)
+    xyz = linear @ torch.tensor(TO_XYZ, dtype=torch.float64).T / torch.tensor([0.95047, 1.0, 1.08883])
+    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp_min(1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = f.unbind(-1)
+    return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -1)
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_signs_differ_for_every_color_vision(seen: str) -> None:
+    share = torch.linspace(0.25, 1, 100)
+    # A difference of 2.3 is just noticeable.
+    assert (lab(share, seen) - lab(-share, seen)).norm(dim=-1).min() > 20
+    # More relevance is darker, on both sides.
+    for side in (share, -share):
+        assert (lab(side, seen)[:, 0].diff() < 0).all()

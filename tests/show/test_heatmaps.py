@@ -146,7 +146,12 @@ def test_wrong_quantiles_are_errors(quantile: Any) -> None:
         show.heatmap(torch.ones(2, 2), quantile=quantile)
 
 
-@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), "shared", True])
+@pytest.mark.parametrize("scale", [torch.tensor(2.0), numpy.float32(2), numpy.array(2), 2, torch.tensor(2)])
+def test_a_scale_may_be_a_tensor(scale: Any) -> None:
+    assert type(show.heatmap(torch.ones(2, 2), scale=scale).scale) is float
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), "shared", True, torch.ones(2)])
 def test_wrong_scales_are_errors(scale: Any) -> None:
     with pytest.raises(InputError, match="scale="):
         show.heatmap(torch.ones(2, 2), scale=scale)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fxlrp import show
 from fxlrp.errors import InputError
+from fxlrp.show.signals import outline
 
 # The full colors behind a curve: 0.6 of them, and 0.4 white.
 RED, BLUE = (201, 111, 115), (107, 151, 196)
@@ -67,6 +68,26 @@ def test_every_shape(shape: tuple[int, ...]) -> None:
     picture = show.signal(torch.rand(shape), relevance)
     assert picture.scale == 1
     assert len(spans(picture, RED)) == 1
+
+
+def test_long_curves_keep_their_extremes() -> None:
+    curve = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)).double()
+    curve[123_456], curve[-1] = 50.0, -60.0
+    positions, heights = outline(curve, 1000)
+    assert len(positions) == len(heights) <= 2002
+    assert heights.min() == -60 and heights.max() == 50
+    assert abs(positions[heights.argmax()] - 123_456) <= 501 and positions[heights.argmin()] <= len(curve) - 1
+    assert (positions.diff() >= 0).all()
+    for start in (0, 500_500):  # a part has 1001 values
+        ends = heights[2 * (start // 1001) : 2 * (start // 1001) + 2]
+        assert ends.tolist() == [curve[start : start + 1001].min(), curve[start : start + 1001].max()]
+    short = torch.randn(1500).double()
+    assert outline(short, 1000)[1] is short
+
+
+def test_half_a_minute_of_audio() -> None:
+    sound = torch.randn(1, 480_000)
+    assert show.signal(sound, sound, rate=16000).caption.endswith("each bar sums 1200 values (75 ms)")
 
 
 def test_channels_have_panels() -> None:

@@ -1,0 +1,60 @@
+"""Pictures do not depend on what the user has set in matplotlib, and do not change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy
+import pytest
+import torch
+
+from fxlrp import show
+
+PICTURES: dict[str, Callable[[], show.Picture]] = {
+    "grid": lambda: show.grid(
+        [show.heatmap(torch.tensor([[1.0, -1.0]])), torch.rand(3, 4, 4)], titles=["a", "b"], rows=["c"], heading="d"
+    ),
+    "signal": lambda: show.signal(torch.linspace(0, 1, 9), torch.linspace(-1, 1, 9), channels=["x"]),
+}
+SETTINGS: dict[Any, Any] = {
+    "figure.facecolor": "black",
+    "savefig.facecolor": "black",
+    "savefig.bbox": "tight",
+    "savefig.dpi": 30,
+    "axes.facecolor": "black",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.labelcolor": "white",
+    "axes.unicode_minus": False,
+    "text.color": "white",
+    "font.family": "serif",
+    "font.size": 30,
+    "lines.linestyle": ":",
+    "xtick.labelcolor": "white",
+    "image.interpolation": "bicubic",
+    "image.origin": "lower",
+    "image.cmap": "jet",
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_style_of_the_user_is_neither_used_nor_changed(name: str) -> None:
+    torch.manual_seed(0)
+    expected = PICTURES[name]().image
+    with matplotlib.rc_context(SETTINGS):
+        torch.manual_seed(0)
+        found = PICTURES[name]().image
+        assert {key: matplotlib.rcParams[key] for key in SETTINGS} == SETTINGS | {"font.family": ["serif"]}
+    assert found.size == expected.size
+    assert (numpy.asarray(found) == numpy.asarray(expected)).all()
+
+
+def test_no_window_and_no_figure_is_left() -> None:
+    import matplotlib.pyplot as plt
+
+    before, backend = plt.get_fignums(), matplotlib.get_backend()
+    for make in PICTURES.values():
+        make()
+    assert plt.get_fignums() == before and matplotlib.get_backend() == backend
