@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from fxlrp.errors import FxlrpError
@@ -15,15 +17,65 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
     def run(self, arguments: Sequence[str] | None = None) -> None:
-        """Parse the arguments and call their ``run``; None means the arguments of the process."""
+        """Parse the arguments and call their ``run``; None means the arguments of the process.
+
+        ``run`` returns the exit status; None is 0.
+        """
         options = self.parse_args(arguments)
         try:
-            options.run(options)
+            status = options.run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of a pipe, such as head, has enough. Nothing is left to print when Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
         except (FxlrpError, ImportError, OSError) as error:
             self.error(str(error))
+        if status:
+            self.exit(status)
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks; a semicolon stands for one where a line ends without a sign."""
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+    ended = [line if line[-1] in ".,:;" else f"{line};" for line in lines[:-1]]
+    return " ".join([*ended, *lines[-1:]])
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    help: str,
+    examples: Sequence[str],
+    description: str = "",
+) -> argparse.ArgumentParser:
+    """Declare a command.
+
+    Args:
+        commands: The result of ``add_subparsers``.
+        name: The name of the command.
+        run: What the command does with its options; it returns the exit status.
+        help: A line for the list of commands.
+        examples: Calls, which ``--help`` shows.
+        description: What the command does; None means ``help``.
+
+    Returns:
+        The parser, to which arguments are added.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description or f"{help[0].upper()}{help[1:]}.",
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
 
 
 def at_least_one(text: str) -> int:

@@ -81,6 +81,11 @@ class Places:
         if not found:
             if is_glob(name):
                 raise InputError(f"{argument}={name!r} matches no module, node, input or parameter")
+            if any(node.name == name for node in self._program.graph.nodes):
+                raise InputError(
+                    f"{argument}={name!r}: an optimization has made this node a part of another one; with "
+                    "fxlrp.compile(..., optimize=False) it has its own place"
+                )
             raise InputError(f"{argument}={name!r}: {why_absent(self._program, name)}")
         return tuple(found)
 

@@ -229,16 +229,8 @@ def _cells(
     annotated = annotation(node)
     shape = "x".join(str(size) for size in shapes[node.name]) if node.name in shapes else ""
     rule = str(annotated.rule) if annotated else ""
-    relevance = "yes" if reached else "no"
-    return (
-        node.name,
-        operation_of(node, vocabulary),
-        module_path(node),
-        shape,
-        rule,
-        reason_of(node, reached),
-        relevance,
-    )
+    why, relevance = reason_of(node, reached), "yes" if reached else "no"
+    return node.name, operation_of(node, vocabulary), module_path(node), shape, rule, why, relevance
 
 
 def reason_of(node: fx.Node, reached: bool) -> str:

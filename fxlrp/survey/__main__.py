@@ -12,7 +12,7 @@ from pathlib import Path
 from fxlrp.command_line import Parser, at_least_one, non_negative
 from fxlrp.survey import operator_report, report
 from fxlrp.survey.measure import Result, measure
-from fxlrp.survey.models import LIBRARIES, check_name, names
+from fxlrp.survey.models import LIBRARIES, canonical, check_name, names
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models",
         nargs="*",
-        help="such as torchvision:resnet18 or timm (default: all models), or operators for PyTorch's own operators",
+        help="torchvision:resnet18, hf:bert, timm, ... (default: all models), or operators for PyTorch's operators",
     )
     parser.add_argument("--workers", type=at_least_one, default=1, help="number of models that run at the same time")
     parser.add_argument("--timeout", type=non_negative, default=900, help="seconds per model")
@@ -76,6 +76,7 @@ def _wanted(chosen: list[str]) -> list[str]:
     chosen = chosen or list(LIBRARIES)
     for each in chosen:
         check_name(each)
+    chosen = list(map(canonical, chosen))
     return [name for each in chosen for name in ([each] if ":" in each else names([each]))]
 
 

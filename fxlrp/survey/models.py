@@ -52,7 +52,7 @@ def make(name: str) -> Case:
         ImportError: The library is not installed.
     """
     check_name(name)
-    library, _, model = name.partition(":")
+    library, _, model = canonical(name).partition(":")
     torch.manual_seed(0)
     try:
         return LIBRARIES[library][1](model)
@@ -69,11 +69,17 @@ def check_name(name: str) -> None:
     Raises:
         InputError: The library is unknown.
     """
-    library = name.partition(":")[0]
+    library = canonical(name).partition(":")[0]
     if library not in LIBRARIES:
         raise InputError(
             f"unknown model {name!r}: models are named LIBRARY:MODEL, with one of the libraries {', '.join(LIBRARIES)}"
         )
+
+
+def canonical(name: str) -> str:
+    """The name of a library or a model with ``transformers`` in place of ``hf``."""
+    library, colon, model = name.partition(":")
+    return f"{_SHORT.get(library, library)}{colon}{model}"
 
 
 def _torchvision_names() -> Iterator[str]:
@@ -230,6 +236,8 @@ def _inputs(name: str, model: Any) -> dict[str, Any]:
         inputs["use_mems"] = False
     return inputs
 
+
+_SHORT = {"hf": "transformers"}
 
 LIBRARIES: Mapping[str, tuple[Callable[[], Any], Callable[[str], Case]]] = {
     "torchvision": (_torchvision_names, _torchvision),

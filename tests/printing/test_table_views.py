@@ -212,3 +212,11 @@ def test_wrong_arguments(small: fxlrp.Explainer, options: dict, said: str) -> No
     with pytest.raises(InputError) as caught:
         small.table(**options)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_node_that_is_part_of_fused_attention_is_not_called_unknown(small: fxlrp.Explainer) -> None:
+    assert "blocks_0_softmax" not in column(small.table(), "node")
+    with pytest.raises(InputError, match=r"an optimization has made this node a part of another one; with fxlrp.comp"):
+        small.table(only="blocks_0_softmax")
+    written_out = fxlrp.compile(Transformer(1).eval(), "attnlrp", optimize=False)
+    assert column(written_out.table(only="blocks_0_softmax"), "operation") == ["softmax"]

@@ -34,8 +34,8 @@ def refused(run: Callable[[list[str]], object], arguments: list[str], capsys: py
     ("arguments", "said"),
     [
         ([], "COMMAND"),
-        (["explain"], "explain"),
-        (["check"], "model"),
+        (["explain"], "IMAGE|FOLDER|TEXT"),
+        (["check"], "MODEL"),
         (["check", "resnet18"], "unknown model 'resnet18': models are named LIBRARY:MODEL"),
         (["check", ""], "unknown model ''"),
         (["check", "keras:vgg"], "torchvision, timm, transformers"),
