@@ -4,6 +4,7 @@
 #   make test-fast  run those that are not marked slow, in about three minutes
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
+#   make prove      check 10,000 random models, in about an hour; PROVE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
@@ -15,7 +16,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs bench clean
+.PHONY: demo test test-fast lint format docs prove bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -37,6 +38,9 @@ lint: $(VENV)/installed-dev
 # -E reads every page again: a page that is taken from the last build would not repeat its warnings.
 docs: $(VENV)/installed-docs
 	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/doctrees docs build/docs
+
+prove: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m prover $(PROVE_ARGS)
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
