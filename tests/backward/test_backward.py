@@ -16,7 +16,7 @@ import fxlrp
 import zoo
 from fxlrp.backward.dynamo import named_backend
 from fxlrp.errors import CaptureError
-from helpers import LRP0, compiler_needed, slow_ones
+from helpers import LRP0, compiler_needed, repeated, slow_ones
 from oracles import assert_relevance, random
 
 WAYS: dict[str, Callable[..., Any]] = {
@@ -319,7 +319,7 @@ def test_the_logs_show_what_is_made(way: str, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.slow
 @ways
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", "mobilenet_v3_small", "densenet121", "convnext_tiny", "vit_b_16"]
+    "name", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "vit_b_16", *repeated("resnet50", "densenet121")]
 )
 def test_real_models(name: str, way: str) -> None:
     model, x = zoo.calibrated(name)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp import presets, rules
 from fxlrp.errors import CaptureError, FxlrpError, InputError, RuleError, UnsupportedOpError
-from helpers import lrp0
+from helpers import lrp0, repeated
 from oracles import assert_relevance
 from zoo import gradient_times_input
 
@@ -200,7 +200,9 @@ def test_mask_input_is_a_constant_once_an_example_says_so() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["linear", "bilinear", "bicubic", "trilinear"])
-@pytest.mark.parametrize("options", [{"scale_factor": 2.0}, {"size": 7}, {"scale_factor": 1.5, "align_corners": True}])
+@pytest.mark.parametrize(
+    "options", [{"scale_factor": 2.0}, *repeated({"size": 7}, {"scale_factor": 1.5, "align_corners": True})]
+)
 def test_smooth_interpolation_compiles_for_any_size(mode: str, options: dict[str, Any]) -> None:
     dims = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}[mode]
 

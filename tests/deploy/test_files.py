@@ -16,6 +16,7 @@ import fxlrp
 from deployed import assert_same, convolutional, formats, model_and_images
 from fxlrp import deploy
 from fxlrp.errors import ExportError, InputError
+from helpers import repeated
 
 
 def exported(explain: fxlrp.Explainer, x: Tensor, path: Path) -> torch.export.ExportedProgram:
@@ -24,7 +25,7 @@ def exported(explain: fxlrp.Explainer, x: Tensor, path: Path) -> torch.export.Ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet18", *repeated("mobilenet_v3_small")])
 def test_programs_are_plain_aten(name: str, tmp_path: Path) -> None:
     model, images = model_and_images(name)
     explain = fxlrp.compile(model)

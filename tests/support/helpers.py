@@ -33,6 +33,11 @@ def slow_ones(*values: Any) -> list[Any]:
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
+def repeated(*values: Any) -> list[Any]:
+    """Values of a parameter whose tests take long and repeat what others show: they run with ``-m repeats`` only."""
+    return [pytest.param(value, marks=pytest.mark.repeats) for value in values]
+
+
 def one_in(count: int, cases: Iterable[Any]) -> Iterator[Any]:
     """The cases of a test that runs over many: the first of each ``count``, and, slow, the others."""
     for index, case in enumerate(cases):

@@ -293,7 +293,9 @@ def claims_to_vanish() -> Iterator[Any]:
         for rule in RULES.get(operation.family, {}):
             given = rule() if rule not in (fxlrp.rules.ZBox,) else rule(-1, 1)
             how = implementation(operation, given)
-            if how is not None and how.vanishes:
+            # Rules that have the implementation of LRP-epsilon itself repeat it.
+            is_epsilons = rule is not Epsilon and how is implementation(operation, Epsilon())
+            if how is not None and how.vanishes and not is_epsilons:
                 yield pytest.param(operation, given, id=f"{operation.name}-{rule.__name__}")
 
 

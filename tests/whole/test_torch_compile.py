@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fxlrp
 import zoo
-from helpers import compiler_needed, slow_ones
+from helpers import compiler_needed, repeated, slow_ones
 
 PRESETS = {
     "epsilon": fxlrp.presets.epsilon(),
@@ -43,7 +43,8 @@ def test_one_graph_serves_every_batch_size(preset: str) -> None:
 
 
 models = pytest.mark.parametrize(
-    "name", ["resnet18", *slow_ones("mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")]
+    "name",
+    ["resnet18", *slow_ones("mobilenet_v3_small", "vit_b_16"), *repeated("resnet50", "densenet121", "convnext_tiny")],
 )
 
 
