@@ -385,6 +385,12 @@ def test_relevance_that_is_not_finite_is_shown_as_such(quiet: Browser, gated: Sa
     assert quiet.evaluate("document.querySelectorAll('.edge.not-finite').length") == sum(e.carries for e in graph.edges)
 
 
+def test_the_summary_names_the_places_where_relevance_ends(quiet: Browser, folder: Path) -> None:
+    page = fxlrp.compile(Gated().eval(), "epsilon").graph(None, torch.ones(2, 4), at=["body.0", "x"])
+    quiet.open(saved(page, folder / "places.html").path)
+    assert text_of(quiet, "summary").endswith(" at body.0, x")
+
+
 def test_the_frame_of_a_notebook_shows_the_page(quiet: Browser, gated: Saved, folder: Path) -> None:
     notebook = folder / "notebook.html"
     frame = gated.page._repr_html_()
