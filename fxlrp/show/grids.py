@@ -157,7 +157,7 @@ def _titles(titles: Sequence[Any] | None, table: Rows, *, flat: bool) -> list[tu
     none = ("",) * count
     if titles is None:
         return [none] * len(table)
-    if titles and all(isinstance(each, (list, tuple)) for each in titles):
+    if isinstance(titles, (list, tuple)) and titles and all(isinstance(each, (list, tuple)) for each in titles):
         rows = [names_of(each, "titles") for each in titles]
         fits = len(rows) == len(table) and all(len(row) <= count for row in rows)
     elif flat:

@@ -153,6 +153,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "scale of images": ({"scale": "shared"}, "cells contains none: show.heatmap makes them"),
     "negative scale": ({"cells": [show.heatmap(ONE)], "scale": -1}, "scale=-1 is not a positive number"),
     "quantile": ({"cells": [show.heatmap(ONE)], "scale": "shared", "quantile": 2}, "quantile=2"),
+    "no title": ({"titles": ["a", None]}, "titles contains None, which is not a string"),
+    "number of titles": ({"titles": 2}, "titles=2 is not a sequence of strings"),
+    "no heading": ({"heading": None}, "heading contains None, which is not a string"),
     "heading": ({"heading": 3}, "heading contains 3, which is not a string"),
     "width": ({"width": 0}, "width=0 is not a number of inches"),
 }

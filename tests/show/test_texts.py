@@ -155,6 +155,7 @@ WRONG: dict[str, tuple[tuple[Any, Any], str]] = {
     "NaN": ((["a"], [float("nan")]), r"relevance of shape \(1,\) has 1 NaN"),
     "text": (("ab", [1.0, 2.0]), "tokens='ab' is not a sequence of strings"),
     "numbers": (([1, 2], [1.0, 2.0]), "tokens contains 1, which is not a string"),
+    "no text": ((["a", None], [1.0, 2.0]), "tokens contains None, which is not a string"),
     "none": (([], []), "relevance of shape .* is empty"),
 }
 
