@@ -16,6 +16,8 @@ CARD = (
     f"background:{PAPER};color:{INK};color-scheme:light;padding:12px 14px;border-radius:4px;"
     "width:fit-content;max-width:62em;font:14px/1.5 system-ui,sans-serif;text-align:left"
 )
+# The zero width non-joiner and the zero width joiner.
+JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,5 +96,11 @@ def colored(share: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters are written as escapes, so that they do nothing where it is shown."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """Text whose control characters are written as escapes, so that they do nothing where it is shown.
+
+    Joiners between letters, which many scripts and emoji need, are kept.
+    """
+    kept = JOINERS if text.strip(JOINERS) else ""
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text
+    )
