@@ -51,6 +51,17 @@ def test_the_style_of_the_user_is_neither_used_nor_changed(name: str) -> None:
     assert (numpy.asarray(found) == numpy.asarray(expected)).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "settings", [{"font.family": "STIXGeneral"}, {"font.family": "serif", "font.serif": ["STIXGeneral"]}]
+)
+def test_the_fonts_of_the_user_have_the_letters_that_the_default_one_lacks(settings: dict[Any, Any]) -> None:
+    text = "\u24b6 \u24bb"
+    with matplotlib.rc_context(settings):
+        show.grid([torch.rand(3, 4, 4)], titles=[text], rows=[text], heading=text)
+        show.signal(torch.ones(4), torch.ones(4), channels=[text])
+
+
 def test_no_window_and_no_figure_is_left() -> None:
     import matplotlib.pyplot as plt
 
