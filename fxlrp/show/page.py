@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
-from fxlrp.errors import InputError
+from fxlrp.printing.html import save_page
 from fxlrp.show.colors import ANCHORS, EDGE, FAINT, INK, PAPER, color_of, text_on
 from fxlrp.show.scale import Scale, minus, signed
 
@@ -45,13 +44,11 @@ class Page:
         Raises:
             InputError: The path does not end in ``.html``.
         """
-        if Path(path).suffix.lower() != ".html":
-            raise InputError(f"path={str(path)!r} does not end in .html")
         page = (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Relevance</title></head>\n'
             f'<body style="margin:16px;background:{PAPER}">\n{self.html}\n</body></html>\n'
         )
-        Path(path).write_text(page, encoding="utf-8")
+        save_page(path, page)
 
     def _repr_html_(self) -> str:
         return self.html

@@ -303,6 +303,14 @@ def test_what_the_method_refuses() -> None:
         explain.graph(None, X, target=fxlrp.targets.each([0, 1]))
 
 
+def test_a_page_is_no_other_file_than_html(tmp_path: Path) -> None:
+    explain = fxlrp.compile(Gated().eval())
+    for name in ("graph.png", "graph"):
+        with pytest.raises(InputError, match=rf"{name}' does not end in \.html"):
+            explain.graph(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_title_is_escaped() -> None:
     graph = replace(fxlrp.compile(Gated().eval()).graph().graph, title="<Model> & {{ data }}")
     page = GraphPage(graph).html
