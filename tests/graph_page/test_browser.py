@@ -368,6 +368,15 @@ def test_zoom_and_pan(quiet: Browser, resnet: Saved) -> None:
     assert top >= 0 and bottom <= 900
 
 
+def test_a_button_that_is_released_elsewhere_ends_the_drag(quiet: Browser, resnet: Saved) -> None:
+    quiet.open(resnet.path)
+    before = quiet.evaluate("[page.viewport.x, page.viewport.y]")
+    quiet.send("Input.dispatchMouseEvent", type="mousePressed", x=900, y=300, button="left", buttons=1, clickCount=1)
+    for x in (950, 990):
+        quiet.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=300, button="none", buttons=0)
+    assert quiet.evaluate("[page.viewport.x, page.viewport.y]") == before
+
+
 def test_text_of_a_model_is_text(quiet: Browser, folder: Path) -> None:
     shown = saved(fxlrp.compile(Twice().eval()).graph(None, torch.ones(2, 4), target=0), folder / "text.html")
     quiet.open(shown.path)
