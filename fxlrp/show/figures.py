@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ DPI = 160
 TEXT, NOTES = 9.0, 7.5
 LINE = 0.14
 
+# The settings of matplotlib belong to all threads; each restores what it found.
+_settings = threading.RLock()
+
 
 @contextmanager
 def default_style() -> Iterator[None]:
@@ -35,9 +39,10 @@ def default_style() -> Iterator[None]:
     # The backend belongs to the process, and figures here have none.
     users = ("backend", "font.sans-serif", "font.serif", "font.monospace", "font.cursive", "font.fantasy")
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(users)}
-    fonts = {"font.family": [FONT, *matplotlib.rcParams["font.family"]]}
-    with matplotlib.rc_context({**defaults, **fonts}):
-        yield
+    with _settings:
+        fonts = {"font.family": [FONT, *matplotlib.rcParams["font.family"]]}
+        with matplotlib.rc_context({**defaults, **fonts}):
+            yield
 
 
 @dataclass(frozen=True)
