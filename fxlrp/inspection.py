@@ -150,8 +150,8 @@ class Inspection(HeldModel):
             The page, with ``save(path)`` and ``html``.
 
         Raises:
-            InputError: The path is not one, an input, the target or the seed does not fit, a target or another part of
-                a question is given without inputs, or the model is not captured yet.
+            InputError: The path is not one or does not end in ``.html``, an input, the target or the seed does not fit,
+                a target or another part of a question is given without inputs, or the model is not captured yet.
 
         Example:
             >>> import torch, fxlrp

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.evaluate.picture import CurvePicture, draw
+from fxlrp.printing.html import Table, html_table, in_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +60,22 @@ class Flipping:
         """Return the curves of an explanation."""
         return self.curves[name]
 
-    def table(self) -> str:
-        """Return the areas of each explanation, in the mean over the samples, and the standard error of the SRG."""
-        return tabulate(self._rows(), headers=_HEADERS, floatfmt=".4g", disable_numparse=[0])
+    def table(self) -> Table:
+        """Return the areas of each explanation, in the mean over the samples, and the standard error of the SRG.
+
+        Returns:
+            A table with a row for each explanation; a string that notebooks show as HTML.
+        """
+        rows = self._rows()
+        text = tabulate(rows, headers=_HEADERS, floatfmt=".4g", disable_numparse=[0])
+        return Table(text, html_table(_HEADERS, in_cells(rows, ".4g"), right=_HEADERS[1:]))
 
     def __str__(self) -> str:
         """The table."""
         return self.table()
 
     def _repr_html_(self) -> str:
-        return str(tabulate(self._rows(), headers=_HEADERS, floatfmt=".4g", disable_numparse=[0], tablefmt="html"))
+        return self.table().html
 
     def _rows(self) -> list[tuple[str, float, float, float, float | None]]:
         return [

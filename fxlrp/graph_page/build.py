@@ -43,7 +43,8 @@ def annotated_graph(
     reached = nodes_reached(answer.nodes, vocabulary)
     aside = _aside(made, shown, reached)
     groups = grouping(shown, aside)
-    found = {each.node: each for each in relevances.nodes} if relevances else {}
+    # A value of `at=` through which relevance passes to another one is there twice: first as a node that passes it on.
+    found = {each.node: each for each in reversed(relevances.nodes)} if relevances else {}
     explained = relevances.explained if relevances else None
     shape = {name: "x".join(map(str, sizes)) for name, sizes in shapes.items()}
     nodes = [
@@ -70,6 +71,7 @@ def annotated_graph(
         (*edges, Edge(start.name, end, 0, True, explained)),
         explained,
         relevances.at_inputs if relevances else None,
+        answer.question.at,
     )
 
 

@@ -144,6 +144,7 @@ class Graph:
         edges: The edges.
         explained: The initial relevance, summed over all elements and samples; None without a call.
         at_inputs: The relevance that arrived at the inputs, or at the places of ``at=``.
+        at: The names of these places; empty for the inputs.
     """
 
     title: str
@@ -153,6 +154,7 @@ class Graph:
     edges: tuple[Edge, ...]
     explained: float | None = None
     at_inputs: float | None = None
+    at: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The graph as JSON that may stand in a script element. NaN and infinity are strings."""

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 from fxlrp.graph_page.data import Graph
+from fxlrp.printing.html import save_page
 
 # Graphviz, compiled to WebAssembly, lays out the graph; LICENSES.txt beside it.
 LAYOUT = "viz-global-3.31.0.js"
@@ -43,9 +43,12 @@ class GraphPage:
         """Write the page.
 
         Args:
-            path: The file to write.
+            path: The file to write, which ends in ``.html``.
+
+        Raises:
+            InputError: The path does not end in ``.html``.
         """
-        Path(path).write_text(self.html, encoding="utf-8")
+        save_page(path, self.html)
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, for notebooks."""

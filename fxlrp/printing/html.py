@@ -1,11 +1,15 @@
-"""Tables for notebooks: HTML beside the text that is printed."""
+"""Tables for notebooks: HTML beside the text that is printed. Pages as files."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
+from pathlib import Path
 
-__all__ = ["Table", "html_table", "in_cells"]
+from fxlrp.errors import InputError
+
+__all__ = ["Table", "html_table", "in_cells", "save_page"]
 
 # Cells with more characters are wrapped.
 _LONG = 48
@@ -48,9 +52,27 @@ class Table(str):
         return self.html
 
 
-def in_cells(rows: Iterable[Sequence[str | float]], floats: str = ".6g") -> list[tuple[str, ...]]:
-    """Return the text of every cell, with floating-point numbers in a format."""
-    return [tuple(format(each, floats) if isinstance(each, float) else str(each) for each in row) for row in rows]
+def save_page(path: str | os.PathLike[str], page: str) -> None:
+    """Write a page of HTML.
+
+    Args:
+        path: The file to write, which ends in ``.html``.
+        page: The page.
+
+    Raises:
+        InputError: The path does not end in ``.html``.
+    """
+    if Path(path).suffix.lower() != ".html":
+        raise InputError(f"path={str(path)!r} does not end in .html")
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def in_cells(rows: Iterable[Sequence[str | float | None]], floats: str = ".6g") -> list[tuple[str, ...]]:
+    """Return the text of every cell, with floating-point numbers in a format; None is empty."""
+    return [
+        tuple("" if each is None else format(each, floats) if isinstance(each, float) else str(each) for each in row)
+        for row in rows
+    ]
 
 
 def html_table(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXTRA = "show"
+# Images of pillow whose numbers are not bytes, which a conversion to RGB would clip.
+WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def numbers_of(values: Any, what: str) -> Tensor:
@@ -27,29 +29,45 @@ def numbers_of(values: Any, what: str) -> Tensor:
     Raises:
         InputError: They are not real or not finite, or there are none.
     """
-    if isinstance(values, Mapping):
-        names = ", ".join(repr(name) for name in values)
-        raise InputError(f"{what} is a dict: pass the entry of one input, of {names}")
-    if isinstance(values, tuple) and any(isinstance(each, Tensor) and each.dim() for each in values):
-        raise InputError(f"{what} is a tuple of {len(values)} tensors: pass one of them")
-    try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} is not a tensor, an array or a list of numbers: {error}") from error
+    tensor = _tensor_of(values, what)
     shape = tuple(tensor.shape)
+    is_relevance = what == "relevance"
     if tensor.is_meta:
         raise InputError(f"{what} of shape {shape} is on the meta device and has no values")
     if tensor.is_complex():
-        raise InputError(f"{what} of shape {shape} is complex: pass torch.view_as_real({what}).sum(-1)")
+        hint = "torch.view_as_real(relevance).sum(-1)" if is_relevance else "its real part or its absolute value"
+        raise InputError(f"{what} of shape {shape} is complex: pass {hint}")
     if not tensor.numel():
         raise InputError(f"{what} of shape {shape} is empty")
     tensor = tensor.detach().cpu()
     tensor = (tensor.to_dense() if tensor.layout != torch.strided else tensor).double()
     nans, infinities = int(tensor.isnan().sum()), int(tensor.isinf().sum())
     if nans or infinities:
-        hint = "; explain.debug(...).first_bad says where they come from" if what == "relevance" else ""
+        hint = "; explain.debug(...).first_bad says where they come from" if is_relevance else ""
         raise InputError(f"{what} of shape {shape} has {nans} NaN and {infinities} infinite elements{hint}")
     return tensor
+
+
+def _tensor_of(values: Any, what: str) -> Tensor:
+    """Return values as a tensor of their own type."""
+    if isinstance(values, Mapping):
+        names = ", ".join(repr(name) for name in values)
+        raise InputError(f"{what} is a dict: pass the entry of one input, of {names}")
+    if isinstance(values, tuple) and any(isinstance(each, Tensor) and each.dim() for each in values):
+        raise InputError(f"{what} is a tuple of {len(values)} tensors: pass one of them")
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.as_tensor(_copied(values) if hasattr(values, "__array__") else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} is not a tensor, an array or a list of numbers: {error}") from error
+
+
+def _copied(values: Any) -> Any:
+    """An array in the order of memory and of bytes that tensors have: flipped, read-only or of another machine."""
+    numpy = require("numpy", EXTRA)
+    array = numpy.asarray(values)
+    return numpy.array(array, array.dtype.newbyteorder("="), order="C")
 
 
 def pixels_of(relevance: Any) -> Tensor:
@@ -85,11 +103,16 @@ def image_of(image: Any) -> Image:
     """
     images = require("PIL.Image", EXTRA)
     if isinstance(image, images.Image):
+        if image.mode in WIDE_MODES:
+            raise InputError(
+                f"image is an image of pillow of mode {image.mode!r}, whose numbers are not bytes: pass an array of "
+                "numbers from 0 to 1, such as numpy.asarray(image) / 65535"
+            )
         found: Image = image.convert("RGB")
         return found
-    tensor = numbers_of(image, "image")
+    given = _tensor_of(image, "image")
+    tensor, dtype = numbers_of(given, "image"), given.dtype
     shape = tuple(tensor.shape)
-    dtype = image.dtype if isinstance(image, Tensor) else torch.as_tensor(image).dtype
     if tensor.dim() == 4 and shape[0] != 1:
         raise InputError(f"image of shape {shape} is a batch of {shape[0]}: pass one of them, image[0]")
     forms = "(C, H, W), (1, C, H, W) or (H, W)" if isinstance(image, Tensor) else "(H, W, C) or (H, W)"
@@ -125,14 +148,15 @@ def from_bytes(pixels: Tensor) -> Image:
 
 
 def names_of(names: Any, what: str) -> tuple[str, ...]:
-    """Return a sequence of strings.
+    """Return a sequence or an array of strings.
 
     Raises:
         InputError: It is not one.
     """
-    if isinstance(names, str) or not isinstance(names, Sequence):
+    listed = names.tolist() if hasattr(names, "tolist") else names
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
         raise InputError(f"{what}={names!r} is not a sequence of strings")
-    wrong = next((each for each in names if not isinstance(each, str)), None)
-    if wrong is not None:
-        raise InputError(f"{what} contains {wrong!r}, which is not a string")
-    return tuple(names)
+    wrong = [each for each in listed if not isinstance(each, str)]
+    if wrong:
+        raise InputError(f"{what} contains {wrong[0]!r}, which is not a string")
+    return tuple(listed)

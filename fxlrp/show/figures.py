@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA
 from fxlrp.show.colors import EDGE, FAINT, INK, PAPER
-from fxlrp.show.picture import font, wrapped
+from fxlrp.show.picture import FONT, wrapped
 from fxlrp.show.scale import minus, signed
 
 if TYPE_CHECKING:
@@ -24,15 +25,24 @@ DPI = 160
 TEXT, NOTES = 9.0, 7.5
 LINE = 0.14
 
+# The settings of matplotlib belong to all threads; each restores what it found.
+_settings = threading.RLock()
+
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """What is drawn inside looks the same whatever the user has set in matplotlib."""
+    """What is drawn inside looks the same whatever the user has set in matplotlib.
+
+    The user's fonts have the letters that the default one lacks, such as those of Chinese.
+    """
     matplotlib = require("matplotlib", EXTRA)
     # The backend belongs to the process, and figures here have none.
-    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
-    with matplotlib.rc_context(defaults):
-        yield
+    users = ("backend", "font.sans-serif", "font.serif", "font.monospace", "font.cursive", "font.fantasy")
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(users)}
+    with _settings:
+        fonts = {"font.family": [FONT, *matplotlib.rcParams["font.family"]]}
+        with matplotlib.rc_context({**defaults, **fonts}):
+            yield
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,10 @@ class Sheet:
 
 
 def inches(text: str, size: float = TEXT) -> float:
-    """The width of text."""
-    return float(font(100).getlength(text)) / 100 * size / 72
+    """The width of text, as matplotlib draws it."""
+    paths, fonts = require("matplotlib.textpath", EXTRA), require("matplotlib.font_manager", EXTRA)
+    width, _, _ = paths.text_to_path.get_text_width_height_descent(text, fonts.FontProperties(size=size), ismath=False)
+    return float(width) / 72
 
 
 def lines_of(text: str, width: float, size: float = NOTES) -> list[str]:

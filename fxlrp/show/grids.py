@@ -24,6 +24,8 @@ Rows: TypeAlias = "tuple[tuple[Cell, ...], ...]"
 
 # In inches.
 MARGIN, GAP, NOTE, BAR, LABEL = 0.2, 0.12, 0.17, 1.0, 1.6
+# The bar of the colors is as high as the first row, but three lines have to fit beside it.
+LEAST_BAR, MOST_BAR = 0.5, 2.6
 # The size of a heading in points, and by how much bold letters are wider.
 HEADING, BOLDER = 11.5, 1.15
 
@@ -100,7 +102,9 @@ def _draw(
     head = lines_of(heading, (wide - 2 * MARGIN) / BOLDER, HEADING)
     notes = lines_of(minus(caption), wide - 2 * MARGIN)
     top += 0.19 * len(head) + 0.08 * bool(head)
+    bar_height = min(max(heights[0], LEAST_BAR), MOST_BAR)
     high = sum(heights) + sum(title_heights) + (NOTE * noted + GAP) * len(table) - GAP
+    high = max(high, title_heights[0] + bar_height) if caption else high
     sheet = Sheet.of(wide, top + high + (0.08 + LINE * len(notes)) * bool(notes) + MARGIN)
     for index, line in enumerate(head):
         sheet.text(MARGIN, MARGIN - 0.03 + 0.19 * index, line, HEADING, weight="bold")
@@ -118,7 +122,7 @@ def _draw(
         beside = next((each for each in found if each.under is None), found[0])
         where = left + count * (width + GAP) + 0.05
         if common != 0:
-            sheet.bar(where, top + title_heights[0], min(heights[0], 2.6), common, beside.colors)
+            sheet.bar(where, top + title_heights[0], bar_height, common, beside.colors)
         sheet.notes(MARGIN, top + high + 0.1, notes)
     return sheet.image()
 
@@ -157,7 +161,7 @@ def _titles(titles: Sequence[Any] | None, table: Rows, *, flat: bool) -> list[tu
     none = ("",) * count
     if titles is None:
         return [none] * len(table)
-    if titles and all(isinstance(each, (list, tuple)) for each in titles):
+    if isinstance(titles, (list, tuple)) and titles and all(isinstance(each, (list, tuple)) for each in titles):
         rows = [names_of(each, "titles") for each in titles]
         fits = len(rows) == len(table) and all(len(row) <= count for row in rows)
     elif flat:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
-from fxlrp.errors import InputError
+from fxlrp.printing.html import save_page
 from fxlrp.show.colors import ANCHORS, EDGE, FAINT, INK, PAPER, color_of, text_on
 from fxlrp.show.scale import Scale, minus, signed
 
@@ -16,6 +15,8 @@ CARD = (
     f"background:{PAPER};color:{INK};color-scheme:light;padding:12px 14px;border-radius:4px;"
     "width:fit-content;max-width:62em;font:14px/1.5 system-ui,sans-serif;text-align:left"
 )
+# The zero width non-joiner and the zero width joiner.
+JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +44,11 @@ class Page:
         Raises:
             InputError: The path does not end in ``.html``.
         """
-        if Path(path).suffix.lower() != ".html":
-            raise InputError(f"path={str(path)!r} does not end in .html")
         page = (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Relevance</title></head>\n'
             f'<body style="margin:16px;background:{PAPER}">\n{self.html}\n</body></html>\n'
         )
-        Path(path).write_text(page, encoding="utf-8")
+        save_page(path, page)
 
     def _repr_html_(self) -> str:
         return self.html
@@ -94,5 +93,11 @@ def colored(share: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters are written as escapes, so that they do nothing where it is shown."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """Text whose control characters are written as escapes, so that they do nothing where it is shown.
+
+    Joiners between letters, which many scripts and emoji need, are kept.
+    """
+    kept = JOINERS if text.strip(JOINERS) else ""
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text
+    )

@@ -27,6 +27,8 @@ LEAST_WIDTH = 320
 LEAST_SIDE = 384
 MARGIN = 12
 BAR = 12
+# The font that matplotlib brings.
+FONT = "DejaVu Sans"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ def with_bar(image: Image, scale: float, caption: str, colors: Callable[[Tensor]
 
 @cache
 def font(size: int) -> Any:
-    """The font of captions: the one that matplotlib brings, because that of pillow has no minus sign."""
+    """The font of captions: that of matplotlib, because that of pillow has no minus sign."""
     data = Path(require("matplotlib", EXTRA).get_data_path())
     return require("PIL.ImageFont", EXTRA).truetype(str(data / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from numbers import Number
 from typing import Any
 
 from tabulate import tabulate
@@ -104,7 +105,8 @@ def _text_of(value: Any) -> str:
 
 
 def _html_of(value: Any) -> str:
-    return escape(_text_of(value) if isinstance(value, str) else minus(_text_of(value)))
+    text = _text_of(value)
+    return escape(minus(text) if isinstance(value, (Number, Tensor)) else text)
 
 
 def _names(names: Sequence[str] | None, what: str, count: int) -> list[str]:

@@ -15,7 +15,7 @@ from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, names_of, numbers_of
 from fxlrp.show.colors import EDGE, FAINT, INK, color_of, colors_of, on_paper
-from fxlrp.show.figures import DPI, LINE, Sheet, default_style, lines_of
+from fxlrp.show.figures import DPI, LINE, NOTES, Sheet, default_style, lines_of
 from fxlrp.show.picture import Picture
 from fxlrp.show.scale import QUANTILE, Scale, minus, number, real, scale_of, signed
 
@@ -28,6 +28,8 @@ SHARE_OF_BARS = 0.75
 # In inches.
 LEFT, WIDTH, RIGHT, MARGIN, GAP = 0.75, 7.0, 1.0, 0.2, 0.14
 PANEL, SMALL_PANEL, BARS = 1.1, 0.7, 1.0
+# The size of names beside the axes in points.
+NAMES = 8.5
 
 
 def signal(
@@ -138,19 +140,21 @@ def _draw(parts: _Parts, names: Sequence[str], scale: Scale, caption: str) -> Im
     count = len(parts.curves)
     panel = PANEL if count <= 3 else SMALL_PANEL
     bars_at = MARGIN + count * (panel + GAP)
-    width = LEFT + WIDTH + RIGHT
+    labels = [lines_of(each, panel, NAMES) for each in names]
+    left = LEFT + LINE * max(0, *(len(each) - 1 for each in labels))
+    width = left + WIDTH + RIGHT
     lines = lines_of(minus(caption), width - 2 * MARGIN)
     sheet = Sheet.of(width, bars_at + BARS + 0.42 + LINE * len(lines) + MARGIN)
     for index in range(count):
-        axes = sheet.axes(LEFT, MARGIN + index * (panel + GAP), WIDTH, panel)
+        axes = sheet.axes(left, MARGIN + index * (panel + GAP), WIDTH, panel)
         _curve(axes, parts, index, scale)
-        _ticks(axes, names[index], axes.yaxis)
-    axes = sheet.axes(LEFT, bars_at, WIDTH, BARS)
+        _ticks(axes, "\n".join(labels[index]), axes.yaxis)
+    axes = sheet.axes(left, bars_at, WIDTH, BARS)
     _bars(axes, parts)
     _ticks(axes, "relevance", axes.xaxis, axes.yaxis)
-    axes.set_xlabel("seconds" if parts.rate else "position", fontsize=8.5, color=INK, labelpad=2)
+    axes.set_xlabel("seconds" if parts.rate else "position", fontsize=NAMES, color=INK, labelpad=2)
     if scale.value:
-        sheet.bar(LEFT + WIDTH + 0.15, MARGIN, min(1.6, bars_at - GAP - MARGIN), scale.value, _behind)
+        sheet.bar(left + WIDTH + 0.15, MARGIN, min(1.6, bars_at - GAP - MARGIN), scale.value, _behind)
     sheet.notes(MARGIN, bars_at + BARS + 0.42, lines)
     return sheet.image()
 
@@ -209,5 +213,6 @@ def _ticks(axes: Any, label: str, *sides: Any) -> None:
     ticker = require("matplotlib.ticker", EXTRA)
     for side in sides:
         side.set_major_locator(ticker.MaxNLocator(8 if side is axes.xaxis else 4))
-    axes.tick_params(labelsize=7.5, colors=FAINT, length=2)
-    axes.set_ylabel(label, fontsize=8.5, color=INK)
+        side.get_offset_text().set(fontsize=NOTES, color=FAINT)
+    axes.tick_params(labelsize=NOTES, colors=FAINT, length=2)
+    axes.set_ylabel(label, fontsize=NAMES, color=INK, parse_math=False)

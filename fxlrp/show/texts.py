@@ -19,6 +19,8 @@ from fxlrp.show.page import Page, card, colored, printable
 from fxlrp.show.scale import Scale, minus, scale_of, signed
 
 BAR = 24
+# The categories of characters that take no column of their own: marks above and below letters, and joiners.
+WITHOUT_WIDTH = ("Mn", "Me", "Cf")
 SPANS = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;font-size:15px"
 # A token that does not fit into a line moves to the next one as a whole.
 SPAN = "border-radius:3px;padding:0 2px;margin:1px;display:inline-block;max-width:100%;unicode-bidi:isolate"
@@ -141,7 +143,8 @@ def _text(names: Sequence[str], amounts: Sequence[float], shares: Sequence[float
 def columns(text: str) -> int:
     """How many columns of a terminal a text takes."""
     return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
+        0 if unicodedata.category(each) in WITHOUT_WIDTH else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        for each in text
     )
 
 

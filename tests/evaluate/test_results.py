@@ -26,7 +26,10 @@ def test_table() -> None:
     assert header.split("  ") != [] and header.split() == ["explanation", "MoRF", "LeRF", "SRG", "std.", "error"]
     assert row.split() == ["LRP", "0.5", "1", "0.5", "0.25"]
     assert str(shown) == shown.table()
-    assert shown._repr_html_().count("<tr>") == 2
+    # Notebooks show it as they show the other tables.
+    assert shown._repr_html_() == shown.table()._repr_html_() and shown._repr_html_().count("<tr>") == 2
+    assert 'class="fxlrp-table"' in shown._repr_html_() and '<td class="r">0.25</td>' in shown._repr_html_()
+    assert '<td class="r"></td>' in result(1)._repr_html_()
     assert result(1).table().splitlines()[-1].split() == ["LRP", "0.5", "0.75", "0.25"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import fxlrp
 from browser import Browser, find_chromium
 from fxlrp.graph_page import GraphPage
-from fxlrp.graph_page.data import Graph, Node
+from fxlrp.graph_page.data import Edge, Graph, Group, Kind, Node
 from shown_models import Gated, Twice, small_resnet, small_transformer
 
 pytestmark = pytest.mark.browser
@@ -368,6 +369,15 @@ def test_zoom_and_pan(quiet: Browser, resnet: Saved) -> None:
     assert top >= 0 and bottom <= 900
 
 
+def test_a_button_that_is_released_elsewhere_ends_the_drag(quiet: Browser, resnet: Saved) -> None:
+    quiet.open(resnet.path)
+    before = quiet.evaluate("[page.viewport.x, page.viewport.y]")
+    quiet.send("Input.dispatchMouseEvent", type="mousePressed", x=900, y=300, button="left", buttons=1, clickCount=1)
+    for x in (950, 990):
+        quiet.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=300, button="none", buttons=0)
+    assert quiet.evaluate("[page.viewport.x, page.viewport.y]") == before
+
+
 def test_text_of_a_model_is_text(quiet: Browser, folder: Path) -> None:
     shown = saved(fxlrp.compile(Twice().eval()).graph(None, torch.ones(2, 4), target=0), folder / "text.html")
     quiet.open(shown.path)
@@ -383,6 +393,32 @@ def test_relevance_that_is_not_finite_is_shown_as_such(quiet: Browser, gated: Sa
         "document.getElementById('summary').innerText"
     )
     assert quiet.evaluate("document.querySelectorAll('.edge.not-finite').length") == sum(e.carries for e in graph.edges)
+
+
+def large(graph: Graph, count: int) -> Graph:
+    """A chain of nodes in groups of twenty, in which a third of the nodes are also read from further away."""
+    generator = random.Random(0)
+    operation = next(node for node in graph.nodes if node.kind is Kind.OPERATION)
+    groups = [Group(f"group {index}", f"g{index}", f"g{index}", "Block", None, False) for index in range(count // 20)]
+    nodes = [replace(operation, id=f"n{index}", group=f"group {index // 20}") for index in range(count)]
+    edges = [Edge(f"n{index}", f"n{index + 1}", 0, True, None) for index in range(count - 1)]
+    for source in generator.choices(range(count - 20), k=count // 3):
+        edges.append(Edge(f"n{source}", f"n{source + generator.randrange(2, 20)}", 1, True, None))
+    return replace(graph, groups=tuple(groups), nodes=tuple(nodes), edges=tuple(edges))
+
+
+@pytest.mark.slow
+def test_a_large_graph_opens_whole(quiet: Browser, gated: Saved, folder: Path) -> None:
+    quiet.open(saved(GraphPage(large(gated.graph, 3000)), folder / "large.html").path)
+    assert len(boxes(quiet)) == 150
+    quiet.click("#open-all")
+    assert len(boxes(quiet)) == 3000
+
+
+def test_the_summary_names_the_places_where_relevance_ends(quiet: Browser, folder: Path) -> None:
+    page = fxlrp.compile(Gated().eval(), "epsilon").graph(None, torch.ones(2, 4), at=["body.0", "x"])
+    quiet.open(saved(page, folder / "places.html").path)
+    assert text_of(quiet, "summary").endswith(" at body.0, x")
 
 
 def test_the_frame_of_a_notebook_shows_the_page(quiet: Browser, gated: Saved, folder: Path) -> None:

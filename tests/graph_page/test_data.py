@@ -230,6 +230,22 @@ def test_a_target_inside_shows_the_relevance_on_the_way_there() -> None:
     assert all(edge.relevance is None for edge in graph.edges if edge.source == "x")
 
 
+def test_a_place_that_passes_relevance_to_another_shows_what_it_passed_on() -> None:
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False)).double().eval()
+    x = X.double()
+    graph = fxlrp.compile(model, rules=[("*", fxlrp.rules.Epsilon(0))]).graph(None, x, target=1, at=["0", "1"]).graph
+    explained = model(x)[:, 1].sum().item()  # LRP-0 without biases passes on all of it
+    last = nodes_of(graph)["_1"].balance
+    assert last is not None and last.passed_on == pytest.approx(explained)
+    flows = {(edge.source, edge.target): edge.relevance for edge in graph.edges}
+    assert flows == {
+        ("input_1", "_0"): None,
+        ("_0", "_1"): pytest.approx(explained),
+        ("_1", "output"): pytest.approx(explained),
+    }
+    assert graph.at == ("0", "1")
+
+
 def test_named_inputs() -> None:
     explain = fxlrp.compile(Twice().eval())
     assert explain.graph(x=X, target=1).graph == explain.graph(None, X, target=1).graph
@@ -285,6 +301,14 @@ def test_what_the_method_refuses() -> None:
         explain.graph(target=1)
     with pytest.raises(InputError, match="give one target"):
         explain.graph(None, X, target=fxlrp.targets.each([0, 1]))
+
+
+def test_a_page_is_no_other_file_than_html(tmp_path: Path) -> None:
+    explain = fxlrp.compile(Gated().eval())
+    for name in ("graph.png", "graph"):
+        with pytest.raises(InputError, match=rf"{name}' does not end in \.html"):
+            explain.graph(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_title_is_escaped() -> None:

@@ -68,6 +68,7 @@ def test_tensors_arrays_and_batches_are_images() -> None:
     assert count(show.grid([tensor.permute(1, 2, 0).numpy()] * 2), (153, 153, 153)) == expected
 
 
+SQUARE, FLAT = show.heatmap(torch.ones(2, 2)), show.heatmap(torch.ones(1, 60))
 ONE, TWO = torch.tensor([[1.0, 0.0]]), torch.tensor([[-2.0, 0.0]])
 
 
@@ -93,6 +94,15 @@ def test_a_shared_scale_is_the_quantile_of_all_heatmaps() -> None:
 def test_a_given_scale_is_that_of_all_heatmaps() -> None:
     picture = show.grid([show.heatmap(ONE), show.heatmap(TWO)], scale=4)
     assert picture.scale == 4 and picture.caption == "full color at ±4 (given)"
+
+
+@pytest.mark.parametrize("cells", [[[None], [SQUARE]], [[FLAT]]])
+def test_the_bar_is_high_enough_for_its_numbers(cells: list[list[show.Heatmap | None]]) -> None:
+    picture = show.grid(cells)
+    beside = numpy.asarray(picture.image)[:, int(DPI * (0.2 + 2 + 0.12 + 0.05 + 0.06))]
+    (bar,) = (beside != 255).any(-1).nonzero()
+    assert len(bar) / DPI == pytest.approx(0.5, abs=0.03)
+    assert bar.max() < picture.image.height - 0.2 * DPI
 
 
 def test_heatmaps_of_the_same_scale_have_one() -> None:
@@ -153,6 +163,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "scale of images": ({"scale": "shared"}, "cells contains none: show.heatmap makes them"),
     "negative scale": ({"cells": [show.heatmap(ONE)], "scale": -1}, "scale=-1 is not a positive number"),
     "quantile": ({"cells": [show.heatmap(ONE)], "scale": "shared", "quantile": 2}, "quantile=2"),
+    "no title": ({"titles": ["a", None]}, "titles contains None, which is not a string"),
+    "number of titles": ({"titles": 2}, "titles=2 is not a sequence of strings"),
+    "no heading": ({"heading": None}, "heading contains None, which is not a string"),
     "heading": ({"heading": 3}, "heading contains 3, which is not a string"),
     "width": ({"width": 0}, "width=0 is not a number of inches"),
 }

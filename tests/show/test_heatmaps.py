@@ -234,6 +234,18 @@ def test_every_form_of_an_image(form: str) -> None:
         assert one == pytest.approx(other, abs=1 if form == "half" else 0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ["flipped", "read-only", "of another machine"])
+def test_arrays_in_any_order(form: str) -> None:
+    image = numpy.array([[0.2, 0.4]])
+    fixed = image.copy()
+    fixed.flags.writeable = False
+    forms = {"flipped": image[:, ::-1].copy()[:, ::-1], "read-only": fixed, "of another machine": image.astype(">f4")}
+    zero = torch.zeros(1, 2)
+    assert pixels(show.overlay(forms[form], zero, gray=False).image) == [[(51, 51, 51), (102, 102, 102)]]
+    assert show.heatmap(forms[form]).relevance.tolist() == [[pytest.approx(0.2), pytest.approx(0.4)]]
+
+
 @pytest.mark.parametrize("image", [torch.tensor([[0.2, 0.4]]), torch.tensor([[[0.2, 0.4]]]), numpy.array([[0.2, 0.4]])])
 def test_gray_images(image: Any) -> None:
     assert pixels(show.overlay(image, torch.zeros(1, 2), gray=False).image) == [[(51, 51, 51), (102, 102, 102)]]
@@ -257,6 +269,10 @@ IMAGES: dict[str, tuple[Any, str]] = {
     "array with channels first": (numpy.zeros((3, 2, 2)), r"has 2 channels, not 1 or 3, if it is \(H, W, C\)"),
     "array with a batch": (numpy.zeros((1, 3, 3, 3)), r"shape \(1, 3, 3, 3\) is not \(H, W, C\) or \(H, W\)"),
     "batch": (torch.zeros(2, 3, 2, 2), r"is a batch of 2: pass one of them, image\[0\]"),
+    "16 bits": (Image.fromarray(numpy.zeros((2, 2), numpy.uint16)), "mode 'I;16', whose numbers are not bytes"),
+    "32 bits": (Image.new("I", (2, 2)), "mode 'I', whose numbers are not bytes: pass an array"),
+    "floating point": (Image.new("F", (2, 2)), "mode 'F', whose numbers are not bytes: pass an array"),
+    "complex": (torch.zeros(2, 2, dtype=torch.complex64), r"shape \(2, 2\) is complex: pass its real part"),
     "vector": (torch.zeros(4), r"is not \(C, H, W\)"),
     "path": ("cat.png", r"image is not a tensor, an array or a list of numbers"),
     "other ratio": (torch.zeros(3, 4, 2), r"image has 4 x 2 pixels and the relevance 2 x 2 positions: pass the part"),

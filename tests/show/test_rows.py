@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Any
 
 import numpy
@@ -44,6 +45,18 @@ def test_several_rows_have_cells() -> None:
 def test_every_form_of_a_row(values: Any) -> None:
     text = show.table(values, torch.tensor([[0.5, -1.0]], requires_grad=True)).text
     assert [line.split()[:3] for line in text.splitlines()[2:4]] == [["0", "1", "+0.5"], ["1", "2", "-1"]]
+
+
+def test_names_may_be_an_array() -> None:
+    names: Any = numpy.array(["age", "gain"])
+    lines = show.table([1, 2], [1.0, 2.0], columns=names).text.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["age", "gain"]
+
+
+def test_only_numbers_have_minus_signs() -> None:
+    values = [date(2024, 1, 5), "a-b", -3, numpy.float32(-0.5), torch.tensor(-4)]
+    contents = [content for _, content in styled(show.table(values, torch.zeros(5)).html)]
+    assert contents[1::3] == ["2024-01-05", "a-b", "−3", "−0.5", "−4"]
 
 
 def test_control_characters_are_escaped() -> None:

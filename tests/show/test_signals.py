@@ -96,6 +96,19 @@ def test_channels_have_panels() -> None:
     assert one < three < many.image.height < 2500
 
 
+def test_long_names_of_channels_are_divided() -> None:
+    short = show.signal(torch.rand(2, 9), torch.ones(2, 9), channels=["a", "b"]).image
+    long = show.signal(torch.rand(2, 9), torch.ones(2, 9), channels=["a", "several words " * 6]).image
+    assert long.width > short.width and long.height == short.height
+    # The gap between the panels is empty at the names.
+    gap = slice(int(DPI * (0.2 + 1.1 + 0.02)), int(DPI * (0.2 + 1.1 + 0.12)))
+    assert (numpy.asarray(long)[gap, : int(DPI * LEFT)] == 255).all()
+
+
+def test_dollar_signs_are_no_formulas() -> None:
+    show.signal(torch.rand(2, 9), torch.ones(2, 9), channels=["$5 and \\frac $", "_^$ $x_$"])
+
+
 def test_a_constant_signal_without_relevance() -> None:
     picture = show.signal(torch.ones(20), torch.zeros(20))
     assert picture.scale == 0 and picture.caption == "all relevance is zero, sum 0"

@@ -75,6 +75,20 @@ def test_the_text_has_a_line_for_each_token() -> None:
     assert caption == "full color at ±1 (the largest), sum -0.5"
 
 
+# Hindi and Thai with vowel signs above and below letters, Persian with a non-joiner, an accent of its own.
+@pytest.mark.parametrize(
+    ("token", "width"), [("नमस्ते", 4), ("สวัสดี", 4), ("می\u200cخواهم", 7), ("e\u0301", 1), ("漢", 2), ("אב", 2)]
+)
+def test_marks_take_no_column(token: str, width: int) -> None:
+    lines = show.tokens([token, "0123456"], [1.0, 1.0]).text.splitlines()
+    assert lines[0] == f"{token}{' ' * (7 - width)}  +1  {'+' * 24}"
+
+
+def test_joiners_are_kept_where_they_join() -> None:
+    found = Spans(show.tokens(["👩\u200d🔬", "\u200d", "\u202ea"], [1.0, 1.0, 1.0]).html).spans
+    assert [text for text, _, _ in found] == ["👩\u200d🔬", "\\u200d", "\\u202ea"]
+
+
 def test_print_has_colors_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = show.tokens(["a"], [1.0])
     for variable in ("NO_COLOR", "TERM"):
@@ -155,6 +169,7 @@ WRONG: dict[str, tuple[tuple[Any, Any], str]] = {
     "NaN": ((["a"], [float("nan")]), r"relevance of shape \(1,\) has 1 NaN"),
     "text": (("ab", [1.0, 2.0]), "tokens='ab' is not a sequence of strings"),
     "numbers": (([1, 2], [1.0, 2.0]), "tokens contains 1, which is not a string"),
+    "no text": ((["a", None], [1.0, 2.0]), "tokens contains None, which is not a string"),
     "none": (([], []), "relevance of shape .* is empty"),
 }
 

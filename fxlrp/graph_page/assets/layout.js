@@ -1,5 +1,8 @@
 "use strict";
 
+// With more edges Graphviz may search for the best places for minutes, so its search is limited.
+const LARGE = 2000;
+
 /** Where everything is: the visible graph as DOT, laid out by Graphviz, in pixels with y downward. */
 class Layout {
   constructor(viz, model) {
@@ -51,7 +54,8 @@ class Layout {
       const weight = isChain(edge) ? 8 : edge.carries ? 2 : 1;
       return `${ends} [id=${index}, penwidth=${width.toFixed(2)}, weight=${weight}${room}];`;
     });
-    const graph = "rankdir=TB; nodesep=0.34; ranksep=0.36; splines=true;";
+    const effort = view.edges.length > LARGE ? "nslimit=1; nslimit1=1; mclimit=0.3;" : "";
+    const graph = `rankdir=TB; nodesep=0.34; ranksep=0.36; splines=true; ${effort}`;
     const defaults = 'node [shape=box, fixedsize=true, label=""]; edge [arrowsize=0.75];';
     return `digraph { ${graph} ${defaults} ${inside.get(null).join(" ")} ${edges.join(" ")} }`;
   }

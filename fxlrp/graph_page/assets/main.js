@@ -257,7 +257,8 @@ function summary(data) {
   const count = data.nodes.filter((node) => node.kind === "operation" && !node.is_aside).length;
   const size = `${count} operations`;
   if (data.explained === null) return `${size}; no inputs, so no relevance`;
-  return `${size}; explained ${number(data.explained)}, of which ${number(data.at_inputs)} at the inputs`;
+  const ends = data.at.join(", ") || "the inputs";
+  return `${size}; explained ${number(data.explained)}, of which ${number(data.at_inputs)} at ${ends}`;
 }
 
 function switchTheme() {

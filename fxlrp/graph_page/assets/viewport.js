@@ -54,6 +54,8 @@ class Viewport {
   }
 
   move(event) {
+    // The button may have been released outside of the window.
+    if (!event.buttons) this.up(event);
     const before = this.pointers.get(event.pointerId);
     if (!before) return;
     const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
