@@ -9,12 +9,20 @@ from fxlrp.errors import InputError
 from fxlrp.relevance.form import Form, reads_form
 
 
+_UNKNOWN_COMPLEX = "the types of complex values must be known: compile with example_inputs"
+
+
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for ``epsilon = 0`` zeros become ones.
 
     A negative zero has the sign -1: all terms of such a sum are zero, and so is their relevance. LRP-0 computes
     ``0/0`` as 0. Relevance is lost where contributions cancel to exactly 0.
+
+    Raises:
+        InputError: The sum is complex, which the program was not compiled for.
     """
+    if z.is_complex():
+        raise InputError(_UNKNOWN_COMPLEX)
     if epsilon == 0:
         return z.masked_fill(z == 0, 1.0)
     return z.abs().add_(epsilon).copysign_(z)
@@ -93,7 +101,7 @@ def as_type_of(relevance: Tensor, like: Tensor | Form) -> Tensor:
         InputError: The relevance is complex, but the operand is not.
     """
     if relevance.is_complex() and not like.is_complex():
-        raise InputError("the types of complex values must be known: compile with example_inputs")
+        raise InputError(_UNKNOWN_COMPLEX)
     return relevance.to(like.dtype) if like.is_floating_point() else relevance
 
 

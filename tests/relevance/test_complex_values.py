@@ -188,3 +188,14 @@ def test_a_rule_that_is_not_defined_for_complex_values_is_refused() -> None:
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
     assert_relevance(explain(x, seed=lambda output: output), x * gradient, 1e-9)
+
+
+def test_complex_values_that_the_compiler_does_not_know_are_refused() -> None:
+    class Magnitudes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x).abs()
+
+    model, x = Magnitudes().eval(), random(2, 8)
+    with pytest.raises(fxlrp.errors.InputError, match="compile with example_inputs"):
+        fxlrp.compile(model, "epsilon")(x, target=0)
+    assert fxlrp.compile(model, "epsilon", example_inputs=x)(x, target=0).shape == x.shape
