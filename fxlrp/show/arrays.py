@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.extras import require
+from fxlrp.pictures import rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,7 +86,7 @@ def image_of(image: Any) -> Image:
     """
     images = require("PIL.Image", EXTRA)
     if isinstance(image, images.Image):
-        found: Image = image.convert("RGB")
+        found: Image = rgb(image)
         return found
     tensor = numbers_of(image, "image")
     shape = tuple(tensor.shape)
