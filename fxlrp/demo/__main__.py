@@ -64,7 +64,7 @@ def check(photographs: Sequence[str], output: Path) -> None:
         if name in PHOTOGRAPHS:
             continue
         if not Path(name).is_file():
-            raise InputError(f"{name} is not a file, and not one of {', '.join(PHOTOGRAPHS)}")
+            raise InputError(f"{name!r} is not a file, and not one of {', '.join(PHOTOGRAPHS)}")
         if Path(name).resolve() == output.resolve():
             raise InputError(f"--output {output} would overwrite the photograph: give another name")
 

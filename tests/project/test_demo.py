@@ -158,7 +158,7 @@ def test_what_the_demo_says_about_shares_is_true(network: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["dog"], "dog is not a file"),
+        (["dog"], "'dog' is not a file"),
         (["cat", "--rules", "epsilom"], "epsilom"),
         (["--output", "photo.jpg"], "photo.jpg"),
         (["--output", "missing/photo.png"], "a folder that exists"),
