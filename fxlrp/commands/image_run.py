@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def explained(
         FxlrpError: The model cannot be explained, whatever the image is.
     """
     paths = files_of(options.inputs, options.out)
-    names = _names(paths)
+    names = picture_names(paths)
     _check_images_are_kept(paths, names.values(), options.out)
     subject.model.to(device)
     explain: Explainer | None = None
@@ -73,15 +74,16 @@ def explained(
     return [results[path] for path in paths]
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
+def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
     """The file of the picture of each image: of its own name, and of its folder where two have the same."""
     names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in paths:
         whole = [path.parent.name, path.stem, path.suffix[1:]]
         parts = ["_".join(filter(None, each)) for each in (whole[1:2], whole[:2], whole[1:], whole)]
-        taken = set(names.values())
-        free = (f"{part}.png" for part in parts if f"{part}.png" not in taken)
-        names[path] = next(free, f"{path.stem}_{len(names)}.png")
+        numbered = (f"{path.stem}_{number}" for number in itertools.count(len(names)))
+        names[path] = next(f"{part}.png" for part in itertools.chain(parts, numbered) if f"{part}.png" not in taken)
+        taken.add(names[path])
     return names
 
 

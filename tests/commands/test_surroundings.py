@@ -14,6 +14,7 @@ import pytest
 from command_models import MODULE, enter
 from fxlrp.__main__ import main
 from fxlrp.command_line import in_short
+from fxlrp.commands.image_run import picture_names
 
 PLAIN = ["--model", f"{MODULE}:plain", "--no-balance"]
 WORDS = ["--model", f"{MODULE}:words", "--no-balance"]
@@ -108,3 +109,10 @@ def test_an_interrupt_is_one_line(folder: Path) -> None:
         started.send_signal(signal.SIGINT)
         _, error = started.communicate(timeout=60)
     assert (started.returncode, error) == (130, "fxlrp: interrupted\n")
+
+
+def test_pictures_of_images_with_the_same_name_have_their_own_names() -> None:
+    paths = [Path("x_5.png"), *(Path(letter) / "b" / "x.png" for letter in "acdefg")]
+    names = picture_names(paths)
+    assert names[paths[0]] == "x_5.png" and names[paths[1]] == "x.png" and names[paths[2]] == "b_x.png"
+    assert len(set(names.values())) == len(paths)
