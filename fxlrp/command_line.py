@@ -1,15 +1,20 @@
-"""What the commands share: a wrong call ends in one line on stderr and exit status 2."""
+"""What the commands share: a wrong call ends in one line on stderr and exit status 2, Ctrl-C in one and 130."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from fxlrp.errors import FxlrpError
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a process that Ctrl-C ends, as shells have it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,10 +29,16 @@ class Parser(argparse.ArgumentParser):
 
         ``run`` returns the exit status; None is 0.
         """
+        # A name that the encoding of the output cannot show does not end the command.
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         options = self.parse_args(arguments)
         try:
             status = options.run(options)
-            sys.stdout.flush()
+            print(end="", flush=True)
+        except KeyboardInterrupt:
+            # In a terminal, the line of the progress has not ended.
+            self.exit(INTERRUPTED, "\n" * is_terminal(sys.stderr) + f"{self.prog}: interrupted\n")
         except BrokenPipeError:
             # The reader of a pipe, such as head, has enough. Nothing is left to print when Python exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,11 +49,21 @@ class Parser(argparse.ArgumentParser):
             self.exit(status)
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; it is None if the process was started without it."""
+    return stream is not None and stream.isatty()
+
+
 def one_line(message: object) -> str:
     """A message without line breaks; a semicolon stands for one where a line ends without a sign."""
     lines = [line.strip() for line in str(message).splitlines() if line.strip()]
     ended = [line if line[-1] in ".,:;" else f"{line};" for line in lines[:-1]]
     return " ".join([*ended, *lines[-1:]])
+
+
+def in_short(text: str) -> str:
+    """A text of at most 80 characters; an ellipsis stands for the middle of a longer one."""
+    return text if len(text) <= 80 else f"{text[:40]}…{text[-39:]}"
 
 
 def add_command(

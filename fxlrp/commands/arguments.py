@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,18 @@ def preset_of(options: argparse.Namespace, known: Mapping[str, Any] | None = Non
         has = f"has {', '.join(names)}" if names else "has none"
         raise RuleError(f"the preset {options.rules!r} has no parameter {unknown[0]!r}; it {has}")
     given = {**{name: value for name, value in (known or {}).items() if name in names}, **given}
-    missing = [name for name, each in names.items() if each.default is each.empty and name not in given]
+    missing = missing_parameters(make, given)
     if missing:
         example = " ".join(f"{name}=NUMBER" for name in missing)
         raise RuleError(f"the preset {options.rules!r} needs {' and '.join(missing)}: --parameters {example}")
     preset: Preset = make(**given)
     return preset
+
+
+def missing_parameters(make: Any, given: Collection[str]) -> list[str]:
+    """The parameters of a preset without a default that are not given."""
+    parameters = inspect.signature(make).parameters
+    return [name for name, each in parameters.items() if each.default is each.empty and name not in given]
 
 
 def preset_named(name: str) -> Any:
@@ -78,7 +84,7 @@ def preset_named(name: str) -> Any:
 
 def _read(path: Path) -> Preset:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RuleError(f"--rules {path}: {error}") from error
     except ValueError as error:

@@ -44,6 +44,8 @@ def _run(options: argparse.Namespace) -> None:
     known = {}
     if options.conserving:
         known = {"epsilon": 1e-12}
+        if options.rules.endswith(".json"):
+            raise RuleError(f"--conserving is for presets: leave it out, and write the epsilon into {options.rules}")
         if "epsilon" not in inspect.signature(preset_named(options.rules)).parameters:
             raise RuleError(f"--conserving needs a preset with an epsilon, and {options.rules!r} has none")
     rules = preset_of(options, known)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fxlrp.command_line import add_command, at_least_one, one_line
+from fxlrp.command_line import add_command, at_least_one, in_short, one_line
 from fxlrp.commands.arguments import MODEL, add_device, add_rules, device_of, preset_of
 from fxlrp.commands.subjects import DEFAULT, RANDOM, Kind, Subject, load
 from fxlrp.errors import InputError
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     summary.write(options.out / "summary.csv", results)
     for each in results:
         if each.problem is not None:
-            print(f"fxlrp: not explained: {each.name}: {one_line(each.problem)}", file=sys.stderr)
+            print(f"fxlrp: not explained: {in_short(each.name)}: {one_line(each.problem)}", file=sys.stderr)
     print(f"{len(done)} of {len(results)} explained, in {options.out}")
     return 0 if len(done) == len(results) else 1
 
@@ -100,21 +100,23 @@ def _kind(subject: Subject, inputs: list[str]) -> Kind:
     Raises:
         InputError: The model explains the other, or a file does not exist.
     """
-    from fxlrp.commands.images import is_image_name
+    from fxlrp.commands.images import existing, is_image_name
 
     if any(not each.strip() for each in inputs):
         raise InputError("an empty text cannot be explained")
-    paths = [each for each in inputs if Path(each).exists() and Path(each).suffix != ".txt"]
-    missing = [each for each in inputs if each not in paths and is_image_name(each) and " " not in each]
-    if missing and subject.kind != "text":
+    present = [each for each in inputs if existing(each) is not None]
+    paths = [each for each in present if Path(each).suffix != ".txt"]
+    named = [each for each in inputs if " " not in each and (is_image_name(each) or Path(each).suffix == ".txt")]
+    missing = [each for each in named if each not in present]
+    if missing:
         raise InputError(f"there is no file or folder {missing[0]!r}")
     if subject.kind == "text" and paths:
         raise InputError(f"{paths[0]} is not a text or a .txt file, and the model explains texts")
     if subject.kind == "image" and len(paths) < len(inputs):
         other = next(each for each in inputs if each not in paths)
-        if Path(other).suffix == ".txt" and Path(other).exists():
+        if other in present:
             raise InputError(f"{other} is a text file, and the model explains images")
-        raise InputError(f"there is no file or folder {other!r}")
+        raise InputError(f"there is no file or folder {in_short(other)!r}")
     if paths and len(paths) < len(inputs):
         raise InputError("give images or texts, not both in one call")
     return "image" if paths else "text"

@@ -12,15 +12,17 @@ from typing import Any
 from torch import Tensor
 
 import fxlrp
-from fxlrp.command_line import add_command, at_least_one
+from fxlrp.command_line import add_command, at_least_one, is_terminal
 from fxlrp.commands.arguments import MODEL, add_rules, preset_of
-from fxlrp.commands.images import opened
+from fxlrp.commands.images import existing
 from fxlrp.commands.subjects import DEFAULT, Subject, compiled, load
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extras import require
+from fxlrp.pictures import opened
 from fxlrp.survey import models
 
+_OPTIONS = {"table(fold=False)": "--all", "table(constants=True)": "--all", "hide=[...]": "--hide"}
 _NARROWEST = 80  # a table of all columns needs this much, also in narrower terminals
 
 
@@ -64,27 +66,39 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    parts = {"--only": options.only, "--relevance": options.relevance, "--hide": options.hide}
+    given = [name for name, value in {**parts, "--width": options.width, "--all": options.all}.items() if value]
+    if options.html is not None and given:
+        raise InputError(f"--html writes the whole graph: leave out {', '.join(given)}")
     explain, inputs = _explainer(options)
     if options.html is not None:
-        given: dict[str, Any] = dict(inputs or {})
-        own = [given.pop("")] if "" in given else []
-        page = explain.graph(options.html, *own, **given)
+        named: dict[str, Any] = dict(inputs or {})
+        own = [named.pop("")] if "" in named else []
+        page = explain.graph(options.html, *own, **named)
         print(f"{options.html}: {len(page.graph.nodes)} nodes in {len(page.graph.groups)} groups")
         return
     width = options.width
-    if width is None and sys.stdout.isatty():
+    if width is None and is_terminal(sys.stdout):
         width = max(shutil.get_terminal_size().columns, _NARROWEST)
-    text: str = explain.table(
-        only=options.only,
-        relevance=True if options.relevance else None,
-        hide=options.hide,
-        width=width,
-        fold=False if options.all else None,
-        constants=options.all,
-    )
-    for argument in ("table(fold=False)", "table(constants=True)"):
-        text = text.replace(argument, "--all")
-    print(text)
+    try:
+        text = explain.table(
+            only=options.only,
+            relevance=True if options.relevance else None,
+            hide=options.hide,
+            width=width,
+            fold=False if options.all else None,
+            constants=options.all,
+        )
+    except InputError as error:
+        raise InputError(_as_options(str(error))) from error
+    print(_as_options(text))
+
+
+def _as_options(text: str) -> str:
+    """A text of the table, with the options of the command in place of the arguments of ``table``."""
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
 
 
 def _explainer(options: argparse.Namespace) -> tuple[Explainer, Mapping[str, Tensor] | None]:
@@ -111,7 +125,14 @@ def _example(subject: Subject, given: str | None) -> Mapping[str, Tensor] | None
     """The inputs that an image or a text becomes; None without one, if the model says not which it takes."""
     if given is None and subject.kind is None:
         return None
-    if subject.kind == "text" or (given is not None and not Path(given).is_file()):
+    path = existing(given) if given is not None else None
+    if subject.kind == "text" or (given is not None and path is None):
         return subject.text(given or "an example")[1]
-    image = opened(Path(given)) if given is not None else require("PIL.Image", "vision").new("RGB", (256, 256))
-    return {"": subject.image(image)[None]}
+    if path is None:
+        return {"": subject.image(require("PIL.Image", "vision").new("RGB", (256, 256)))[None]}
+    if path.is_dir():
+        raise InputError(f"--input {given} is a folder: give an image")
+    try:
+        return {"": subject.image(opened(path))[None]}
+    except InputError as error:
+        raise InputError(f"--input {given}: {error}") from error

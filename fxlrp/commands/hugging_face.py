@@ -14,6 +14,7 @@ from fxlrp.commands.subjects import DEFAULT, Kind, Normalization, Subject, becau
 from fxlrp.commands.weights import fill
 from fxlrp.errors import InputError
 from fxlrp.extras import import_torchvision, require
+from fxlrp.pictures import rgb
 
 _KINDS: Mapping[str, Kind] = {"ForImageClassification": "image", "ForSequenceClassification": "text"}
 _INPUT = "input_ids"
@@ -94,7 +95,7 @@ def _images(name: str, library: Any, source: str, model: Any, classes: tuple[str
 
 
 def _image(processor: Any, image: Any) -> Tensor:
-    made: Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
+    made: Tensor = processor(images=rgb(image), return_tensors="pt")["pixel_values"]
     return made[0]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from fxlrp import show
-from fxlrp.commands.images import files_of, opened, shown
+from fxlrp.commands.images import files_of, shown
 from fxlrp.commands.progress import Progress
 from fxlrp.commands.subjects import Subject, check_output, compiled
 from fxlrp.commands.summary import Result
-from fxlrp.errors import FxlrpError
+from fxlrp.errors import FxlrpError, InputError
 from fxlrp.explainer import Explainer
+from fxlrp.pictures import opened
 from fxlrp.rules.preset import Preset
 
 
@@ -44,42 +46,57 @@ def explained(
     Raises:
         FxlrpError: The model cannot be explained, whatever the image is.
     """
-    paths = files_of(options.inputs)
-    names = _names(paths)
+    paths = files_of(options.inputs, options.out)
+    names = picture_names(paths)
+    _check_images_are_kept(paths, names.values(), options.out)
     subject.model.to(device)
     explain: Explainer | None = None
     results: dict[Path, Result] = {}
     progress = Progress(len(paths), "images")
     for batch in _batches(subject, paths, options.batch, results):
+        progress.set(len(results))
         inputs = torch.stack([each.input for each in batch]).to(device)
         if explain is None:
             explain = compiled(subject, rules, {"": inputs})
-            check_output(explain(inputs[:1], return_output=True)[1], target)
+            check_output(subject, explain(inputs[:1], return_output=True)[1], target)
         try:
             found = _of_batch(explain, subject, inputs, target, not options.no_balance)
         except (FxlrpError, torch.OutOfMemoryError) as error:
             full = isinstance(error, torch.OutOfMemoryError)
             problem = f"{len(batch)} images do not fit into memory: choose a smaller --batch" if full else str(error)
             results.update({each.path: Result(str(each.path), problem) for each in batch})
-            progress.add(len(batch))
+            progress.set(len(results))
             continue
         for image, (result, relevance) in zip(batch, found, strict=True):
             results[image.path] = _drawn(subject, image, result, relevance, options.out / names[image.path])
-            progress.add(1)
-    progress.end()
+            progress.set(len(results))
+    progress.end(len(results))
     return [results[path] for path in paths]
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
+def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
     """The file of the picture of each image: of its own name, and of its folder where two have the same."""
     names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in paths:
         whole = [path.parent.name, path.stem, path.suffix[1:]]
         parts = ["_".join(filter(None, each)) for each in (whole[1:2], whole[:2], whole[1:], whole)]
-        taken = set(names.values())
-        free = (f"{part}.png" for part in parts if f"{part}.png" not in taken)
-        names[path] = next(free, f"{path.stem}_{len(names)}.png")
+        numbered = (f"{path.stem}_{number}" for number in itertools.count(len(names)))
+        names[path] = next(f"{part}.png" for part in itertools.chain(parts, numbered) if f"{part}.png" not in taken)
+        taken.add(names[path])
     return names
+
+
+def _check_images_are_kept(paths: Iterable[Path], names: Iterable[str], folder: Path) -> None:
+    """Check that no picture takes the place of an image.
+
+    Raises:
+        InputError: One does.
+    """
+    written = {(folder / name).resolve() for name in names}
+    lost = next((path for path in paths if path.resolve() in written), None)
+    if lost is not None:
+        raise InputError(f"--out {folder}: a picture would overwrite the image {lost}: give another folder")
 
 
 def _batches(subject: Subject, paths: Sequence[Path], size: int, results: dict[Path, Result]) -> Iterator[list[_Image]]:

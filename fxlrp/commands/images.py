@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from fxlrp.commands.subjects import Normalization
 from fxlrp.errors import InputError
 from fxlrp.extras import require
+from fxlrp.pictures import rgb
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _RESIZED, _SIDE = 256, 224
@@ -24,17 +26,38 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in _SUFFIXES
 
 
-def files_of(given: Sequence[str]) -> list[Path]:
+def existing(name: str) -> Path | None:
+    """The file or folder with this name; None if there is none, as for a text."""
+    path = Path(name)
+    try:
+        return path if path.exists() else None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # a long text
+            return None
+        raise
+
+
+def files_of(given: Sequence[str], written_to: Path) -> list[Path]:
     """The files that are given, with the images inside of folders in place of them.
 
+    Args:
+        given: The names of files and folders.
+        written_to: The folder of the pictures, which are not images to explain if it is inside of a given folder.
+
     Raises:
-        InputError: There is no such file, or no image in a folder.
+        InputError: There is no such file, no image in a folder, or the pictures would be among the images.
     """
     found: list[Path] = []
+    own = written_to.resolve()
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if each.is_file() and is_image_name(each.name))
+            if path.resolve() == own:
+                raise InputError(f"--out {written_to} is the folder of the images: give another one for the pictures")
+            images = sorted(each for each in path.rglob("*") if each.is_file() and is_image_name(each.name))
+            inside = [each for each in images if own not in each.resolve().parents]
+            if len(inside) < len(images):
+                print(f"{len(images) - len(inside)} images in {written_to} are left out, because it is --out")
             if not inside:
                 raise InputError(f"the folder {name} has no images: {', '.join(sorted(_SUFFIXES))}")
             found.extend(inside)
@@ -45,25 +68,10 @@ def files_of(given: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def opened(path: Path) -> Any:
-    """The image in a file, turned as its metadata says.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    images, operations = require("PIL.Image", "vision"), require("PIL.ImageOps", "vision")
-    try:
-        with images.open(path) as image:
-            image.load()
-            return operations.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, images.DecompressionBombError) as error:
-        raise InputError(f"it is not an image that pillow can read: {error}") from error
-
-
 def default_image(image: Any) -> Tensor:
     """The input of a model that does not say how its images are made."""
     images = require("PIL.Image", "vision")
-    image = image.convert("RGB")
+    image = rgb(image)
     width, height = (int(_RESIZED * side / min(image.size)) for side in image.size)
     image = image.resize((width, height), images.Resampling.BILINEAR)
     left, top = (width - _SIDE) // 2, (height - _SIDE) // 2

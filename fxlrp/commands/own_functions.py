@@ -6,12 +6,13 @@ import functools
 import importlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from fxlrp.command_line import in_short
 from fxlrp.commands.images import DEFAULT_IMAGES, IMAGENET, default_image
 from fxlrp.commands.subjects import RANDOM, Subject, because
 from fxlrp.commands.weights import fill
@@ -42,6 +43,8 @@ def load(name: str, weights: str, path: Path | None, count: int | None) -> Subje
         raise InputError(f"{name} returned {_types(parts)}, not {_RETURNS}")
     if prepare is not None and not callable(prepare):
         raise InputError(f"{name} returned {_types(parts)}, not {_RETURNS}: prepare must be a function")
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+        raise InputError(f"{name} returned {_types(parts)}, not {_RETURNS}: the names of the classes must be a list")
     if path is not None:
         fill(model, path, name)
     return Subject(
@@ -61,12 +64,19 @@ def _types(parts: tuple[Any, ...]) -> str:
 
 def _call(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    if Path(module_name).name != module_name or Path(module_name).is_file():
+        raise InputError(
+            f"--model {name}: give the module by its name, as import does: {Path(module_name).stem}:{attribute}, from "
+            "the folder of the file"
+        )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise InputError(f"--model {name}: the module ends the process (status {error.code})") from error
     except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise InputError(
                 f"--model {name}: there is no library {module_name!r} (torchvision, timm, hf), and no module of this "
                 "name in the current folder or among the installed ones"
@@ -93,7 +103,8 @@ def _prepared(name: str, prepare: Callable[[Any], Any], given: Any) -> Any:
     try:
         return prepare(given)
     except Exception as error:
-        raise InputError(f"the function that {name} returned: {because(error)}, {_where(error)}") from error
+        taken = f", given the text {in_short(given)!r}, which is no file or folder" if isinstance(given, str) else ""
+        raise InputError(f"the function that {name} returned: {because(error)}, {_where(error)}{taken}") from error
 
 
 def _where(error: Exception) -> str:

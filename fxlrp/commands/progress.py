@@ -6,6 +6,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from fxlrp.command_line import is_terminal
+
 
 @dataclass
 class Progress:
@@ -13,17 +15,16 @@ class Progress:
 
     total: int
     what: str
-    done: int = 0
     start: float = field(default_factory=time.monotonic)
 
-    def add(self, count: int) -> None:
-        """Count some as done."""
-        self.done += count
-        if sys.stderr.isatty():
+    def set(self, done: int) -> None:
+        """Say how many are done."""
+        if is_terminal(sys.stderr):
             seconds = time.monotonic() - self.start
-            print(f"\r{self.done} of {self.total} {self.what}, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {self.total} {self.what}, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
-        """End the line."""
-        if sys.stderr.isatty() and self.done:
+    def end(self, done: int) -> None:
+        """Say how many are done, and end the line."""
+        self.set(done)
+        if is_terminal(sys.stderr):
             print(file=sys.stderr)

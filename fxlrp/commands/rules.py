@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fxlrp.command_line import add_command, parameter
-from fxlrp.commands.arguments import preset_named, preset_of
+from fxlrp.commands.arguments import missing_parameters, preset_named, preset_of
 from fxlrp.operation import Family
 from fxlrp.rules.presets import PRESETS
 from fxlrp.rules.selectors import describe
@@ -43,11 +43,10 @@ def _run(options: argparse.Namespace) -> None:
         make = preset_named(options.rules)
         # Where a parameter has no default, its name stands for it.
         print(f"{_call(options.rules)}: {_first_line(make)}\n")
-        missing = {
-            name for name, each in inspect.signature(make).parameters.items() if each.default is inspect.Parameter.empty
-        } - dict(options.parameters).keys()
+        missing = missing_parameters(make, dict(options.parameters))
         if missing:
-            print(f"{_described(make)}\n\nIts rules need {' and '.join(sorted(missing))}: --parameters")
+            example = " ".join(f"{name}=NUMBER" for name in missing)
+            print(f"{_described(make)}\n\nIts rules need {' and '.join(missing)}: --parameters {example}")
             return
     preset = preset_of(options)
     grouped = itertools.groupby(preset.pairs, key=lambda pair: pair.rule)

@@ -88,7 +88,11 @@ class Subject:
         made = self.prepare(text)
         tokens, inputs = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
         inputs = {"": inputs} if isinstance(inputs, Tensor) else inputs
-        if not isinstance(inputs, Mapping) or not isinstance(tokens, list | tuple):
+        if (
+            not isinstance(inputs, Mapping)
+            or not all(isinstance(each, Tensor) for each in inputs.values())
+            or not isinstance(tokens, list | tuple)
+        ):
             raise InputError(
                 "the function that prepares texts must return (tokens, inputs): a list of strings, and a tensor of "
                 "shape (1, tokens) or a dictionary of tensors"
@@ -108,10 +112,7 @@ class Subject:
         if wanted == "top":
             return None
         if wanted.removeprefix("-").isdecimal():
-            index = int(wanted)
-            if self.classes and not -len(self.classes) <= index < len(self.classes):
-                raise InputError(f"--target {index}: the model has the classes 0 to {len(self.classes) - 1}")
-            return index
+            return int(wanted)  # check_output knows how many classes there are
         if not self.classes:
             raise InputError(
                 f"--target {wanted!r}: the names of the classes are not known: give the index, or --classes FILE with "
@@ -161,11 +162,16 @@ def compiled(subject: Subject, rules: Preset, inputs: Mapping[str, Tensor] | Non
     return fxlrp.compile(subject.model, rules, example_inputs=example, **options)
 
 
-def check_output(output: Tensor, target: int | None) -> None:
+def check_output(subject: Subject, output: Tensor, target: int | None) -> None:
     """Check the output of a model.
 
+    Args:
+        subject: The model.
+        output: Its output.
+        target: The class; None for the largest output.
+
     Raises:
-        InputError: It is not a classifier, or has fewer classes.
+        InputError: It is not a classifier, it has fewer classes, or as many classes as there are no names for.
     """
     if output.dim() != 2:
         raise InputError(
@@ -174,6 +180,11 @@ def check_output(output: Tensor, target: int | None) -> None:
         )
     if target is not None and not -output.shape[1] <= target < output.shape[1]:
         raise InputError(f"--target {target}: the model has the classes 0 to {output.shape[1] - 1}")
+    if subject.classes and len(subject.classes) != output.shape[1]:
+        raise InputError(
+            f"the model has {output.shape[1]} classes, and there are {len(subject.classes)} names of classes: give one "
+            "for each"
+        )
 
 
 def load(name: str, weights: str, classes: Path | None) -> Subject:
@@ -223,12 +234,23 @@ def _loader(library: str) -> Callable[[str, str, Path | None, int | None], Subje
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = lines_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--classes {path}: {error}") from error
     if not names:
         raise InputError(f"--classes {path} has no lines: write the name of a class in each")
     return names
+
+
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The lines of a file in UTF-8 that are not empty, without the spaces around them.
+
+    Raises:
+        OSError: The file cannot be read.
+        UnicodeDecodeError: It is not a text in UTF-8.
+    """
+    text = path.read_text(encoding="utf-8-sig")  # editors of Windows start a file with a mark
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def because(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from fxlrp.balance import Balance
+from fxlrp.command_line import in_short
 
 _KEPT = 3
 
@@ -51,7 +52,7 @@ class Result:
 def table(results: Sequence[Result], *, with_balance: bool) -> str:
     """The results as a table, with a line about its columns."""
     headers = ["input", "class", "score", "at the input"]
-    rows = [[each.name, each.class_name, f"{each.score:.4g}", f"{each.at_input:.4g}"] for each in results]
+    rows = [[in_short(each.name), each.class_name, f"{each.score:.4g}", f"{each.at_input:.4g}"] for each in results]
     if with_balance:
         headers.append("stayed at")
         rows = [[*row, each.stayed] for row, each in zip(rows, results, strict=True)]
@@ -64,7 +65,8 @@ def table(results: Sequence[Result], *, with_balance: bool) -> str:
 
 def write(path: Path, results: Sequence[Result]) -> None:
     """Write all results as CSV."""
-    with path.open("w", newline="") as file:
+    # Names of files that are not text in UTF-8 keep their bytes.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.writer(file)
         rows.writerow(("input", "class", "index", "score", "at the input", "stayed at", "written", "problem"))
         for each in results:

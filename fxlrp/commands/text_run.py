@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fxlrp import show
+from fxlrp.commands.images import existing
 from fxlrp.commands.progress import Progress
-from fxlrp.commands.subjects import Subject, check_output, compiled
+from fxlrp.commands.subjects import Subject, check_output, compiled, lines_of
 from fxlrp.commands.summary import Result
 from fxlrp.errors import FxlrpError, InputError
 from fxlrp.explainer import Explainer
@@ -48,29 +49,30 @@ def explained(
             tokens, inputs = subject.text(text)
         except FxlrpError as error:
             results.append(Result(text, str(error)))
+            progress.set(number)
             continue
         inputs = {name: value.to(device) for name, value in inputs.items()}
         if explain is None:
             explain = compiled(subject, rules, inputs)
-            check_output(_call(explain, inputs, return_output=True)[1], target)
+            check_output(subject, _call(explain, inputs, return_output=True)[1], target)
         try:
             results.append(_of_text(explain, subject, text, tokens, inputs, target, path, not options.no_balance))
         except FxlrpError as error:
             results.append(Result(text, str(error)))
-        progress.add(1)
-    progress.end()
+        progress.set(number)
+    progress.end(len(texts))
     return results
 
 
 def _texts(given: list[str]) -> list[str]:
     found: list[str] = []
     for each in given:
-        path = Path(each)
-        if path.suffix != ".txt" or not path.is_file():
+        path = existing(each)
+        if path is None:
             found.append(each)
             continue
         try:
-            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            lines = lines_of(path)
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not a text file: {error}") from error
         if not lines:

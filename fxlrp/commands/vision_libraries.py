@@ -15,6 +15,7 @@ from fxlrp.commands.subjects import DEFAULT, Normalization, Subject, because
 from fxlrp.commands.weights import fill
 from fxlrp.errors import InputError
 from fxlrp.extras import import_torchvision, require
+from fxlrp.pictures import rgb
 
 
 def load(name: str, weights: str, path: Path | None, count: int | None) -> Subject:
@@ -114,4 +115,4 @@ def _timm(name: str, pretrained: bool, count: int | None) -> Subject:
 
 
 def _converted(transform: Callable[[Any], Tensor], image: Any) -> Tensor:
-    return transform(image.convert("RGB"))
+    return transform(rgb(image))

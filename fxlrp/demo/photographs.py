@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.errors import InputError
 from fxlrp.extras import require
+from fxlrp.pictures import opened, rgb
 
 __all__ = ["PHOTOGRAPHS", "Photograph", "photograph"]
 
@@ -35,9 +37,9 @@ def photograph(name: str) -> Photograph:
         name: A key of :data:`PHOTOGRAPHS`, or the path of a file.
 
     Returns:
-        The photograph. It raises an OSError when it reads a file that is not an image.
+        The photograph. It raises an InputError when it reads a file that is not an image.
     """
-    return PHOTOGRAPHS.get(name) or Photograph(lambda side: middle(_open(Path(name)), side))
+    return PHOTOGRAPHS.get(name) or Photograph(lambda side: _of_user(Path(name), side))
 
 
 def middle(picture: Any, side: int) -> Tensor:
@@ -45,13 +47,16 @@ def middle(picture: Any, side: int) -> Tensor:
     crop = min(picture.size) * 7 / 8
     left, top = ((size - crop) / 2 for size in picture.size)
     bicubic = require("PIL.Image", "demo").Resampling.BICUBIC
-    small = picture.convert("RGB").resize((side, side), bicubic, box=(left, top, left + crop, top + crop))
+    small = rgb(picture).resize((side, side), bicubic, box=(left, top, left + crop, top + crop))
     pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(side, side, 3)
     return pixels.permute(2, 0, 1).unsqueeze(0) / 255
 
 
-def _open(path: Path) -> Any:
-    return require("PIL.ImageOps", "demo").exif_transpose(require("PIL.Image", "demo").open(path))
+def _of_user(path: Path, side: int) -> Tensor:
+    try:
+        return middle(opened(path), side)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _scikit_image(name: str, side: int) -> Tensor:

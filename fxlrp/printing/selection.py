@@ -41,16 +41,25 @@ def view_of(
         InputError: An argument is of another type, a name means nothing, or it means nothing but constants.
     """
     for name, value in {"relevance": relevance, "fold": fold}.items():
-        if value not in (None, True, False):
+        if value is not None and not isinstance(value, bool):
             raise InputError(f"{name} must be True, False or None, not {value!r}")
+    if not isinstance(constants, bool):
+        raise InputError(f"constants must be True or False, not {constants!r}")
     if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
         raise InputError(f"width must be a number of characters, or None, not {width!r}")
-    hidden = (hide,) if isinstance(hide, str) else tuple(hide)
+    hidden = _hidden(hide)
     view = View(None, frozenset(), relevance, hidden, width, fold, constants)
     if only is None:
         return view
     chosen, named = _chosen(program, nodes, _names(only), constants)
     return View(chosen, named, relevance, hidden, width, fold, constants)
+
+
+def _hidden(hide: str | Sequence[str]) -> tuple[str, ...]:
+    names = (hide,) if isinstance(hide, str) else hide
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"hide must be a name, or a list of names, not {hide!r}")
+    return tuple(names)
 
 
 def _names(only: At) -> tuple[str, ...]:

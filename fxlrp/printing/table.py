@@ -57,8 +57,8 @@ def summary(found: Rows, vocabulary: Vocabulary, view: View) -> list[str]:
     operations = Counter(operation_of(node, vocabulary) for node in found.nodes if node.op == "call_function")
     rules = Counter(str(annotated.rule) for node in found.nodes if (annotated := annotation(node)))
     lines = [
-        f"{operations.total()} operations: {_counts(operations)}",
-        f"{rules.total()} rules: {_counts(rules)}",
+        f"{operations.total()} operations{_counts(operations)}",
+        f"{rules.total()} rules{_counts(rules)}",
     ]
     if found.folded:
         lines.append(
@@ -77,4 +77,5 @@ def summary(found: Rows, vocabulary: Vocabulary, view: View) -> list[str]:
 
 
 def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counter.most_common())
+    counts = ", ".join(f"{count} {name}" for name, count in counter.most_common())
+    return f": {counts}" if counts else ""

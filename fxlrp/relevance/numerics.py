@@ -8,7 +8,6 @@ from torch import Tensor
 from fxlrp.errors import InputError
 from fxlrp.relevance.form import Form, reads_form
 
-
 _UNKNOWN_COMPLEX = "the types of complex values must be known: compile with example_inputs"
 
 

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.extras import require
+from fxlrp.pictures import rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 EXTRA = "show"
-# Images of pillow whose numbers are not bytes, which a conversion to RGB would clip.
-WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def numbers_of(values: Any, what: str) -> Tensor:
@@ -103,12 +102,7 @@ def image_of(image: Any) -> Image:
     """
     images = require("PIL.Image", EXTRA)
     if isinstance(image, images.Image):
-        if image.mode in WIDE_MODES:
-            raise InputError(
-                f"image is an image of pillow of mode {image.mode!r}, whose numbers are not bytes: pass an array of "
-                "numbers from 0 to 1, such as numpy.asarray(image) / 65535"
-            )
-        found: Image = image.convert("RGB")
+        found: Image = rgb(image)
         return found
     given = _tensor_of(image, "image")
     tensor, dtype = numbers_of(given, "image"), given.dtype

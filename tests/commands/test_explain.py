@@ -199,9 +199,8 @@ def test_progress_is_shown_in_a_terminal_only(
     for is_terminal in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda shown=is_terminal: shown)
         progress = Progress(3, "images")
-        progress.add(2)
-        progress.add(1)
-        progress.end()
+        progress.set(2)
+        progress.end(3)
         printed = capsys.readouterr().err
         assert bool(printed) is is_terminal
     assert printed.startswith("\r2 of 3 images") and "\r3 of 3 images" in printed and printed.endswith("\n")

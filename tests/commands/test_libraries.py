@@ -100,6 +100,7 @@ def test_default_weights_without_a_network(
 
 
 def test_timm(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_torchvision()
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", pretrained=False).eval()

@@ -88,7 +88,7 @@ def test_the_rules_of_a_preset(name: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_preset_that_needs_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "rules", "epsilon_gamma_box")
-    assert "Other convolutions: Gamma." in text and "need high and low: --parameters" in text
+    assert "Other convolutions: Gamma." in text and "need low and high: --parameters low=NUMBER high=NUMBER" in text
 
 
 def test_rules_in_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from command_models import MODULE, enter
 from fxlrp.__main__ import main
 
-CAT = "images/cat.png"
+CAT, PETS = "images/cat.png", "images/pets"
 OWN = ["--model", f"{MODULE}:plain"]
 DIGITS = ["--model", f"{MODULE}:digits"]
 WORDS = ["--model", f"{MODULE}:words"]
@@ -67,6 +67,27 @@ CALLS: list[tuple[list[str], str]] = [
     (["explain", CAT, *OWN, "--device", "tpu9"], "--device tpu9: this machine has no such device"),
     (["explain", CAT, *OWN, "--device", "meta"], "--device meta: this machine has no such device"),
     (["explain", CAT, *OWN, "--batch", "0"], "'0' is not a whole number of at least 1"),
+    (["explain", "no.txt", *WORDS], "there is no file or folder 'no.txt'"),
+    (["explain", "no.png", *WORDS], "there is no file or folder 'no.png'"),
+    (["explain", "a fine film " * 300, *OWN], "film a fine film '"),
+    (
+        ["explain", "images/pets/cat.png", *OWN, "--out", "images/pets"],
+        "a picture would overwrite the image images/pets/cat.png",
+    ),
+    (["explain", "images", *OWN, "--out", "images"], "--out images is the folder of the images"),
+    (["explain", CAT, "--model", "ends_the_process:model"], "the module ends the process (status 0)"),
+    (["explain", CAT, "--model", "with_longer_name:model"], "No module named 'with_longer', at"),
+    (["explain", CAT, "--model", f"{MODULE}.py:plain"], f"give the module by its name, as import does: {MODULE}:plain"),
+    (["explain", CAT, "--model", f"./{MODULE}:plain"], f"give the module by its name, as import does: {MODULE}:plain"),
+    (["explain", CAT, "--model", f"{MODULE}:five_classes"], "the names of the classes must be a list"),
+    (["explain", CAT, "--model", f"{MODULE}:two_names"], "the model has 5 classes, and there are 2 names of classes"),
+    (["explain", CAT, *OWN, "--classes", "classes.txt"], "the model has 5 classes, and there are 3 names of classes"),
+    (["graph", f"{MODULE}:words", "--html", "page.html", "--only", "head"], "--html writes the whole graph: leave out"),
+    (["graph", f"{MODULE}:digits", "--input", "images"], "--input images is a folder: give an image"),
+    (["graph", f"{MODULE}:digits", "--input", "no_image.png"], "--input no_image.png: it is not an image"),
+    (["graph", f"{MODULE}:digits", "--input", "no.png"], "given the text 'no.png', which is no file or folder"),
+    (["graph", f"{MODULE}:plain", "--width", "9"], "hide some of them with --hide"),
+    (["check", "torchvision:resnet18", "--rules", "rules.json", "--conserving"], "--conserving is for presets"),
     (["graph"], "the following arguments are required: MODEL"),
     (["graph", "resnet18"], "'resnet18' is not torchvision:NAME"),
     (["graph", "torchvision:resnet81"], "torchvision cannot make the model 'resnet81'"),
@@ -92,11 +113,13 @@ def test_a_wrong_call(
     if arguments == ["check", "hf:no_such_family"]:
         pytest.importorskip("transformers")
     enter(tmp_path, monkeypatch)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert ": error: " in line and said in line
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_there_are_enough_wrong_calls() -> None:

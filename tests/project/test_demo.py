@@ -110,7 +110,7 @@ def test_long_tables_are_shortened() -> None:
 
 @pytest.mark.slow
 def test_demo_prints_the_graph_and_writes_the_picture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main([]) == 0
+    demo.main([])
     output = capsys.readouterr().out
     assert "preset default" in output and re.search(r"conv2d +_conv_stem +1x32x112x112 +ZPlus\(\)", output)
     assert "111 rules: 51 PassThrough(), 49 ZPlus()" in output
@@ -131,22 +131,34 @@ def test_demo_prints_the_graph_and_writes_the_picture(here: Path, capsys: pytest
 @pytest.mark.slow
 def test_rules_and_photograph_of_the_user(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (50, 40), (200, 40, 40)).save(here / "mine.png")
-    assert demo.main(["mine.png", "--rules", "epsilon_gamma_box", "--output", "one.png"]) == 0
+    demo.main(["mine.png", "--rules", "epsilon_gamma_box", "--output", "one.png"])
     output = capsys.readouterr().out
     assert "ZBox(low=-1, high=1)" in output and "mine.png: " in output
     assert Image.open(here / "one.png").width > 500
 
 
 def test_modified_gradients_have_no_account(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["cat", "--rules", "deconvnet"]) == 0
+    demo.main(["cat", "--rules", "deconvnet"])
     output = capsys.readouterr().out
-    assert "deconvnet does not distribute the logit" in output and "reached the pixels" not in output
+    assert "deconvnet does not distribute the logit" in output and "the pixels:" not in output
+
+
+def test_what_the_demo_says_about_shares_is_true(network: nn.Module) -> None:
+    """The number of convolutions with biases, and the preset of which more arrives."""
+    assert sum(isinstance(each, nn.Conv2d) for each in network.modules()) == 49
+    x = normalized(photograph("cat").read(SIDE))
+    shares = {}
+    for name in ("default", "epsilon_gamma_box"):
+        relevance, logits = fxlrp.compile(network, rules=demo.preset(name))(x, return_output=True)
+        shares[name] = float(relevance.double().sum() / logits.max())
+    assert "49 convolutions" in demo.SHARES and "about 1% of the logit of the cat" in demo.MORE
+    assert 0 < shares["default"] < 0.0005 and 0.008 < shares["epsilon_gamma_box"] < 0.015
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["dog"], "dog is not a file"),
+        (["dog"], "'dog' is not a file"),
         (["cat", "--rules", "epsilom"], "epsilom"),
         (["--output", "photo.jpg"], "photo.jpg"),
         (["--output", "missing/photo.png"], "a folder that exists"),
@@ -161,7 +173,17 @@ def test_wrong_calls_are_refused(
 
 
 def test_file_that_is_not_an_image_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "notes.txt").write_text("no image")
-    assert demo.main(["notes.txt"]) == 1
-    error = capsys.readouterr().err
-    assert "notes.txt" in error and len(error.splitlines()) == 1
+    (here / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
+    with pytest.raises(SystemExit) as left:
+        demo.main(["broken.png"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and ": error: broken.png: it is not an image" in line
+
+
+def test_photograph_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save(here / "photo.png")
+    before = (here / "photo.png").read_bytes()
+    with pytest.raises(SystemExit) as left:
+        demo.main(["./photo.png"])
+    assert left.value.code == 2 and (here / "photo.png").read_bytes() == before
+    assert "--output photo.png would overwrite the photograph" in capsys.readouterr().err

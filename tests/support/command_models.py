@@ -98,6 +98,18 @@ def exits():
     raise SystemExit(3)
 
 
+def five_classes():
+    return plain(), None, 5
+
+
+def two_names():
+    return plain(), None, ["cat", "dog"]
+
+
+def lists():
+    return Words(), lambda text: (text.split(), {"ids": [[len(token) for token in text.split()]]})
+
+
 def training():
     return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 2, bias=False)).train(), gray
 '''
@@ -109,6 +121,8 @@ def fill(folder: Path) -> None:
     (folder / f"{MODULE}.py").write_text(SOURCE)
     (folder / "cannot_be_imported.py").write_text("import no_such_package\n")
     (folder / "with_mistake.py").write_text("def model(:\n")
+    (folder / "ends_the_process.py").write_text("raise SystemExit(0)\n")
+    (folder / "with_longer_name.py").write_text("import with_longer\n")
     torch.manual_seed(0)
     for name, (width, height) in {"cat.png": (60, 40), "dog.jpg": (32, 32), "pets/cat.png": (30, 50)}.items():
         path = folder / "images" / name
@@ -133,6 +147,6 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fill(folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for module in (MODULE, "cannot_be_imported", "with_mistake"):
+    for module in (MODULE, "cannot_be_imported", "with_mistake", "ends_the_process", "with_longer_name"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return folder
