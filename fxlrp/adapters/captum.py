@@ -7,7 +7,7 @@ They take the arguments of captum's classes of the same names, and work with its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ from fxlrp.compiler import compile
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extras import require
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import Inputs, Misfit
 from fxlrp.relevance.targets import Choice, Each, at_target, positions_of
 from fxlrp.rules.presets import Rules
 
@@ -119,9 +119,14 @@ def _columns(target: Any) -> tuple[Tensor, ...] | None:
 class _Compiled:
     """An explainer, and the calls that it is for: the arguments with a slot for each tensor, and the constants."""
 
-    arguments: dict[str, Any]
+    inputs: Inputs
     constants: tuple[str, ...]
     explain: Explainer
+
+    def is_for(self, call: Inputs, constants: tuple[str, ...], arguments: tuple[Any, ...]) -> bool:
+        """Whether a call has the same arguments apart from the values of tensors. A 1 is not True."""
+        is_same = call.arguments.keys() == self.inputs.arguments.keys() and constants == self.constants
+        return is_same and not isinstance(self.inputs.match(arguments, {}), Misfit)
 
 
 class _Explainers:
@@ -140,17 +145,17 @@ class _Explainers:
 
     def of_call(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...]) -> tuple[Explainer, tuple[str, ...]]:
         """Return the explainer for a call, and the names of the inputs."""
-        call = Inputs.of_call(self.model, (*inputs, *additional), {})
+        arguments = (*inputs, *additional)
+        call = Inputs.of_call(self.model, arguments, {})
         names = tuple(call.positional)[: len(inputs)]
         if self._given is not None:
             return self._given, names
         constants = call.names[len(inputs) :]
         for made in self._made:
-            if made.arguments == call.arguments and made.constants == constants:
+            if made.is_for(call, constants, arguments):
                 return made.explain, names
-        examples = (*inputs, *additional)
-        explain = compile(self.model, self._rules, constants=constants, example_inputs=examples, **self._options)
-        self._made.append(_Compiled(call.arguments, constants, explain))
+        explain = compile(self.model, self._rules, constants=constants, example_inputs=arguments, **self._options)
+        self._made.append(_Compiled(replace(call, examples={}), constants, explain))
         return explain, names
 
 

@@ -304,3 +304,26 @@ def test_the_package_itself_does_not_import_captum() -> None:
     code = "import fxlrp, fxlrp.adapters, sys; print('captum' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
+
+
+def test_arguments_that_are_equal_but_of_another_type() -> None:
+    """The explainer of a call with 1 is not for a call with True or 1.0, which the model may treat differently."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3, bias=False)
+
+        def forward(self, x: Tensor, scale: Any = None, options: Any = None) -> Tensor:
+            result = self.layer(x) * (3.0 if scale is True else 1.0) * (options["k"] if options else 1.0)
+            assert isinstance(result, Tensor)
+            return result
+
+    model, x = Scaled().double().eval(), torch.randn(2, 4, dtype=torch.float64)
+    explained = LRP(model, LRP0)
+    without_factor = (x * model.layer.weight[1]).detach()
+    several: list[tuple[Any, float]] = [(1, 1), (True, 3), (1.0, 1)]
+    several += [((None, {"k": 2}), 2), ((None, {"k": 2.0}), 2), ((None, {"k": 3}), 3)]
+    for given, factor in [*several, *several]:
+        found = explained.attribute(x, target=1, additional_forward_args=given)
+        assert_relevance(found, without_factor * factor, 1e-9)
