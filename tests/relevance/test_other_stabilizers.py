@@ -148,6 +148,7 @@ def test_dims_that_are_none(dims: Any) -> None:
 
 def test_lists_of_dims_and_recipes(tmp_path: Any) -> None:
     assert rules.RelativeEpsilon(dims=[1, 2]).dims == (1, 2)  # type: ignore[arg-type]
+    assert "dims=(1,)" in str(rules.RelativeEpsilon(dims=(1,)))
     layer, x = nn.Linear(4, 3).eval(), torch.rand(2, 4)
     explain = fxlrp.compile(layer, [("linear", rules.RelativeEpsilon(0.2, clip=True, dims=(1,)))])
     explain.save(tmp_path / "explain.json")
