@@ -327,3 +327,26 @@ def test_arguments_that_are_equal_but_of_another_type() -> None:
     for given, factor in [*several, *several]:
         found = explained.attribute(x, target=1, additional_forward_args=given)
         assert_relevance(found, without_factor * factor, 1e-9)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, lambda: nn.Sequential(nn.ReLU())], ids=["an operation", "a container"])
+def test_a_layer_that_is_called_twice_has_a_name_for_each_call(kind: Any) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = kind()
+            self.first, self.second, self.head = (nn.Linear(4, 4, bias=False) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result = self.head(self.act(self.second(self.act(self.first(x)))))
+            assert isinstance(result, Tensor)
+            return result
+
+    model, x = Twice().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"called more than once: (choose|pass the name)") as error:
+        LayerLRP(model, model.act, LRP0).attribute(x, target=1)
+    names = [name for name in ("act", "act_0", "act_1") if repr(name) in str(error.value).split(":")[-1]]
+    # captum takes the last call.
+    expected = LayerGradientXActivation(model, model.act).attribute(x, target=1).detach()
+    assert_relevance(LayerLRP(model, names[-1], LRP0).attribute(x, target=1), expected, 1e-9)
+    assert len(names) == 2
