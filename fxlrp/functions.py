@@ -343,6 +343,13 @@ def multiply_into(input: Tensor, other: Tensor) -> Tensor:
     return input.mul_(other) if input.dtype == other.dtype else input * other
 
 
+def rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
+    """``rrelu``, in eval mode as the leaky ReLU that it is: the kernel of torch makes noise that it does not read."""
+    if training:
+        return F.rrelu(input, lower, upper, training)
+    return F.leaky_relu(input, (lower + upper) / 2)
+
+
 def at_positions(input: Tensor, positions: Tensor | None) -> Tensor:
     """Select positions of ``(batch, length, features)``: the same of all samples, or some of each."""
     if positions is None:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from torch import fx
 from torch.fx.graph import _Namespace
 
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.provenance import MODEL, module_path
+from fxlrp.provenance import MODEL, module_calls, module_path
 
 
 @compiler_pass(needs=["canonical"], provides=["named"])
 def name_nodes(program: Program) -> int:
     """Name the operation of a module after the module, and parameters after their path; return how many.
 
-    If a module has several operations, the name of the operation follows. The second call of a module gets a number.
+    If a call of a module has several operations, the name of the operation follows, and the name of the module means
+    its output. The second call of a module gets a number.
     """
     operations: dict[str, set[str]] = defaultdict(set)
+    of_calls: dict[str, Counter[str]] = defaultdict(Counter)
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
         if operation is not None:
             operations[module_path(node)].add(operation.name)
+            of_calls[module_path(node)][_call(node)] += 1
     parents = {path.rpartition(".")[0] for path in operations}
     wanted: dict[fx.Node, str] = {}
     for node in program.graph.nodes:
@@ -30,13 +33,20 @@ def name_nodes(program: Program) -> int:
         if node.op == "get_attr":
             name = str(node.target).removeprefix(f"{MODEL}.")
         elif operation is not None and path:
-            whole = len(operations[path]) == 1 and path not in parents
+            is_one = len(operations[path]) == 1 and max(of_calls[path].values()) == 1
+            whole = is_one and path not in parents
             name = path if whole else f"{path}.{operation.name}"
         else:
             continue
         wanted[node] = name.replace(".", "_")
     _rename(program.graph, wanted)
     return len(wanted)
+
+
+def _call(node: fx.Node) -> str:
+    """The call of the innermost module that created the node."""
+    calls = module_calls(node)
+    return calls[-1].key if calls else ""
 
 
 def _rename(graph: fx.Graph, wanted: dict[fx.Node, str]) -> None:

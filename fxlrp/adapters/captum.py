@@ -7,7 +7,7 @@ They take the arguments of captum's classes of the same names, and work with its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,8 @@ from fxlrp.compiler import compile
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extras import require
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import Inputs, Misfit
+from fxlrp.provenance import module_path
 from fxlrp.relevance.targets import Choice, Each, at_target, positions_of
 from fxlrp.rules.presets import Rules
 
@@ -119,9 +120,14 @@ def _columns(target: Any) -> tuple[Tensor, ...] | None:
 class _Compiled:
     """An explainer, and the calls that it is for: the arguments with a slot for each tensor, and the constants."""
 
-    arguments: dict[str, Any]
+    inputs: Inputs
     constants: tuple[str, ...]
     explain: Explainer
+
+    def is_for(self, call: Inputs, constants: tuple[str, ...], arguments: tuple[Any, ...]) -> bool:
+        """Whether a call has the same arguments apart from the values of tensors. A 1 is not True."""
+        is_same = call.arguments.keys() == self.inputs.arguments.keys() and constants == self.constants
+        return is_same and not isinstance(self.inputs.match(arguments, {}), Misfit)
 
 
 class _Explainers:
@@ -140,17 +146,17 @@ class _Explainers:
 
     def of_call(self, inputs: tuple[Tensor, ...], additional: tuple[Any, ...]) -> tuple[Explainer, tuple[str, ...]]:
         """Return the explainer for a call, and the names of the inputs."""
-        call = Inputs.of_call(self.model, (*inputs, *additional), {})
+        arguments = (*inputs, *additional)
+        call = Inputs.of_call(self.model, arguments, {})
         names = tuple(call.positional)[: len(inputs)]
         if self._given is not None:
             return self._given, names
         constants = call.names[len(inputs) :]
         for made in self._made:
-            if made.arguments == call.arguments and made.constants == constants:
+            if made.is_for(call, constants, arguments):
                 return made.explain, names
-        examples = (*inputs, *additional)
-        explain = compile(self.model, self._rules, constants=constants, example_inputs=examples, **self._options)
-        self._made.append(_Compiled(call.arguments, constants, explain))
+        explain = compile(self.model, self._rules, constants=constants, example_inputs=arguments, **self._options)
+        self._made.append(_Compiled(replace(call, examples={}), constants, explain))
         return explain, names
 
 
@@ -250,9 +256,13 @@ class LRP(GradientAttribution):  # type: ignore[misc]
         places = list(dict.fromkeys(names if at is None else at))
         wanted = target if isinstance(target, Choice) else CaptumTarget(target)
         found, output = explain(*given, *after, target=wanted, at=places, return_output=True)
+        self._check_places(explain)
         relevance = tuple(found[name] for name in (names if at is None else at))
         tokens = [each for each in (*given, *after) if isinstance(each, Tensor) and not each.is_floating_point()]
         return relevance, wanted.relevance(output, tokens, selected=False)
+
+    def _check_places(self, explain: Explainer) -> None:
+        """Check that the places of an explanation mean what was asked for: the inputs always do."""
 
 
 class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
@@ -261,7 +271,8 @@ class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
     Args:
         model: A model in eval mode, or an explainer of it.
         layer: A module of the model, the path of one, or a list of these. Other names of places that
-            :func:`fxlrp.compile` takes in ``at`` work, too, but no globs.
+            :func:`fxlrp.compile` takes in ``at`` work, too, but no globs. A module that is called more than once has a
+            node for each call: pass the name of one.
         rules: The rules, as for :func:`fxlrp.compile`.
         options: Other arguments of :func:`fxlrp.compile`.
 
@@ -284,6 +295,7 @@ class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
         self.layer, self.device_ids = layer, None
         layers = layer if isinstance(layer, list) else [layer]
         self._places = [_path(self._explainers.model, each) for each in layers]
+        self._modules = [path for path, each in zip(self._places, layers, strict=True) if isinstance(each, nn.Module)]
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
@@ -321,6 +333,16 @@ class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
         if isinstance(self.layer, list):
             return (list(relevance), deltas) if return_convergence_delta else list(relevance)
         return (relevance[0], deltas[0]) if return_convergence_delta else relevance[0]
+
+    def _check_places(self, explain: Explainer) -> None:
+        """Check that modules are called once. The node of the first call may have the name of the module."""
+        for path in self._modules:
+            calls = [node for node in explain.nodes if node.op == "call_function" and module_path(node) == path]
+            if len(calls) > 1 and any(node.name == path for node in calls):
+                raise InputError(
+                    f"the module {path!r} is called more than once: pass the name of the node of one of its calls, "
+                    f"{' or '.join(repr(node.name) for node in calls)}"
+                )
 
 
 def _path(model: nn.Module, layer: Layer) -> str:

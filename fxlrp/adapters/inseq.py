@@ -6,6 +6,7 @@ a language model generates.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class TokenRelevance:
 
     def _explainer(self, rules: Rules, ids: Tensor, mask: Tensor) -> Explainer:
         for known, explain in self._made:
-            if known is rules or (isinstance(rules, str) and known == rules):
+            if type(known) is type(rules) and known == rules:
                 return explain
         explain = compile(
             self._model,
@@ -81,7 +82,8 @@ class TokenRelevance:
             constants=["attention_mask"],
             output="logits",
         )
-        self._made.append((rules, explain))
+        # A copy, because a list of rules may change before the next call.
+        self._made.append((copy.copy(rules), explain))
         return explain
 
 

@@ -75,6 +75,8 @@ class ExplainFunc:
         """Store the rules; nothing is compiled yet."""
         if start not in get_args(Start):
             raise InputError(f"start must be one of {', '.join(map(repr, get_args(Start)))}, not {start!r}")
+        if reduce_axes is not None and not (isinstance(reduce_axes, list | tuple) and all(map(_is_axis, reduce_axes))):
+            raise InputError(f"reduce_axes must be a tuple of dimensions, not {reduce_axes!r}")
         if reduce_axes is not None and 0 in reduce_axes:
             raise InputError("reduce_axes contains 0, the dimension of the samples, which cannot be summed")
         self._rules, self._start, self._axes, self._options = rules, start, reduce_axes, options
@@ -101,7 +103,8 @@ class ExplainFunc:
         """
         explain = self.explainer(model)
         parameter = next((each for each in model.parameters() if each.is_floating_point()), None)
-        values = torch.as_tensor(inputs)
+        # PyTorch does not take an array that is read-only or reversed.
+        values = inputs if isinstance(inputs, Tensor) else torch.as_tensor(inputs.copy())
         if values.is_floating_point() and parameter is not None:
             values = values.to(parameter.dtype)
         values = values.to(device if device is not None or parameter is None else parameter.device)
@@ -110,9 +113,12 @@ class ExplainFunc:
         if not isinstance(relevance, Tensor):
             raise InputError(f"one input can be explained, not {len(relevance)} ({', '.join(relevance)})")
         axes = self._axes if self._axes is not None else (1,) if relevance.dim() > 2 else ()
-        if any(not -relevance.dim() < axis < relevance.dim() for axis in axes):
+        dims = {axis + relevance.dim() if axis < 0 else axis for axis in axes}
+        if len(dims) < len(axes) or not dims <= set(range(1, relevance.dim())):
             raise InputError(f"reduce_axes={axes} does not fit a relevance of shape {tuple(relevance.shape)}")
         summed = relevance.sum(axes, keepdim=True) if axes else relevance
+        # NumPy has no bfloat16.
+        summed = summed.float() if summed.dtype == torch.bfloat16 else summed
         array: np.ndarray = summed.detach().cpu().numpy()
         return array
 
@@ -133,3 +139,7 @@ class ExplainFunc:
                 return explain.on(model)
         self._explainers.append(compile(model, self._rules, **self._options))
         return self._explainers[-1]
+
+
+def _is_axis(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

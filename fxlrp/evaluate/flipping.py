@@ -186,10 +186,11 @@ class _Scored:
 
     def gradient(self) -> Tensor:
         """The gradient of the output at the target."""
-        x = self._x.detach().clone().requires_grad_()
-        with torch.enable_grad():
+        # Tensors that were made in inference mode become ordinary ones in copies.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = self._x.detach().clone().requires_grad_()
             output = self._output(x.clone(), torch.arange(len(x), device=x.device))
-            (gradient,) = torch.autograd.grad((output * self._weights).sum(), x)
+            (gradient,) = torch.autograd.grad((output * self._weights.clone()).sum(), x)
         return gradient
 
     def _output(self, x: Tensor, samples: Tensor) -> Tensor:

@@ -44,11 +44,11 @@ class Regions:
         if x.dim() < 2:
             raise InputError(f"an input of shape {tuple(x.shape)} has no positions: it must be (batch, ...)")
         after_channels = tuple(range(2, x.dim())) if x.is_floating_point() and x.dim() > 2 else (1,)
-        chosen = after_channels if dims is None else tuple(dims)
-        found = tuple(sorted(dim + x.dim() if _is_integer(dim) and dim < 0 else dim for dim in chosen))
-        if not found or len(set(found)) < len(found) or any(dim not in range(1, x.dim()) for dim in found):
+        chosen = after_channels if dims is None else tuple(dims) if isinstance(dims, Sequence) else ()
+        found = tuple(sorted(dim + x.dim() if dim < 0 else dim for dim in chosen if _is_integer(dim)))
+        if not 0 < len(set(found)) == len(chosen) or any(dim not in range(1, x.dim()) for dim in found):
             raise InputError(
-                f"dims={chosen} must contain different dimensions, after the batch, of an input of shape "
+                f"dims={dims!r} must contain different dimensions, after the batch, of an input of shape "
                 f"{tuple(x.shape)}"
             )
         widths = tuple(width) if isinstance(width, Sequence) else (width,) * len(found)

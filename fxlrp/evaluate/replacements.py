@@ -78,16 +78,23 @@ def blur(sigma: float, dims: Sequence[int] = (-2, -1)) -> Callable[[Tensor], Ten
         A function for ``replace=`` of :func:`pixel_flipping`.
 
     Raises:
-        InputError: ``sigma`` is not positive.
+        InputError: ``sigma`` is not a positive number. The function raises it for dimensions that its argument does not
+            have, and for integers.
 
     Example:
         >>> import torch, fxlrp
         >>> fxlrp.evaluate.blur(2.0)(torch.rand(1, 3, 16, 16)).shape
         torch.Size([1, 3, 16, 16])
     """
-    if not sigma > 0 or math.isinf(sigma):
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
         raise InputError(f"sigma must be a positive number, not {sigma!r}")
-    return lambda x: _blurred(x, dims, sigma)
+
+    def blurred(x: Tensor) -> Tensor:
+        if not x.is_floating_point() or any(not -x.dim() <= dim < x.dim() for dim in dims):
+            raise InputError(f"blur along dims={tuple(dims)} needs real numbers, not {x.dtype} of {tuple(x.shape)}")
+        return _blurred(x, dims, sigma)
+
+    return blurred
 
 
 def _blurred(x: Tensor, dims: Sequence[int], sigma: float | None) -> Tensor:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxlrp.errors import InputError
+from fxlrp.errors import InputError, RuleError
 from fxlrp.relevance.form import Form, reads_form
 
 _UNKNOWN_COMPLEX = "the types of complex values must be known: compile with example_inputs"
 
 
+def smallest(z: Tensor) -> float:
+    """The smallest positive number of the type of ``z`` that every device distinguishes from zero."""
+    return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
+
+
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
-    """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for ``epsilon = 0`` zeros become ones.
+    """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for an ``epsilon`` that rounds to 0 zeros become ones.
 
     A negative zero has the sign -1: all terms of such a sum are zero, and so is their relevance. LRP-0 computes
     ``0/0`` as 0. Relevance is lost where contributions cancel to exactly 0.
@@ -22,27 +27,38 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """
     if z.is_complex():
         raise InputError(_UNKNOWN_COMPLEX)
-    if epsilon == 0:
-        return z.masked_fill(z == 0, 1.0)
+    if epsilon < smallest(z):
+        return _without_zeros(z)
     return z.abs().add_(epsilon).copysign_(z)
 
 
-def stabilize_clipped(z: Tensor, epsilon: float | Tensor) -> Tensor:
-    """``s(z) = sgn(z) * max(|z|, epsilon)``; for ``epsilon = 0`` zeros become ones."""
-    if isinstance(epsilon, float | int) and epsilon == 0:
-        return stabilize(z, 0.0)
-    return z.abs().clamp(min=epsilon).copysign(z)
+def stabilize_clipped(z: Tensor, epsilon: float) -> Tensor:
+    """``s(z) = sgn(z) * max(|z|, epsilon)``; for an ``epsilon`` that rounds to 0 zeros become ones."""
+    return _without_zeros(z) if epsilon < smallest(z) else z.abs().clamp(min=epsilon).copysign(z)
 
 
 def stabilize_relative(z: Tensor, epsilon: float, clip: bool, dims: tuple[int, ...] | None) -> Tensor:
-    """``s(z)`` with ``epsilon`` times the root mean square of ``z`` over ``dims``; where that is zero, 1."""
-    if epsilon == 0:
-        return stabilize(z, 0.0)
-    over = tuple(range(1, z.dim())) if dims is None else dims
+    """``s(z)`` with ``epsilon`` times the root mean square of ``z`` over ``dims``; zeros become ones.
+
+    Raises:
+        RuleError: ``z`` does not have these dimensions.
+    """
+    over = tuple(range(1, z.dim())) if dims is None else tuple(dim + z.dim() if dim < 0 else dim for dim in dims)
+    if len(set(over)) < len(over) or any(not 0 <= dim < z.dim() for dim in over):
+        raise RuleError(f"RelativeEpsilon: dims={dims} are not different dimensions of sums of shape {tuple(z.shape)}")
     # An empty tuple would mean all dimensions. A square may overflow in half precision.
-    size = widened(z).square().mean(over, keepdim=True).sqrt() if over else widened(z).abs()
-    scale = (epsilon * size).masked_fill(size == 0, 1.0).to(z.dtype)
-    return stabilize_clipped(z, scale) if clip else (z.abs() + scale).copysign(z)
+    squares = widened(z).square()
+    square = squares.mean(over, keepdim=True) if over else squares
+    # The derivative of a root is infinite at zero.
+    is_zero = square == 0
+    scale = (epsilon * square.masked_fill(is_zero, 1.0).sqrt()).masked_fill(is_zero, 1.0).to(z.dtype)
+    size = torch.maximum(z.abs(), scale) if clip else z.abs() + scale
+    return _without_zeros(size.copysign(z))
+
+
+def _without_zeros(z: Tensor) -> Tensor:
+    """``z`` with ones in place of zeros, as denominators of contributions that are all zero."""
+    return z.masked_fill(z == 0, 1.0)
 
 
 def is_finite(value: Tensor) -> bool:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates, with_in_place_form
-from fxlrp.relevance.numerics import divide_components, stabilize
+from fxlrp.relevance.numerics import divide_components, smallest, stabilize
 from fxlrp.relevance.step import Step
 
 
 def rescale_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale`, in the memory of ``C``."""
-    if epsilon < _smallest(z) or not _is_precise(factor, z):
+    if epsilon < smallest(z) or not _is_precise(factor, z):
         return rescale(factor, z, epsilon)
     return factor.addcdiv_(factor, z.abs().add_(epsilon), value=-epsilon)
 
@@ -30,7 +30,7 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     Half precision rounds nonzero sums to zero; if epsilon is below its resolution, they keep their ``C``.
     """
     rounds_to_zero = z.dtype in (torch.bfloat16, torch.float16) and epsilon < torch.finfo(z.dtype).eps
-    if epsilon < _smallest(z):
+    if epsilon < smallest(z):
         return factor.clone() if rounds_to_zero else factor.masked_fill(z == 0, 0.0)
     # |z| / (|z| + epsilon) is 1 - epsilon / (|z| + epsilon), which takes fewer passes over memory, and is 1 where a
     # mask made z infinite.
@@ -40,7 +40,7 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
 
 def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale_positive`, in the memory of ``C`` if the product ``z * C`` cannot overflow."""
-    if epsilon < _smallest(z) or not _is_precise(factor, z):
+    if epsilon < smallest(z) or not _is_precise(factor, z):
         return rescale_positive(factor, z, epsilon)
     return factor.mul_(z).div_(z + epsilon)
 
@@ -49,7 +49,7 @@ def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
 @with_in_place_form(rescale_positive_)
 def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale` where ``z`` is nowhere negative."""
-    if epsilon < _smallest(z):
+    if epsilon < smallest(z):
         return factor.masked_fill(z == 0, 0.0)
     return torch.addcdiv(factor, factor, z + epsilon, value=-epsilon)
 
@@ -99,11 +99,6 @@ def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
     Any divisor is also valid where ``z`` is negative, for relevance that is zero there.
     """
     return F.threshold(z, 0.0, 1.0).add_(epsilon)
-
-
-def _smallest(z: Tensor) -> float:
-    """The smallest positive number that every device distinguishes from zero."""
-    return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
 
 
 def over_value(step: Step, epsilon: float) -> fx.Node:

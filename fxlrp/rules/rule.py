@@ -61,7 +61,7 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
-        return "(" + ", ".join(_short(item) for item in value) + ")"
+        return "(" + ", ".join(map(_short, value)) + (",)" if len(value) == 1 else ")")
     return str(getattr(value, "__name__", value))
 
 

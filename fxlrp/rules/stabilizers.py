@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fxlrp.errors import RuleError
 from fxlrp.rules.rule import Rule, require_flag, require_number
@@ -29,6 +30,8 @@ class ClippedEpsilon(Rule):
         >>> explain(torch.ones(1, 3), target=0).shape
         torch.Size([1, 3])
     """
+
+    rowwise: ClassVar[bool] = True
 
     epsilon: float = 1e-6
     bias: bool = True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fxlrp.functions import hardswish_into, relu6_into, silu_into
+from fxlrp.functions import hardswish_into, relu6_into, rrelu, silu_into
 from fxlrp.operation import REQUIRED, Call, Fact, Family, Gate, Operation
 from fxlrp.vocabulary import facts
 from fxlrp.vocabulary.schema import rows
@@ -251,8 +251,8 @@ def activations() -> Iterator[Operation]:
         known: dict[str, Any] = {"maps_tokens": facts.one_varies} if name.startswith("clamp") else {}
         known |= {"in_place": F.hardtanh_} if name == "hardtanh" else {}
         yield _activation(name, function, parameters, aliases=("clip",) if name == "clamp" else (), **known)
-    rrelu = dict(lower=1 / 8, upper=1 / 3, training=False, inplace=False)
-    yield _activation("rrelu", F.rrelu, rrelu, required_values={"training": False})
+    slopes = dict(lower=1 / 8, upper=1 / 3, training=False, inplace=False)
+    yield _activation("rrelu", rrelu, slopes, required_values={"training": False})
     for name in "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal square abs sin cos tan atan erf".split():
         yield _activation(name, getattr(torch, name), {})
     yield _activation("neg", operator.neg, {}, aliases=("negative",))

@@ -304,3 +304,49 @@ def test_the_package_itself_does_not_import_captum() -> None:
     code = "import fxlrp, fxlrp.adapters, sys; print('captum' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
+
+
+def test_arguments_that_are_equal_but_of_another_type() -> None:
+    """The explainer of a call with 1 is not for a call with True or 1.0, which the model may treat differently."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3, bias=False)
+
+        def forward(self, x: Tensor, scale: Any = None, options: Any = None) -> Tensor:
+            result = self.layer(x) * (3.0 if scale is True else 1.0) * (options["k"] if options else 1.0)
+            assert isinstance(result, Tensor)
+            return result
+
+    model, x = Scaled().double().eval(), torch.randn(2, 4, dtype=torch.float64)
+    explained = LRP(model, LRP0)
+    without_factor = (x * model.layer.weight[1]).detach()
+    several: list[tuple[Any, float]] = [(1, 1), (True, 3), (1.0, 1)]
+    several += [((None, {"k": 2}), 2), ((None, {"k": 2.0}), 2), ((None, {"k": 3}), 3)]
+    for given, factor in [*several, *several]:
+        found = explained.attribute(x, target=1, additional_forward_args=given)
+        assert_relevance(found, without_factor * factor, 1e-9)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, lambda: nn.Sequential(nn.ReLU())], ids=["an operation", "a container"])
+def test_a_layer_that_is_called_twice_has_a_name_for_each_call(kind: Any) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = kind()
+            self.first, self.second, self.head = (nn.Linear(4, 4, bias=False) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result = self.head(self.act(self.second(self.act(self.first(x)))))
+            assert isinstance(result, Tensor)
+            return result
+
+    model, x = Twice().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"called more than once: (choose|pass the name)") as error:
+        LayerLRP(model, model.act, LRP0).attribute(x, target=1)
+    names = [name for name in ("act", "act_0", "act_1") if repr(name) in str(error.value).split(":")[-1]]
+    # captum takes the last call.
+    expected = LayerGradientXActivation(model, model.act).attribute(x, target=1).detach()
+    assert_relevance(LayerLRP(model, names[-1], LRP0).attribute(x, target=1), expected, 1e-9)
+    assert len(names) == 2

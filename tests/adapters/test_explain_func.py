@@ -152,3 +152,34 @@ def test_batch_norm_is_randomized_too() -> None:
                 relevance = explain_func(each, INPUTS, TARGETS)
                 # LRP-0 is gradient times input also with biases.
                 assert_relevance(torch.from_numpy(relevance), expected(each), 1e-8)
+
+
+def test_models_in_bfloat16() -> None:
+    """NumPy has no such numbers."""
+    model = classifier()
+    relevance = ExplainFunc(LRP0, reduce_axes=())(copy.deepcopy(model).bfloat16(), INPUTS, TARGETS)
+    assert relevance.dtype == np.float32
+    found, wanted = torch.from_numpy(relevance).double().flatten(), expected(model).flatten()
+    assert float(torch.corrcoef(torch.stack([found, wanted]))[0, 1]) > 0.99
+
+
+def test_arrays_that_are_reversed_or_read_only(recwarn: pytest.WarningsRecorder) -> None:
+    model, explain_func = classifier(), ExplainFunc(LRP0)
+    reversed_twice, read_only = np.flip(INPUTS, 3).copy()[..., ::-1], INPUTS.copy()
+    read_only.setflags(write=False)
+    usual = explain_func(model, INPUTS, TARGETS)
+    assert np.array_equal(explain_func(model, reversed_twice, TARGETS), usual)
+    assert np.array_equal(explain_func(model, read_only, TARGETS), usual)
+    assert not any("writable" in str(each.message) for each in recwarn)
+
+
+@pytest.mark.parametrize("axes", [1, "1", (1.0,), (True,)], ids=repr)
+def test_axes_that_are_no_tuple_of_integers(axes: Any) -> None:
+    with pytest.raises(InputError, match="must be a tuple of dimensions"):
+        ExplainFunc(reduce_axes=axes)
+
+
+@pytest.mark.parametrize("axes", [(1, -3), (-4,), (2, 2)], ids=str)
+def test_axes_that_are_not_different_dimensions(axes: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="does not fit a relevance"):
+        ExplainFunc(reduce_axes=axes)(classifier(), INPUTS, TARGETS)

@@ -122,3 +122,21 @@ def test_models_with_an_encoder_are_errors() -> None:
     )
     with pytest.raises(InputError, match="without an encoder"):
         inseq.load_model(transformers.T5ForConditionalGeneration(config).eval(), "lrp", tokenizer=tokenizer())
+
+
+def test_rules_are_compared_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal rules share an explainer, and a list that has changed does not keep that of its former pairs."""
+    compiled: list[Any] = []
+
+    def counted(model: Any, rules: Any, **options: Any) -> fxlrp.Explainer:
+        compiled.append(rules)
+        return fxlrp.compile(model, rules, **options)
+
+    monkeypatch.setattr("fxlrp.adapters.inseq.compile", counted)
+    model = inseq.load_model(llama(), "lrp", tokenizer=tokenizer())
+    pairs: list[Any] = [("linear", fxlrp.rules.Epsilon(1e-6))]
+    first = attributed(model, START, WHOLE, rules=pairs)
+    assert torch.allclose(attributed(model, START, WHOLE, rules=list(pairs)), first, equal_nan=True)
+    pairs[0] = ("linear", fxlrp.rules.Epsilon(0.5))
+    assert not torch.allclose(attributed(model, START, WHOLE, rules=pairs), first, equal_nan=True)
+    assert len(compiled) == 2

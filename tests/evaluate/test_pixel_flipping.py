@@ -295,6 +295,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "one width for two dimensions": (dict(region=(2,)), "one for each of 2 dimensions"),
     "the batch as positions": (dict(dims=(0, 2)), "different dimensions"),
     "a dimension twice": (dict(dims=(2, -2)), "different dimensions"),
+    "a dimension that is no integer": (dict(dims=(True,)), "different dimensions"),
+    "a single dimension": (dict(dims=2), "dims=2 must contain different dimensions"),
     "an unknown replacement": (dict(replace="grey"), "'mean', 'zero', 'blur'"),
     "a replacement that is no number": (dict(replace=None), "not None"),
     "a replacement that does not fit": (dict(replace=torch.rand(5)), "does not fit an input"),
@@ -305,6 +307,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         dict(x=IDS, relevance=IDS, model=Tokens().eval(), replace=0, baselines=["gradient x input"]),
         "tokens have no gradient",
     ),
+    "a blur of tokens": (
+        dict(x=IDS, relevance=IDS, model=Tokens().eval(), replace=fxlrp.evaluate.blur(2.0, (1,))),
+        "needs real numbers, not torch.int64",
+    ),
+    "a blur along other dimensions": (dict(replace=fxlrp.evaluate.blur(2.0, (4,))), r"dims=\(4,\)"),
     "an unknown score": (dict(score="logit"), "'output', 'probability'"),
     "a score of another shape": (dict(score=lambda output: output[:, :1]), "shape of the output"),
     "an unknown baseline": (dict(baselines=["occlusion"]), "baselines are"),
@@ -350,3 +357,17 @@ def test_the_device_does_not_matter() -> None:
     there = flipped(model.cuda(), x.cuda(), relevance, **options)
     for name, curves in here.curves.items():
         torch.testing.assert_close(there[name].srg, curves.srg, rtol=1e-9, atol=1e-9)
+
+
+def test_the_gradient_in_inference_mode() -> None:
+    model, x = linear(2.0, 1.0, -1.0), row(4.0, 3.0, 1.0)
+    expected = flipped(model, x, x, baselines=None)["gradient x input"]
+    with torch.inference_mode():
+        found = flipped(model, x.clone(), x, baselines=None)["gradient x input"]
+    assert found.morf.tolist() == expected.morf.tolist() == [[10, 2, -1, 0]]
+
+
+@pytest.mark.parametrize("sigma", [0, -1.0, float("nan"), float("inf"), "2", True, None], ids=repr)
+def test_widths_of_a_blur_that_are_none(sigma: Any) -> None:
+    with pytest.raises(InputError, match="sigma must be a positive number"):
+        fxlrp.evaluate.blur(sigma)

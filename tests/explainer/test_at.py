@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -105,3 +106,17 @@ def test_embeddings_have_the_relevance_of_their_tokens() -> None:
 def test_what_cannot_be_found_is_an_error(at: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         fxlrp.compile(skips(), at=at)
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_a_module_with_the_same_operation_twice_means_its_output(capture: Any) -> None:
+    """No operation inside it takes its name: the first one has another value than the module."""
+
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + 1.0) + x
+
+    layers = {"first": nn.Linear(4, 4), "sums": Sums(), "head": nn.Linear(4, 3)}
+    model, x = nn.Sequential(OrderedDict(layers)).double().eval(), random(2, 4)
+    explain = fxlrp.compile(model, LRP0, capture=capture, example_inputs=x)
+    assert_relevance(explain(x, target=1, at="sums"), gradient_times_activation(model, layers["sums"], x, 1), 1e-12)

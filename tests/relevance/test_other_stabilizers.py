@@ -148,6 +148,7 @@ def test_dims_that_are_none(dims: Any) -> None:
 
 def test_lists_of_dims_and_recipes(tmp_path: Any) -> None:
     assert rules.RelativeEpsilon(dims=[1, 2]).dims == (1, 2)  # type: ignore[arg-type]
+    assert "dims=(1,)" in str(rules.RelativeEpsilon(dims=(1,)))
     layer, x = nn.Linear(4, 3).eval(), torch.rand(2, 4)
     explain = fxlrp.compile(layer, [("linear", rules.RelativeEpsilon(0.2, clip=True, dims=(1,)))])
     explain.save(tmp_path / "explain.json")
@@ -161,3 +162,57 @@ def test_bias_is_for_layers_with_one() -> None:
 
     with pytest.raises((UnsupportedOpError, RuleError), match="add"):
         fxlrp.compile(Sum().eval(), [("add", rules.RelativeEpsilon(bias=False))])
+
+
+@pytest.mark.parametrize("dims", [(2,), (-3,), (1, -1)], ids=str)
+@pytest.mark.parametrize("optimize", [True, False])
+def test_dims_that_the_sums_do_not_have(dims: tuple[int, ...], optimize: bool) -> None:
+    rule = rules.RelativeEpsilon(dims=dims)
+    explain = fxlrp.compile(nn.Linear(4, 3).eval(), [("linear", rule)], optimize=optimize)
+    with pytest.raises(RuleError, match=r"RelativeEpsilon: dims=.* different dimensions of sums of shape \(2, 3\)"):
+        explain(torch.rand(2, 4), target=0)
+
+
+@pytest.mark.parametrize(
+    "rule", [rules.RelativeEpsilon(0.1), rules.RelativeEpsilon(0.1, clip=True), rules.ClippedEpsilon(0.1)], ids=str
+)
+def test_derivatives_of_a_sample_whose_sums_are_zero(rule: rules.Rule) -> None:
+    """A root has an infinite derivative at zero, and the relevance of the other samples has one by differences."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)).double().eval()
+    explain = fxlrp.compile(model, [("linear", rule)], differentiable=True)
+    x, weights = random(3, 4, seed=2), random(3, 4, seed=3)
+    x[1] = 0
+
+    def measured(x: Tensor) -> Tensor:
+        found = explain(x, target=1)
+        assert isinstance(found, Tensor)
+        return (found * weights).sum()
+
+    (derivative,) = torch.autograd.grad(measured(x.requires_grad_()), x)
+    assert not bool(derivative[1].isnan().any())
+    with torch.no_grad():
+        for index in ((0, 0), (0, 3), (2, 1)):
+            step = torch.zeros_like(x)
+            step[index] = 1e-6
+            difference = (measured(x + step) - measured(x - step)) / 2e-6
+            torch.testing.assert_close(derivative[index], difference, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "rule", [rules.Epsilon(1e-9), rules.ClippedEpsilon(1e-9), rules.RelativeEpsilon(1e-6)], ids=str
+)
+@pytest.mark.parametrize("optimize", [True, False])
+def test_a_stabilizer_that_half_precision_rounds_to_zero(rule: rules.Rule, optimize: bool) -> None:
+    """Sums that are zero pass on nothing, as with LRP-0, and not 0/0."""
+    first, second = nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[0.01, 0.02], [0.0, 0.0], [0.03, -0.01]]))
+        second.weight.copy_(torch.tensor([[0.5, 1.0, 0.25], [0.0, 0.0, 0.0]]))
+    model = nn.Sequential(first, nn.ReLU(), second).half().eval()
+    explain = fxlrp.compile(model, [("linear", rule)], optimize=optimize)
+    x = torch.tensor([[0.5, 0.25], [0.0, 0.0]]).half()
+    # The sums of the first row are 0.01, 0 and 0.0125; the explained outputs are 0.5 * 0.01 + 0.25 * 0.0125 and 0.
+    expected = torch.tensor([[0.5 * 0.005 + 0.25 * 0.015, 0.5 * 0.005 - 0.25 * 0.0025], [0.0, 0.0]]).half()
+    torch.testing.assert_close(explain(x, target=0), expected, rtol=1e-2, atol=1e-5)
+    assert not bool(explain(x, target=1).any())
