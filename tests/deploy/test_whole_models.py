@@ -80,8 +80,9 @@ def run_elsewhere(format: str, path: Path, calls: Sequence[Sequence[Tensor]]) ->
 
 
 def cases() -> list[Any]:
-    names = ("resnet18", "mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")
-    found = [pytest.param(name, format) for name in names for format in ("export", "onnx")]
+    marks: dict[str, Any] = {name: () for name in ("resnet18", "mobilenet_v3_small", "vit_b_16")}
+    marks |= dict.fromkeys(("resnet50", "densenet121", "convnext_tiny"), pytest.mark.repeats)
+    found = [pytest.param(name, format, marks=marks[name]) for name in marks for format in ("export", "onnx")]
     # AOTInductor compiles the others for minutes.
     return [*found, pytest.param("resnet18", "aoti", marks=compiler_needed)]
 
