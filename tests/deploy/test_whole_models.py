@@ -80,7 +80,7 @@ def run_elsewhere(format: str, path: Path, calls: Sequence[Sequence[Tensor]]) ->
 
 
 def cases() -> list[Any]:
-    marks: dict[str, Any] = {name: () for name in ("resnet18", "mobilenet_v3_small", "vit_b_16")}
+    marks: dict[str, Any] = dict.fromkeys(("resnet18", "mobilenet_v3_small", "vit_b_16"), ())
     marks |= dict.fromkeys(("resnet50", "densenet121", "convnext_tiny"), pytest.mark.repeats)
     found = [pytest.param(name, format, marks=marks[name]) for name in marks for format in ("export", "onnx")]
     # AOTInductor compiles the others for minutes.
