@@ -319,7 +319,7 @@ def test_the_logs_show_what_is_made(way: str, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.slow
 @ways
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "vit_b_16", *repeated("resnet50", "densenet121")]
+    "name", ["resnet18", "mobilenet_v3_small", "vit_b_16", *repeated("resnet50", "densenet121", "convnext_tiny")]
 )
 def test_real_models(name: str, way: str) -> None:
     model, x = zoo.calibrated(name)

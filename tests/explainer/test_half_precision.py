@@ -10,6 +10,7 @@ import fxlrp
 import zoo
 from fxlrp.demo.digits import DigitNet, load_digits, trained
 from fxlrp.passes.fold_batch_norm import folded_bias, folded_weight
+from helpers import repeated
 
 HALVES = [torch.bfloat16, torch.float16]
 PRESETS = {
@@ -37,7 +38,7 @@ def gradient_times_input(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+@pytest.mark.parametrize("name", [*repeated("resnet50"), "vgg16"])
 def test_random_networks(name: str, half: torch.dtype) -> None:
     """On a random net half precision keeps little of a gradient; what LRP keeps is measured against that.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fxlrp
 import zoo
 from fxlrp import presets
-from helpers import as_tuple, assert_is_gradient, lrp0, slow_ones
+from helpers import as_tuple, assert_is_gradient, lrp0, repeated
 from law_models import (
     PRODUCTS,
     image_batch,
@@ -107,7 +107,7 @@ def test_compiled_in_inference_mode() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("name", [PRODUCTS[0], *slow_ones(*PRODUCTS[1:])])
+@pytest.mark.parametrize("name", [PRODUCTS[0], *repeated(*PRODUCTS[1:])])
 def test_torch_compile_without_graph_breaks(name: str) -> None:
     model, inputs = product(name, batch=3)
     eager = fxlrp.compile(model, rules="epsilon_plus_flat")
@@ -201,7 +201,7 @@ def assert_only_aten(exported: torch.export.ExportedProgram) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [PRODUCTS[0], *slow_ones(*PRODUCTS[1:])])
+@pytest.mark.parametrize("name", [PRODUCTS[0], *repeated(*PRODUCTS[1:])])
 def test_export_loads_without_fxlrp(name: str, tmp_path: Path) -> None:
     model, inputs = product(name, batch=3)
     explain = fxlrp.compile(model, rules="epsilon_plus_flat")

@@ -65,7 +65,7 @@ def test_no_graph_breaks(name: str) -> None:
 
 
 @pytest.mark.slow
-@models
+@pytest.mark.parametrize("name", ["resnet18", *repeated("mobilenet_v3_small", "vit_b_16")])
 def test_an_explainer_inside_a_compiled_function(name: str) -> None:
     model, x = zoo.calibrated(name)
     explain = fxlrp.compile(model, "epsilon_plus_flat")
