@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ def slow_ones(*values: Any) -> list[Any]:
 def repeated(*values: Any) -> list[Any]:
     """Values of a parameter whose tests take long and repeat what others show: they run with ``-m repeats`` only."""
     return [pytest.param(value, marks=pytest.mark.repeats) for value in values]
+
+
+def some_of_each(count: int, cases: Iterable[Any]) -> Iterator[Any]:
+    """The cases of a test over operations, which are their first value: of each operation the first of ``count``.
+
+    The others repeat them, with other arguments.
+    """
+    seen: Counter[str] = Counter()
+    for case in cases:
+        name = getattr(case.values[0], "operation", case.values[0]).name
+        seen[name] += 1
+        marks = [*case.marks, *([pytest.mark.repeats] if seen[name] % count != 1 else [])]
+        yield pytest.param(*case.values, id=case.id, marks=marks)
 
 
 def one_in(count: int, cases: Iterable[Any]) -> Iterator[Any]:
