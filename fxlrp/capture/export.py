@@ -20,7 +20,6 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from fxlrp import nested
 from fxlrp.autocast_cache import without_fake_weights
@@ -158,13 +157,17 @@ def _first_attempt(
                     guards = ShapeGuards.of(exported, inputs, tape.guard())
                     if guards.misfit(tuple(own.values())) is None:
                         return _Attempt(exported, selection, guards)
-        if not isinstance(reason, _READS_VALUES):
+        if not _reads_values(reason):
             break
     raise CaptureError(_cannot_follow(model, reason)) from reason
 
 
-# The errors of torch.export at a condition on values.
-_READS_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException)
+def _reads_values(error: Exception | None) -> bool:
+    """Whether an error of ``torch.export`` is about a condition on values."""
+    # Imported here: it needs sympy, which takes longer to import than all of fxlrp.
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    return isinstance(error, GuardOnDataDependentSymNode | DataDependentOutputException)
 
 
 def _same_shapes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:

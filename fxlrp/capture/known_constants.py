@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -91,6 +90,9 @@ class KnownConstants(TorchFunctionMode):
 
     def _with_known_size(self, tensor: Tensor) -> Tensor:
         """A tensor of which ``torch.export`` does not know a size, element by element of that dimension."""
+        # Imported here: it needs sympy, which torch.export has imported by now.
+        from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
         for dim, size in enumerate(tensor.shape):
             if free_unbacked_symbols(size):
                 known = self._value(tensor).shape[dim]
