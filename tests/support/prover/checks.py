@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -118,7 +119,13 @@ def questions_are_those_one_at_a_time(program: Program) -> None:
     together = explain(x, target=each(range(CLASSES)))
     for target in range(CLASSES):
         assert_close(together[target], explain(x, target=target), 1e-8)
-    nodes = [each.node for each in explain.balance(x, target=1).nodes]
+    passed = {each.node for each in explain.balance(x, target=1).nodes}
+    # A node with several results has no relevance of its own.
+    nodes = [
+        node.name
+        for node in explain.nodes
+        if node.name in passed and not any(user.target is operator.getitem for user in node.users)
+    ]
     chosen = nodes[:: max(1, len(nodes) // 3)]
     places = explain(x, target=1, at=chosen)
     places = places if isinstance(places, Mapping) else dict(zip(chosen, [places], strict=True))
