@@ -83,7 +83,7 @@ def add_command(
         run: What the command does with its options; it returns the exit status.
         help: A line for the list of commands.
         examples: Calls, which ``--help`` shows.
-        description: What the command does; None means ``help``.
+        description: What the command does; empty means ``help``.
 
     Returns:
         The parser, to which arguments are added.

@@ -18,7 +18,9 @@ from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extras import require
 from fxlrp.inputs import Inputs, Misfit
+from fxlrp.integers import is_integer
 from fxlrp.provenance import module_path
+from fxlrp.relevance.numerics import sums_of_samples
 from fxlrp.relevance.targets import Choice, Each, at_target, positions_of
 from fxlrp.rules.presets import Rules
 
@@ -75,9 +77,9 @@ class CaptumTarget(Choice):
                     "sample"
                 )
             return ()
-        if _is_integer(target):
+        if is_integer(target):
             return (target,)
-        if isinstance(target, tuple) and target and all(map(_is_integer, target)):
+        if isinstance(target, tuple) and target and all(map(is_integer, target)):
             return target
         if isinstance(target, Tensor) and target.numel() == 1 and not target.is_floating_point():
             return (int(target),)
@@ -97,19 +99,15 @@ class CaptumTarget(Choice):
         return tuple(column.to(output.device) for column in columns)
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _columns(target: Any) -> tuple[Tensor, ...] | None:
     """The indices of all samples for each dimension; None if it is not a target for each sample."""
     if isinstance(target, Tensor):
         return (target,) if target.dim() == 1 and not target.is_floating_point() else None
     if not isinstance(target, list) or not target:
         return None
-    if all(map(_is_integer, target)):
+    if all(map(is_integer, target)):
         return (torch.tensor(target),)
-    if not all(isinstance(each, tuple) and each and all(map(_is_integer, each)) for each in target):
+    if not all(isinstance(each, tuple) and each and all(map(is_integer, each)) for each in target):
         return None
     if len({len(each) for each in target}) > 1:
         return None
@@ -240,7 +238,7 @@ class LRP(GradientAttribution):  # type: ignore[misc]
             A tensor of shape ``(batch,)``.
         """
         parts = attributions if isinstance(attributions, tuple) else (attributions,)
-        return _of_samples(output) - torch.stack([_of_samples(part) for part in parts]).sum(0)
+        return sums_of_samples(output) - torch.stack([sums_of_samples(part) for part in parts]).sum(0)
 
     def _explained(
         self, inputs: Tensors, target: Any, additional: Any, at: Sequence[str] | None
@@ -353,8 +351,3 @@ def _path(model: nn.Module, layer: Layer) -> str:
         if module is layer and path:
             return str(path)
     raise InputError(f"the layer {type(layer).__name__} is not a module inside the model")
-
-
-def _of_samples(values: Tensor) -> Tensor:
-    """The sum of the values of each sample."""
-    return values.flatten(1).sum(1) if values.dim() > 1 else values

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fxlrp.compiler import compile
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
+from fxlrp.integers import is_integer
 from fxlrp.other_copy import is_copy
 from fxlrp.relevance.initial_relevance import initial_gradient
 from fxlrp.relevance.targets import Choice
@@ -75,7 +76,9 @@ class ExplainFunc:
         """Store the rules; nothing is compiled yet."""
         if start not in get_args(Start):
             raise InputError(f"start must be one of {', '.join(map(repr, get_args(Start)))}, not {start!r}")
-        if reduce_axes is not None and not (isinstance(reduce_axes, list | tuple) and all(map(_is_axis, reduce_axes))):
+        if reduce_axes is not None and not (
+            isinstance(reduce_axes, list | tuple) and all(map(is_integer, reduce_axes))
+        ):
             raise InputError(f"reduce_axes must be a tuple of dimensions, not {reduce_axes!r}")
         if reduce_axes is not None and 0 in reduce_axes:
             raise InputError("reduce_axes contains 0, the dimension of the samples, which cannot be summed")
@@ -139,7 +142,3 @@ class ExplainFunc:
                 return explain.on(model)
         self._explainers.append(compile(model, self._rules, **self._options))
         return self._explainers[-1]
-
-
-def _is_axis(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -31,9 +31,7 @@ SHARES = """
 Why little of a logit reaches the pixels: a bias is a part of the output of its layer, and keeps its share of the
 relevance. The network has 49 convolutions with biases, one after the other, so little remains at the end. The
 pictures are not wrong for that: each shows where the remaining relevance lies, in colors that are scaled to it,
-and not how much of the logit it is."""
-
-MORE = "With --rules epsilon_gamma_box more arrives: about 1% of the logit of the cat."
+and not how much of the logit it is. With --rules epsilon_gamma_box more arrives: about 1% of the logit of the cat."""
 
 
 def parser() -> Parser:
@@ -151,8 +149,8 @@ def _run(options: argparse.Namespace) -> None:
         # What starts with one is a modified gradient, and does not divide the logit among the pixels.
         print(account(each.balance) if not rules.starts_with_one else f"{options.rules} does not distribute the logit.")
         rows.append(each.pictures())
-    if not rules.starts_with_one:
-        print(SHARES if options.rules == "epsilon_gamma_box" else f"{SHARES} {MORE}")
+    if options.rules == "default":
+        print(SHARES)
     show.grid([cells for cells, _ in rows], titles=[titles for _, titles in rows]).save(options.output)
     print(LEGEND.format(options.output))
 

@@ -2,7 +2,6 @@
 
 from fxlrp.evaluate.curves import Curves, Flipping, merged
 from fxlrp.evaluate.flipping import pixel_flipping
-from fxlrp.evaluate.picture import CurvePicture
 from fxlrp.evaluate.replacements import blur
 
-__all__ = ["CurvePicture", "Curves", "Flipping", "blur", "merged", "pixel_flipping"]
+__all__ = ["Curves", "Flipping", "blur", "merged", "pixel_flipping"]

@@ -10,8 +10,9 @@ from tabulate import tabulate
 from torch import Tensor
 
 from fxlrp.errors import InputError
-from fxlrp.evaluate.picture import CurvePicture, draw
+from fxlrp.evaluate.picture import draw
 from fxlrp.printing.html import Table, html_table, in_cells
+from fxlrp.show.picture import Picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Flipping:
             for name, each in self.curves.items()
         ]
 
-    def picture(self) -> CurvePicture:
+    def picture(self) -> Picture:
         """Draw the mean curves: MoRF as a line, LeRF as a dashed line. Needs matplotlib.
 
         Returns:

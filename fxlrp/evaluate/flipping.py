@@ -14,7 +14,9 @@ from fxlrp.evaluate.curves import Curves, Flipping
 from fxlrp.evaluate.regions import Regions, Width, ranks
 from fxlrp.evaluate.replacements import Replacement, replacement_of
 from fxlrp.explainer import Explainer
+from fxlrp.integers import is_integer
 from fxlrp.relevance.initial_relevance import initial_gradient
+from fxlrp.relevance.numerics import sums_of_samples
 from fxlrp.relevance.targets import Each, Target
 
 Explanation: TypeAlias = "Tensor | Explainer | Callable[[Tensor], Tensor]"
@@ -114,7 +116,7 @@ def _check(model: Any, x: Any, target: Any, steps: Any, batch_size: Any) -> None
     if isinstance(target, Each):
         raise InputError("pixel flipping takes one target for each sample: call it once for each of several")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_integer(value) or value < 1:
             raise InputError(f"{name} must be a positive integer, not {value!r}")
 
 
@@ -182,7 +184,7 @@ class _Scored:
         weights = self._weights[samples]
         if not isinstance(output, Tensor) or output.shape != weights.shape:
             raise InputError("the function score must return a tensor of the shape of the output")
-        return _of_samples(output * weights)
+        return sums_of_samples(output * weights)
 
     def gradient(self) -> Tensor:
         """The gradient of the output at the target."""
@@ -279,10 +281,6 @@ class _Flips:
         device = self.x.device
         numbers = self.numbers(step.to(device).unsqueeze(0), samples.to(device).unsqueeze(1)).cpu()
         return Curves(numbers / self.counts.cpu().double().unsqueeze(1), morf, lerf)
-
-
-def _of_samples(values: Tensor) -> Tensor:
-    return values.flatten(1).sum(1) if values.dim() > 1 else values
 
 
 def _described(output: Any) -> str:

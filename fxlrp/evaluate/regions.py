@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from fxlrp.errors import InputError
+from fxlrp.integers import is_integer
 
 Width: TypeAlias = "int | Sequence[int]"
 
@@ -45,14 +46,14 @@ class Regions:
             raise InputError(f"an input of shape {tuple(x.shape)} has no positions: it must be (batch, ...)")
         after_channels = tuple(range(2, x.dim())) if x.is_floating_point() and x.dim() > 2 else (1,)
         chosen = after_channels if dims is None else tuple(dims) if isinstance(dims, Sequence) else ()
-        found = tuple(sorted(dim + x.dim() if dim < 0 else dim for dim in chosen if _is_integer(dim)))
+        found = tuple(sorted(dim + x.dim() if dim < 0 else dim for dim in chosen if is_integer(dim)))
         if not 0 < len(set(found)) == len(chosen) or any(dim not in range(1, x.dim()) for dim in found):
             raise InputError(
                 f"dims={dims!r} must contain different dimensions, after the batch, of an input of shape "
                 f"{tuple(x.shape)}"
             )
         widths = tuple(width) if isinstance(width, Sequence) else (width,) * len(found)
-        if len(widths) != len(found) or not all(_is_integer(each) and each > 0 for each in widths):
+        if len(widths) != len(found) or not all(is_integer(each) and each > 0 for each in widths):
             raise InputError(f"region={width!r} must be a positive integer, or one for each of {len(found)} dimensions")
         labels, count = torch.zeros((), dtype=torch.long, device=x.device), 1
         for dim, each in zip(found, widths, strict=True):
@@ -126,7 +127,3 @@ def ranks(relevance: Tensor, candidates: Tensor, generator: torch.Generator) -> 
     order = shuffled.gather(1, torch.sort(values, dim=1, descending=True, stable=True).indices)
     numbers = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter(1, order, numbers)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

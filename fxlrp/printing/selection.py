@@ -8,6 +8,7 @@ from torch import fx
 
 from fxlrp.absence import why_absent
 from fxlrp.errors import InputError
+from fxlrp.integers import is_integer
 from fxlrp.places import Places
 from fxlrp.printing.rows import View, constants_among
 from fxlrp.program import Program
@@ -45,7 +46,7 @@ def view_of(
             raise InputError(f"{name} must be True, False or None, not {value!r}")
     if not isinstance(constants, bool):
         raise InputError(f"constants must be True or False, not {constants!r}")
-    if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+    if width is not None and (not is_integer(width) or width < 1):
         raise InputError(f"width must be a number of characters, or None, not {width!r}")
     hidden = _hidden(hide)
     view = View(None, frozenset(), relevance, hidden, width, fold, constants)

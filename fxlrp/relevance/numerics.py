@@ -70,6 +70,11 @@ def is_finite(value: Tensor) -> bool:
     return value.is_meta or bool(torch.isfinite(value).all())
 
 
+def sums_of_samples(values: Tensor) -> Tensor:
+    """The sum of the values of each sample, ``(batch,)``."""
+    return values.flatten(1).sum(1) if values.dim() > 1 else values
+
+
 def widened(x: Tensor) -> Tensor:
     """``x`` in at least single precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

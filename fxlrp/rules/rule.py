@@ -105,6 +105,21 @@ class Stabilized(Rule):
 
 
 @dataclass(frozen=True)
+class ByEpsilon(Rule):
+    """Base class of LRP-epsilon with different stabilizers."""
+
+    rowwise: ClassVar[bool] = True
+
+    epsilon: float = 1e-6
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        require_number(self, "epsilon")
+        require_flag(self, "bias")
+
+
+@dataclass(frozen=True)
 class StabilizedWithBias(Stabilized):
     """Base class of the rules with a stabilizer and a bias that may be left out."""
 

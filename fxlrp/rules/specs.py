@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from fxlrp.errors import RuleError
 from fxlrp.rules.first_layer import Flat, WSquare, ZBox
 from fxlrp.rules.gradients import Backpropagation, DeconvReLU, Gradient, GuidedReLU, SmoothReLU
-from fxlrp.rules.rule import Rule, Stabilized, StabilizedWithBias, require_flag, require_number
+from fxlrp.rules.rule import ByEpsilon, Rule, Stabilized, StabilizedWithBias, require_flag, require_number
 from fxlrp.rules.stabilizers import ClippedEpsilon, RelativeEpsilon
 
 __all__ = [
@@ -48,7 +48,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Epsilon(Rule):
+class Epsilon(ByEpsilon):
     """LRP-epsilon: relevance in proportion to each contribution (Bach et al., 2015).
 
     ``R_x = x * W^T(R / s(z))`` with ``z = f(W, b; x)`` and ``s(z) = z + epsilon * sgn(z)``. For linear maps, sums,
@@ -68,16 +68,6 @@ class Epsilon(Rule):
         >>> fxlrp.rules.Epsilon(epsilon=1e-3)
         Epsilon(epsilon=0.001, bias=True)
     """
-
-    rowwise: ClassVar[bool] = True
-
-    epsilon: float = 1e-6
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        require_number(self, "epsilon")
-        require_flag(self, "bias")
 
 
 EPSILONS = (Epsilon, ClippedEpsilon, RelativeEpsilon)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxlrp.errors import RuleError
-from fxlrp.rules.rule import Rule, require_flag, require_number
+from fxlrp.integers import is_integer
+from fxlrp.rules.rule import ByEpsilon, require_flag
 
 
 @dataclass(frozen=True)
-class ClippedEpsilon(Rule):
+class ClippedEpsilon(ByEpsilon):
     """LRP-epsilon that only moves sums which are smaller than epsilon.
 
     ``R_x = x * W^T(R / s(z))`` with ``s(z) = sgn(z) * max(|z|, epsilon)``, the stabilizer of zennit with ``clip=True``
@@ -31,19 +32,9 @@ class ClippedEpsilon(Rule):
         torch.Size([1, 3])
     """
 
-    rowwise: ClassVar[bool] = True
-
-    epsilon: float = 1e-6
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        require_number(self, "epsilon")
-        require_flag(self, "bias")
-
 
 @dataclass(frozen=True)
-class RelativeEpsilon(Rule):
+class RelativeEpsilon(ByEpsilon):
     """LRP-epsilon with an epsilon relative to the size of the sums.
 
     ``R_x = x * W^T(R / s(z))`` with ``s(z) = z + e * sgn(z)`` and ``e = epsilon * sqrt(mean(z^2))``, the stabilizer of
@@ -52,9 +43,9 @@ class RelativeEpsilon(Rule):
 
     Args:
         epsilon: The stabilizer relative to the root mean square of the sums. 0 gives LRP-0, with ``0/0 = 0``.
+        bias: Whether the denominator includes the bias, which then absorbs its share.
         clip: Whether the stabilizer is ``sgn(z) * max(|z|, e)`` instead, as in :class:`ClippedEpsilon`.
         dims: The dimensions of the mean. None means all but the first, so that each sample has its own ``e``.
-        bias: Whether the denominator includes the bias, which then absorbs its share.
 
     Raises:
         RuleError: ``epsilon`` is negative or not a finite number, or ``dims`` is not a tuple of integers.
@@ -67,18 +58,19 @@ class RelativeEpsilon(Rule):
         torch.Size([1, 3])
     """
 
+    rowwise: ClassVar[bool] = False
+
     epsilon: float = 0.01
     clip: bool = False
     dims: tuple[int, ...] | None = None
-    bias: bool = True
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        require_number(self, "epsilon")
-        require_flag(self, "clip", "bias")
+        super().__post_init__()
+        require_flag(self, "clip")
         if self.dims is None:
             return
         dims = tuple(self.dims) if isinstance(self.dims, list | tuple) else ()
-        if not dims or any(isinstance(each, bool) or not isinstance(each, int) for each in dims):
+        if not dims or not all(map(is_integer, dims)):
             raise RuleError(f"RelativeEpsilon: dims must be a tuple of integers or None, not {self.dims!r}")
         object.__setattr__(self, "dims", dims)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import InputError
+from fxlrp.integers import is_integer
 from fxlrp.show.arrays import image_of, names_of
 from fxlrp.show.colors import FAINT
 from fxlrp.show.figures import LINE, NOTES, TEXT, Sheet, default_style, inches, lines_of
@@ -144,7 +145,7 @@ def _table(cells: Any, columns: int | None) -> Rows:
     if columns is not None:
         if all(nested):
             raise InputError(f"columns={columns!r} is for a sequence of cells, and cells has rows already")
-        if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
+        if not is_integer(columns) or columns < 1:
             raise InputError(f"columns={columns!r} is not a whole number of at least 1")
     wrapped = columns or len(cells)
     rows = cells if all(nested) else [cells[start : start + wrapped] for start in range(0, len(cells), wrapped)]

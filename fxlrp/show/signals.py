@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fxlrp.errors import InputError
 from fxlrp.extras import require
+from fxlrp.integers import is_integer
 from fxlrp.show.arrays import EXTRA, names_of, numbers_of
 from fxlrp.show.colors import EDGE, FAINT, INK, color_of, colors_of, on_paper
 from fxlrp.show.figures import DPI, LINE, NOTES, Sheet, default_style, lines_of
@@ -74,7 +75,7 @@ def signal(
         )
     if rate is not None:
         rate = real("rate", rate, "a positive number of values in a second", lambda value: 0 < value < math.inf)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+    if not is_integer(bins) or bins < 1:
         raise InputError(f"bins={bins!r} is not a whole number of at least 1")
     names = names_of(channels, "channels") if channels is not None else ("",) * len(curves)
     if len(names) != len(curves):

@@ -7,20 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import LRP as TheirLRP
+from captum.attr import InputXGradient, LayerGradientXActivation, NoiseTunnel, visualization
+from captum.metrics import infidelity, sensitivity_max
 from torch import Tensor, nn
 
 import fxlrp
+from fxlrp.adapters.captum import LRP, LayerLRP
 from fxlrp.errors import InputError
 from helpers import LRP0, epsilon_with
 from oracles import assert_relevance
-
-captum = pytest.importorskip("captum", reason="captum is not installed: pip install 'fxlrp[captum]'")
-
-from captum.attr import LRP as TheirLRP  # noqa: E402
-from captum.attr import InputXGradient, LayerGradientXActivation, NoiseTunnel, visualization  # noqa: E402
-from captum.metrics import infidelity, sensitivity_max  # noqa: E402
-
-from fxlrp.adapters.captum import LRP, LayerLRP  # noqa: E402
 
 
 def classifier(bias: bool = False) -> nn.Sequential:

@@ -35,7 +35,6 @@ def test_a_call_is_one(call: str) -> None:
 def test_a_call_runs(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     folder = enter(tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "mymodels", raising=False)
     (source,) = re.findall(r"```python\n(# mymodels.py\n.*?)```", PAGE, re.DOTALL)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from command_models import MODULE, enter
 from fxlrp.__main__ import main
@@ -23,7 +24,6 @@ LRP_0 = ["--rules", "epsilon", "--parameters", "epsilon=0"]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pytest.importorskip("matplotlib")
     return enter(tmp_path, monkeypatch)
 
 
@@ -178,8 +178,8 @@ def test_a_model_in_training_mode_is_explained_in_eval_mode(folder: Path) -> Non
 
 
 def test_the_default_preparation_of_images() -> None:
-    images, transforms = pytest.importorskip("PIL.Image"), import_torchvision().transforms
-    image = images.frombytes("RGB", (31, 50), bytes(torch.randint(0, 255, (31 * 50 * 3,)).tolist()))
+    transforms = import_torchvision().transforms
+    image = Image.frombytes("RGB", (31, 50), bytes(torch.randint(0, 255, (31 * 50 * 3,)).tolist()))
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
     norm = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     torch.testing.assert_close(default_image(image), transforms.Compose([*steps, norm])(image))

@@ -19,7 +19,6 @@ from fxlrp.extras import import_torchvision
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pytest.importorskip("matplotlib")
     return enter(tmp_path, monkeypatch)
 
 

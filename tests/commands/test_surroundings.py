@@ -22,7 +22,6 @@ WORDS = ["--model", f"{MODULE}:words", "--no-balance"]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pytest.importorskip("matplotlib")
     return enter(tmp_path, monkeypatch)
 
 

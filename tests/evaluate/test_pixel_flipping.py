@@ -319,7 +319,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a relevance that does not fit": (dict(relevance=X[..., :3]), r"\(2, 3, 4, 3\), which does not fit"),
     "a relevance of one sample": (dict(relevance=X[:1]), "does not fit"),
     "a relevance with NaN": (dict(relevance=X / 0 * 0), "NaN or infinity"),
-    "a relevance that is no tensor": (dict(relevance="LRP"), "is a str"),
+    "a relevance that is not a tensor": (dict(relevance="LRP"), "is a str"),
     "positions that are no mask": (dict(where=X[:, 0]), "boolean tensor of shape"),
     "no position at all": (dict(where=torch.zeros(2, 4, 4, dtype=torch.bool)), "leaves no position"),
     "a model with several results": (dict(model=lambda x: (x, x)), "not a tuple"),

@@ -50,12 +50,11 @@ def test_merged() -> None:
 
 
 def test_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'fxlrp[show]'")
     picture = result().picture()
     assert picture._repr_png_().startswith(b"\x89PNG")
     picture.save(tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes() == picture.png
-    assert picture.image.size == (840, 480)
+    assert (tmp_path / "curves.png").read_bytes() == picture._repr_png_()
+    assert picture.image.size == (1120, 640)
     colors = picture.image.convert("RGB").getcolors(1 << 20)
     assert colors is not None
     # The colour of the first curve, as matplotlib defines it: one line and one dashed line.
@@ -63,4 +62,16 @@ def test_picture(tmp_path: Path) -> None:
     assert count > 200
     with pytest.raises(InputError, match=r"\.png"):
         picture.save(tmp_path / "curves.jpg")
-    assert "bytes" in repr(picture)
+    assert repr(picture).startswith("Picture(1120x640, scores of pixel flipping")
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "_hidden"])
+def test_names_are_not_formulas_and_none_is_left_out(name: str) -> None:
+    """The frame of the curves ends earlier by the width of each letter, also of a dollar sign and an underscore."""
+
+    def edge(name: str) -> int:
+        gray = result(name=name).picture().image.convert("L")
+        return max(x for x in range(gray.width) if sum(gray.crop((x, 0, x + 1, gray.height)).histogram()[:128]) > 400)
+
+    assert edge("i") - edge(f"{name}i") > 5
+    assert edge(name.replace(name[0], "")) - edge(name) >= 8 * name.count(name[0])

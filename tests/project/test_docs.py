@@ -21,7 +21,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # These compile, export and serve.
 SLOW = ("serving.md", "torch-compile.md", "transformers.md")
 # These use packages that may be absent.
-NEEDED = {"adapters.md": "captum", "inseq.md": "inseq", "quantus.md": "quantus"}
+NEEDED = {"inseq.md": "inseq", "quantus.md": "quantus"}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -94,7 +94,7 @@ def modules() -> list[str]:
 
 
 # These cannot be imported without the package that they are for.
-ADAPTERS = {"fxlrp.adapters.captum": "captum", "fxlrp.adapters.inseq": "inseq"}
+ADAPTERS = {"fxlrp.adapters.inseq": "inseq"}
 
 
 @pytest.mark.parametrize("name", one_in(4, modules()))

@@ -67,8 +67,9 @@ def test_two_layers_against_the_dense_formula(case: str, optimize: bool) -> None
 @pytest.mark.parametrize("norm", [False, True])
 def test_convolutions_against_zennit(clip: bool, norm: bool) -> None:
     import_torchvision()  # zennit imports it, too
-    zennit_rules, core = pytest.importorskip("zennit.rules"), pytest.importorskip("zennit.core")
-    composites = pytest.importorskip("zennit.composites")
+    from zennit import composites, core
+    from zennit import rules as zennit_rules
+
     torch.manual_seed(0)
     model = (
         randomize(
@@ -137,7 +138,7 @@ def test_half_precision_does_not_overflow() -> None:
         layer.weight.fill_(100.0)
     x = torch.full((1, 4), 10.0).half()
     relevance = fxlrp.compile(layer, [("linear", rules.RelativeEpsilon(0.5))])(x, target=0)
-    torch.testing.assert_close(relevance, torch.full((1, 4), 1000 / 1.5).half(), rtol=1e-2, atol=0)
+    torch.testing.assert_close(relevance, torch.full((1, 4), 1000 / 1.5).half(), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("dims", [(), (1.0,), (True,), 1, "all"], ids=repr)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from PIL import Image as images
 
 from fxlrp.errors import InputError
 from fxlrp.pictures import opened, rgb
-
-images = pytest.importorskip("PIL.Image")
-numpy = pytest.importorskip("numpy")
 
 
 def sixteen_bits() -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 MODULE = "models_of_the_user"
 
@@ -117,7 +118,6 @@ def training():
 
 def fill(folder: Path) -> None:
     """Write the module, images and texts into a folder."""
-    images = pytest.importorskip("PIL.Image")
     (folder / f"{MODULE}.py").write_text(SOURCE)
     (folder / "cannot_be_imported.py").write_text("import no_such_package\n")
     (folder / "with_mistake.py").write_text("def model(:\n")
@@ -128,7 +128,7 @@ def fill(folder: Path) -> None:
         path = folder / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = bytes(torch.randint(0, 255, (width * height * 3,)).tolist())
-        images.frombytes("RGB", (width, height), pixels).resize((4 * width, 4 * height)).save(path)
+        Image.frombytes("RGB", (width, height), pixels).resize((4 * width, 4 * height)).save(path)
     (folder / "no_image.png").write_text("no image")
     (folder / "empty").mkdir()
     (folder / "texts.txt").write_text("a fine film\n\nnot good\n")
