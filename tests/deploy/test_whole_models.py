@@ -80,11 +80,11 @@ def run_elsewhere(format: str, path: Path, calls: Sequence[Sequence[Tensor]]) ->
 
 
 def cases() -> list[Any]:
-    marks: dict[str, Any] = dict.fromkeys(("resnet18", "mobilenet_v3_small"), ())
-    marks |= dict.fromkeys(("resnet50", "densenet121", "convnext_tiny", "vit_b_16"), pytest.mark.repeats)
+    deeper = ("mobilenet_v3_small", "resnet50", "densenet121", "convnext_tiny", "vit_b_16")
+    marks: dict[str, Any] = {"resnet18": (), **dict.fromkeys(deeper, pytest.mark.repeats)}
     found = [pytest.param(name, format, marks=marks[name]) for name in marks for format in ("export", "onnx")]
-    # AOTInductor compiles the others for minutes.
-    return [*found, pytest.param("resnet18", "aoti", marks=compiler_needed)]
+    # AOTInductor compiles the others for minutes. Other tests here compile small models.
+    return [*found, pytest.param("resnet18", "aoti", marks=[compiler_needed, pytest.mark.repeats])]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import zoo
 from fxlrp import Optimizations, rules
 from fxlrp.errors import InputError
 from fxlrp.passes import pipeline
-from helpers import slow_ones
+from helpers import repeated, slow_ones
 from optimization_checks import (
     CONFIGURATIONS,
     LINEAR_RULES,
@@ -70,8 +70,9 @@ def test_small_nets(turn: int) -> None:
         assert_same(model, preset, *inputs, configurations=configurations, compiled_with=compiled_with)
 
 
+# ``test_small_nets`` tries each configuration on some of the nets.
 @slow
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", repeated(*CONFIGURATIONS))
 def test_small_nets_in_every_configuration(configuration: str) -> None:
     for turn, name in enumerate(zoo.SMALL_NETS, list(CONFIGURATIONS).index(configuration)):
         model, inputs = small_net(name)
