@@ -5,6 +5,7 @@
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
 #   make prove      check 10,000 random models, in about an hour; PROVE_ARGS=--help
+#   make mutate     change passes and relevance functions, and see whether the tests notice; MUTATE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
@@ -16,7 +17,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove bench clean
+.PHONY: demo test test-fast lint format docs prove mutate bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -41,6 +42,13 @@ docs: $(VENV)/installed-docs
 
 prove: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m prover $(PROVE_ARGS)
+
+mutate: $(VENV)/installed-mutation
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python -m mutation $(MUTATE_ARGS)
+
+$(VENV)/installed-mutation: tests/support/mutation/requirements.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install --constraint constraints.txt --requirement $<
+	@touch $@
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
