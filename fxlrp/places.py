@@ -28,7 +28,7 @@ class Places:
         self._program = program
         self._nodes: dict[str, fx.Node] = {}
         self._inputs: dict[str, fx.Node] = {}
-        self._modules: dict[str, list[fx.Node]] = {}
+        self._modules: dict[str, dict[fx.Node, None]] = {}
         for node in program.graph.nodes if nodes is None else nodes:
             if node.op == "output":
                 continue
@@ -38,14 +38,23 @@ class Places:
             inside = {path for path, _ in module_stack(node)}
             outside = [{path for path, _ in module_stack(user)} for user in node.users]
             for path in inside:
-                self._modules.setdefault(path, [])
+                returned = self._modules.setdefault(path, {})
                 if any(path not in others for others in outside):
-                    self._modules[path].append(node)
+                    returned.update(dict.fromkeys(self._results(node)))
+
+    def _results(self, node: fx.Node) -> tuple[fx.Node, ...]:
+        """The values of a node: itself, or the nodes that select its results if it has several."""
+        selecting = (user for user in node.users if self._program.vocabulary.result_index(user) is not None)
+        return tuple(selecting) or (node,)
 
     def meant(self, name: str) -> Sequence[fx.Node]:
-        """The values that a name may mean: the input or node with this name, or those that the module returns."""
-        own = self._inputs.get(name) or self._nodes.get(name)
-        return (own,) if own is not None else self._modules.get(name, ())
+        """The values that a name may mean: the input, the results of the node, or those that the module returns."""
+        own = self._own(name)
+        return self._results(own) if own is not None else tuple(self._modules.get(name, ()))
+
+    def _own(self, name: str) -> fx.Node | None:
+        """The input or node with a name."""
+        return self._inputs.get(name) or self._nodes.get(name)
 
     def parameters(self, name: str) -> dict[str, tuple[fx.Node, ...]]:
         """The parameters that a path or a pattern means, with the nodes that read them; empty for any other name."""
@@ -91,7 +100,7 @@ class Places:
 
     def alone(self, name: str) -> tuple[fx.Node, ...]:
         """The input or node of a name, or the nodes that read the parameter; empty for modules and patterns."""
-        own = self._inputs.get(name) or self._nodes.get(name)
+        own = self._own(name)
         if own is not None:
             return (own,)
         reads = () if is_glob(name) else self.parameters(name).get(name, ())
@@ -119,15 +128,17 @@ class Places:
             return [name for name in names if name and fnmatch.fnmatchcase(name, pattern)]
 
         modules = [path for path in matches(self._modules) if self._one(path, has_relevance) is not None]
-        others = dict.fromkeys((*self._inputs, *self._nodes))
-        return modules or [name for name in matches(others) if has_relevance(self.meant(name)[0])]
+        own = {name: self._own(name) for name in (*self._inputs, *self._nodes)}
+        return modules or [name for name in matches(own) if (node := own[name]) is not None and has_relevance(node)]
 
     def _one(self, path: str, has_relevance: Callable[[fx.Node], bool]) -> fx.Node | None:
         found = [node for node in self._modules[path] if has_relevance(node)]
         return found[0] if len(found) == 1 else None
 
     def value(self, argument: str, name: str, has_relevance: Callable[[fx.Node], bool]) -> fx.Node:
-        """The value with a name, or that the module at this path returns; a node is found without relevance, too.
+        """The value with a name, the result of this node, or what the module at this path returns.
+
+        A node is found without relevance, too.
 
         Args:
             argument: The argument in which the name was given, for messages.
@@ -135,17 +146,22 @@ class Places:
             has_relevance: Whether relevance reaches a value.
 
         Raises:
-            InputError: The value does not exist, or the module returns several.
+            InputError: The value does not exist, or the name means several.
         """
-        own = self._inputs.get(name) or self._nodes.get(name)
-        found = [own] if own is not None else [node for node in self.meant(name) if has_relevance(node)]
+        own = self._own(name)
+        found = [node for node in self.meant(name) if has_relevance(node)]
+        if not found and own is not None:
+            return own
         if not found:
             raise InputError(f"{argument}={name!r}: {why_absent(self._program, name)}")
         if len(found) > 1:
-            names = ", ".join(repr(node.name) for node in found)
-            raise InputError(
-                f"{argument}={name!r}: the module returns several values, or is called more than once: choose {names}"
+            several = (
+                "module returns several values, or is called more than once"
+                if own is None
+                else "node has several results"
             )
+            names = ", ".join(repr(node.name) for node in found)
+            raise InputError(f"{argument}={name!r}: the {several}: choose {names}")
         return found[0]
 
 

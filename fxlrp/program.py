@@ -229,6 +229,11 @@ class Program:
         return self.graph_module.graph
 
     @property
+    def checked(self) -> frozenset[str]:
+        """The nodes that stay though nothing may read them: the masks of conditions, which check and count these."""
+        return frozenset() if self._emitted is None else frozenset(self._emitted.interface.conditions)
+
+    @property
     def outputs(self) -> tuple[fx.Node, ...]:
         """The values that the forward graph returns, before relevance steps are emitted."""
         found: dict[fx.Node, None] = {}

@@ -25,7 +25,7 @@ from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.relevance.step import Contributions, Implementation, Step, StepFacts
 
 Condition: TypeAlias = Callable[[fx.Node], fx.Node]
-"""Emits the part of a relevance, or of the factor of a quotient, that satisfies a condition."""
+"""Emits the part of a relevance, or of a coefficient, that satisfies a condition."""
 
 
 def propagate(
@@ -50,7 +50,8 @@ def propagate(
         ledger.credit(explained, Relevance(start, base), by=None)
     for node in reversed(forward):
         if conditions and node in conditions:
-            ledger.restrict(node, conditions[node], bypass=program.options.question.bypass)
+            question = program.options.question
+            ledger.restrict(node, conditions[node], bypass=question.bypass, coefficients=question.coefficients)
         annotated = annotation(node)
         # With a condition, relevance may bypass a node on every way to the result.
         if node in ledger.without:
@@ -149,13 +150,14 @@ class Ledger:
             _rename(relevance, value, "_so_far" * (self._outstanding[value] > 0))
         self._received[value] = relevance
 
-    def restrict(self, value: fx.Node, condition: Condition, *, bypass: bool) -> None:
+    def restrict(self, value: fx.Node, condition: Condition, *, bypass: bool, coefficients: bool) -> None:
         """Keep only the relevance of ``value`` that satisfies a condition.
 
         Args:
             value: A value whose relevance is complete.
             condition: Emits the relevance that satisfies the condition.
             bypass: Whether to keep the relevance that other values have received and not passed on yet.
+            coefficients: Whether the condition is one on the coefficient.
 
         Raises:
             InputError: No relevance reaches the value.
@@ -166,6 +168,9 @@ class Ledger:
                 f"only={{{value.name!r}: ...}}: no relevance reaches the {describe(value)} through the other values of "
                 "the condition"
             )
+        # A condition may be a function, and is one of the relevance itself.
+        if not coefficients:
+            received = Relevance(self.multiplied(value, received))
         kept = Relevance(condition(received.factor), received.base)
         _rename(kept, value, "_kept")
         self._received[value] = kept

@@ -35,7 +35,7 @@ def emit_relevance(program: Program) -> int:
     inputs, places = inputs_among(forward), Places(program)
     controls = _controls(graph, inputs, question)
     (explained,) = program.outputs
-    conditions = _conditions(question, places)
+    conditions = _conditions(program, places, _reached(program, forward, explained))
     with graph.inserting_before(output):
         masks = {value: _mask(program, value, name, controls) for value, name in conditions.items()}
         start = _start(program, explained, controls, _tokens(program, forward))
@@ -145,11 +145,22 @@ def _parameters(program: Program, places: Places) -> dict[str, dict[str, tuple[f
     return found
 
 
-def _conditions(question: Question, places: Places) -> dict[fx.Node, str]:
-    """The values with conditions, and the names by which they were given."""
+def _reached(program: Program, forward: Sequence[fx.Node], explained: fx.Node) -> frozenset[fx.Node]:
+    """The values that relevance reaches when nothing has a condition."""
+    return frozenset({explained, *(each for node in forward for each in receivers(node, program.vocabulary))})
+
+
+def _conditions(program: Program, places: Places, reached: frozenset[fx.Node]) -> dict[fx.Node, str]:
+    """The values with conditions, and the names by which they were given.
+
+    Raises:
+        InputError: A value does not exist, has two conditions, or no relevance reaches it.
+    """
     found: dict[fx.Node, str] = {}
-    for name in question.only:
-        value = places.value("only", name, lambda each: True)
+    for name in program.options.question.only:
+        value = places.value("only", name, reached.__contains__)
+        if value not in reached:
+            raise InputError(f"only={name!r}: no relevance reaches the {describe(value)}")
         if value in found:
             raise InputError(f"only= has two conditions on one value: {found[value]!r} and {name!r}")
         found[value] = name

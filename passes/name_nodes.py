@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
 from torch import fx
 from torch.fx.graph import _Namespace
 
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program
+from fxlrp.program import Program, inputs_among
 from fxlrp.provenance import MODEL, module_calls, module_path
 
 
@@ -17,7 +18,8 @@ def name_nodes(program: Program) -> int:
     """Name the operation of a module after the module, and parameters after their path; return how many.
 
     If a call of a module has several operations, the name of the operation follows, and the name of the module means
-    its output. The second call of a module gets a number.
+    its output. The second call of a module gets a number, and in the root the first call, too: a name that is the path
+    of a module has the value that the module returns.
     """
     operations: dict[str, set[str]] = defaultdict(set)
     of_calls: dict[str, Counter[str]] = defaultdict(Counter)
@@ -28,6 +30,7 @@ def name_nodes(program: Program) -> int:
             of_calls[module_path(node)][_call(node)] += 1
     parents = {path.rpartition(".")[0] for path in operations}
     wanted: dict[fx.Node, str] = {}
+    own: dict[fx.Node, str] = {}
     for node in program.graph.nodes:
         operation, path = program.vocabulary.operation(node), module_path(node)
         if node.op == "get_attr":
@@ -36,10 +39,15 @@ def name_nodes(program: Program) -> int:
             is_one = len(operations[path]) == 1 and max(of_calls[path].values()) == 1
             whole = is_one and path not in parents
             name = path if whole else f"{path}.{operation.name}"
+            if whole and len(of_calls[path]) == 1:
+                own[node] = path
+            elif whole and "." not in path:
+                name = f"{path}.0"
         else:
             continue
         wanted[node] = name.replace(".", "_")
-    _rename(program.graph, wanted)
+    paths = [path for path, _ in program.graph_module.get_submodule(MODEL).named_children()]
+    _rename(program.graph, wanted, own, paths)
     return len(wanted)
 
 
@@ -49,8 +57,23 @@ def _call(node: fx.Node) -> str:
     return calls[-1].key if calls else ""
 
 
-def _rename(graph: fx.Graph, wanted: dict[fx.Node, str]) -> None:
-    """Rename the nodes such that no name is blocked by the former name of another node."""
-    graph._graph_namespace = _Namespace()
+def _rename(graph: fx.Graph, wanted: Mapping[fx.Node, str], own: Mapping[fx.Node, str], paths: Iterable[str]) -> None:
+    """Rename the nodes such that no name is blocked by the former name of another node.
+
+    Args:
+        graph: The graph.
+        wanted: The names that nodes should have.
+        own: The nodes whose value a module returns, with the path of the module.
+        paths: The paths of the modules in the root, which no other node has as its name.
+    """
+    names = graph._graph_namespace = _Namespace()
+    for node in inputs_among(list(graph.nodes)):
+        node.name = names.create_name(node.name, node)
+    reserved = {path: names.create_name(path, None) for path in paths}
     for node in graph.nodes:
-        node.name = graph._graph_namespace.create_name(wanted.get(node, node.name), node)
+        name = reserved.get(own.get(node, ""))
+        if name is None:
+            name = names.create_name(wanted.get(node, node.name), node)
+        else:
+            names.associate_name_with_obj(name, node)
+        node.name = name

@@ -32,6 +32,10 @@ def reuse_memory(program: Program) -> int:
     return len(memory.reusing)
 
 
+# Beside the names of nodes: a value of the relevance steps.
+_STEP = "relevance step"
+
+
 @dataclass
 class _Memory:
     """Finds the values of a program that have their own memory and may be overwritten."""
@@ -82,12 +86,15 @@ class _Memory:
 def _roots_of(program: Program) -> dict[fx.Node, frozenset[str]]:
     """The values from which each node is computed and that differ between stacked questions.
 
-    A value of one question cannot be written into memory that all have in common.
+    A value of one question cannot be written into memory that all have in common, and as the relevance steps may run
+    once for each question, none of theirs can be written into that of the forward program.
     """
     is_stacked = program.options.question.stacked
     differing = frozenset(program.emitted.interface.differing) if is_stacked else frozenset()
     found: dict[fx.Node, frozenset[str]] = {}
-    for node in program.graph.nodes:
-        own = differing.intersection({node.name})
+    start = program.start
+    for index, node in enumerate(program.graph.nodes):
+        is_step = is_stacked and index >= start
+        own = differing.intersection({node.name}) | ({_STEP} if is_step else frozenset())
         found[node] = own.union(*(found[source] for source in node.all_input_nodes))
     return found

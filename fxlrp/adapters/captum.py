@@ -19,7 +19,6 @@ from fxlrp.explainer import Explainer
 from fxlrp.extras import require
 from fxlrp.inputs import Inputs, Misfit
 from fxlrp.integers import is_integer
-from fxlrp.provenance import module_path
 from fxlrp.relevance.numerics import sums_of_samples
 from fxlrp.relevance.targets import Choice, Each, at_target, positions_of
 from fxlrp.rules.presets import Rules
@@ -254,13 +253,9 @@ class LRP(GradientAttribution):  # type: ignore[misc]
         places = list(dict.fromkeys(names if at is None else at))
         wanted = target if isinstance(target, Choice) else CaptumTarget(target)
         found, output = explain(*given, *after, target=wanted, at=places, return_output=True)
-        self._check_places(explain)
         relevance = tuple(found[name] for name in (names if at is None else at))
         tokens = [each for each in (*given, *after) if isinstance(each, Tensor) and not each.is_floating_point()]
         return relevance, wanted.relevance(output, tokens, selected=False)
-
-    def _check_places(self, explain: Explainer) -> None:
-        """Check that the places of an explanation mean what was asked for: the inputs always do."""
 
 
 class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
@@ -293,7 +288,6 @@ class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
         self.layer, self.device_ids = layer, None
         layers = layer if isinstance(layer, list) else [layer]
         self._places = [_path(self._explainers.model, each) for each in layers]
-        self._modules = [path for path, each in zip(self._places, layers, strict=True) if isinstance(each, nn.Module)]
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
@@ -331,16 +325,6 @@ class LayerLRP(LRP, LayerAttribution):  # type: ignore[misc]
         if isinstance(self.layer, list):
             return (list(relevance), deltas) if return_convergence_delta else list(relevance)
         return (relevance[0], deltas[0]) if return_convergence_delta else relevance[0]
-
-    def _check_places(self, explain: Explainer) -> None:
-        """Check that modules are called once. The node of the first call may have the name of the module."""
-        for path in self._modules:
-            calls = [node for node in explain.nodes if node.op == "call_function" and module_path(node) == path]
-            if len(calls) > 1 and any(node.name == path for node in calls):
-                raise InputError(
-                    f"the module {path!r} is called more than once: pass the name of the node of one of its calls, "
-                    f"{' or '.join(repr(node.name) for node in calls)}"
-                )
 
 
 def _path(model: nn.Module, layer: Layer) -> str:

@@ -63,7 +63,7 @@ def bias_share(flow: NodeFlow, bias: Tensor | float, out: Tensor, r: Tensor) -> 
     """
     rule = flow.annotation.rule
     assert isinstance(rule, Epsilon)
-    per_unit = r.double() / stabilize(out.double(), rule.epsilon)
+    per_unit = r.double() / stabilize(out, rule.epsilon).double()
     share = float((_like(flow, bias, out) * per_unit).sum())
     subtracted = flow.operation.name == "sub" and 1 not in flow.annotation.carries
     return -share if subtracted else share

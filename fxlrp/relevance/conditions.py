@@ -20,10 +20,10 @@ _ACCEPTED = (
 
 
 def restricted(factor: Tensor, kept: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the relevance that a condition keeps, or its quotient.
+    """Return the relevance that a condition keeps, or its coefficient.
 
     Args:
-        factor: The relevance of the value, or its quotient.
+        factor: The relevance of the value, or its coefficient.
         kept: A mask, or a function of the relevance, as :func:`mask_of` returns it.
 
     Raises:
@@ -31,7 +31,8 @@ def restricted(factor: Tensor, kept: Tensor | Callable[[Tensor], Tensor]) -> Ten
     """
     if isinstance(kept, Tensor):
         return torch.where(kept, factor, 0.0)
-    passed = kept(factor)
+    # A function receives a copy: other values may share the memory, and are returned or read again.
+    passed = kept(factor.clone())
     if not isinstance(passed, Tensor) or passed.shape != factor.shape:
         raise InputError(f"the function of a condition must return a tensor of the shape {tuple(factor.shape)}")
     return passed

@@ -268,10 +268,8 @@ def _step(function: Callable[..., Tensor], *values: str, terms: TermsOf | None =
         return [_call(step, function, values)]
 
     def specialize(step: Step) -> Contributions | None:
-        made = None if terms is None else input_of_terms(step, terms)
-        # The cheaper step for inputs of both signs passes on a sum of products.
-        is_coefficient = made is not None and isinstance(made[0], Relevance) and made[0].base is not None
-        return made if is_coefficient or not step.facts.as_coefficients else None
+        # A cheaper step has one coefficient at zero, of the side that the facts leave, which depends on the facts.
+        return None if terms is None or step.facts.as_coefficients else input_of_terms(step, terms)
 
     def of_parameter(step: Step, argument: Argument) -> Contribution:
         if isinstance(argument, int):

@@ -16,8 +16,19 @@ def smallest(z: Tensor) -> float:
     return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
 
 
+def normal_(size: Tensor, epsilon: float) -> Tensor:
+    """``size``, at least the smallest normal number of its type if ``epsilon`` is smaller than that, in its memory.
+
+    Relevance over a smaller denominator overflows. Of the usual numbers only float16 has no normal ones: it has 6e-5.
+    """
+    least = torch.finfo(size.dtype).tiny
+    return size.clamp_(min=least) if epsilon < least else size
+
+
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for an ``epsilon`` that rounds to 0 zeros become ones.
+
+    For any other ``epsilon`` it has at least the size of the smallest normal number.
 
     A negative zero has the sign -1: all terms of such a sum are zero, and so is their relevance. LRP-0 computes
     ``0/0`` as 0. Relevance is lost where contributions cancel to exactly 0.
@@ -29,12 +40,12 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
         raise InputError(_UNKNOWN_COMPLEX)
     if epsilon < smallest(z):
         return _without_zeros(z)
-    return z.abs().add_(epsilon).copysign_(z)
+    return normal_(z.abs().add_(epsilon), epsilon).copysign_(z)
 
 
 def stabilize_clipped(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = sgn(z) * max(|z|, epsilon)``; for an ``epsilon`` that rounds to 0 zeros become ones."""
-    return _without_zeros(z) if epsilon < smallest(z) else z.abs().clamp(min=epsilon).copysign(z)
+    return _without_zeros(z) if epsilon < smallest(z) else normal_(z.abs().clamp(min=epsilon), epsilon).copysign(z)
 
 
 def stabilize_relative(z: Tensor, epsilon: float, clip: bool, dims: tuple[int, ...] | None) -> Tensor:

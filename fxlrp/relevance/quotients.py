@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates, with_in_place_form
-from fxlrp.relevance.numerics import divide_components, smallest, stabilize
+from fxlrp.relevance.numerics import divide_components, normal_, smallest, stabilize
 from fxlrp.relevance.step import Step
 
 
@@ -88,7 +88,8 @@ def _is_precise(*tensors: Tensor) -> bool:
 
 def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
     """:func:`stabilize_positive` in the memory of ``z``."""
-    return torch.threshold_(z, 0.0, 1.0).add_(epsilon)
+    stabilized = torch.threshold_(z, 0.0, 1.0).add_(epsilon)
+    return stabilized if epsilon < smallest(z) else normal_(stabilized, epsilon)
 
 
 @allocates
@@ -98,7 +99,8 @@ def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
 
     Any divisor is also valid where ``z`` is negative, for relevance that is zero there.
     """
-    return F.threshold(z, 0.0, 1.0).add_(epsilon)
+    stabilized = F.threshold(z, 0.0, 1.0).add_(epsilon)
+    return stabilized if epsilon < smallest(z) else normal_(stabilized, epsilon)
 
 
 def over_value(step: Step, epsilon: float) -> fx.Node:

@@ -52,56 +52,59 @@ INITIAL_STACKED: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-def masks_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Tensor:
+def masks_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Tensor | tuple[Any, ...]:
     """Return :func:`mask_of` each condition, stacked in front; a single one has a dimension of 1.
 
-    Raises:
-        InputError: A condition is a function, which cannot be stacked.
+    Functions cannot be stacked: if there are any, the result is a tuple.
     """
     conditions = condition.parts if isinstance(condition, Each) else (condition,)
-    masks = [mask_of(value, each, name, dim) for each in conditions]
+    masks = tuple(mask_of(value, each, name, dim) for each in conditions)
     if not all(isinstance(mask, Tensor) for mask in masks):
-        raise InputError(
-            f"only={{{name!r}: ...}}: of several questions a condition must be channels or a mask: ask a function on "
-            "its own"
-        )
+        return masks
     # Of the rank of the value, so that the dimension of the questions stays in front.
     whole = torch.ones((1,) * value.dim(), dtype=torch.bool, device=value.device)
     return torch.stack(torch.broadcast_tensors(whole, *masks)[1:])
 
 
-def over_questions(steps: Callable[..., Any], stacked: Sequence[Tensor], shared: Sequence[Any]) -> tuple[Tensor, ...]:
+def over_questions(
+    steps: Callable[..., Any], stacked: Sequence[Tensor | tuple[Any, ...]], shared: Sequence[Any]
+) -> tuple[Tensor, ...]:
     """Run relevance steps for every question, and return their results stacked in front.
 
     Args:
         steps: A function of the values of one question, and of the values that all have in common.
-        stacked: The values of the questions, stacked in front; those with one element are for all.
+        stacked: The values of the questions, stacked in front, or in a tuple; those with one element are for all.
         shared: The values in common.
 
     Raises:
         InputError: The numbers of targets and conditions differ.
     """
-    counts = {value.shape[0] for value in stacked} - {1}
+    counts = {_count(value) for value in stacked} - {1}
     if len(counts) > 1:
         raise InputError(
             f"there are {' and '.join(map(str, sorted(counts)))} targets or conditions: give equal numbers"
         )
     if not counts:
         return tuple(result.unsqueeze(0) for result in steps(*(value[0] for value in stacked), *shared))
-    own = tuple(value[0] if value.shape[0] == 1 else value for value in stacked)
-    dims = (*(None if value.shape[0] == 1 else 0 for value in stacked), *(None for _ in shared))
-    results: tuple[Tensor, ...]
-    if torch.compiler.is_exporting():
-        # The batch of the file is open, and vmap would fix it.
+    if torch.compiler.is_exporting() or any(isinstance(value, tuple) for value in stacked):
+        # The batch of a file is open, and vmap would fix it. A user's function may do what vmap does not allow.
         (count,) = counts
-        each = [steps(*(value[index % value.shape[0]] for value in stacked), *shared) for index in range(count)]
+        each = [steps(*(value[index % _count(value)] for value in stacked), *shared) for index in range(count)]
         return tuple(map(torch.stack, zip(*each, strict=True)))
+    own = tuple(value[0] if _count(value) == 1 else value for value in stacked)
+    dims = (*(None if _count(value) == 1 else 0 for value in stacked), *(None for _ in shared))
+    results: tuple[Tensor, ...]
     if is_compiling():
         results = torch.vmap(steps, in_dims=dims)(*own, *shared)
         return results
     with _loops_allowed():
         results = torch.vmap(steps, in_dims=dims)(*own, *shared)
     return results
+
+
+def _count(values: Tensor | tuple[Any, ...]) -> int:
+    """The number of questions for which there are values."""
+    return len(values) if isinstance(values, tuple) else values.shape[0]
 
 
 @contextmanager

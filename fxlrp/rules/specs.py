@@ -56,7 +56,8 @@ class Epsilon(ByEpsilon):
     parts (Achtibat et al., 2024). The elements of a max pooling window share relevance in proportion to their values.
 
     Args:
-        epsilon: The stabilizer of the denominator, which absorbs relevance. 0 gives LRP-0, with ``0/0 = 0``.
+        epsilon: The stabilizer of the denominator, which absorbs relevance. 0 gives LRP-0, with ``0/0 = 0``. With a
+            smaller one than the type has normal numbers, 6e-5 in float16, no denominator is smaller than these.
         bias: Whether the denominator includes the bias, which then absorbs its share. With ``False`` the rule conserves
             relevance, except for what the stabilizer absorbs.
 

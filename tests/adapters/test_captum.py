@@ -339,10 +339,8 @@ def test_a_layer_that_is_called_twice_has_a_name_for_each_call(kind: Any) -> Non
             return result
 
     model, x = Twice().double().eval(), torch.randn(3, 4, dtype=torch.float64)
-    with pytest.raises(InputError, match=r"called more than once: (choose|pass the name)") as error:
+    with pytest.raises(InputError, match="called more than once: choose 'act_0', 'act_1'"):
         LayerLRP(model, model.act, LRP0).attribute(x, target=1)
-    names = [name for name in ("act", "act_0", "act_1") if repr(name) in str(error.value).split(":")[-1]]
     # captum takes the last call.
     expected = LayerGradientXActivation(model, model.act).attribute(x, target=1).detach()
-    assert_relevance(LayerLRP(model, names[-1], LRP0).attribute(x, target=1), expected, 1e-9)
-    assert len(names) == 2
+    assert_relevance(LayerLRP(model, "act_1", LRP0).attribute(x, target=1), expected, 1e-9)

@@ -59,7 +59,7 @@ def test_name_nodes_where_a_module_has_several_operations() -> None:
 
 
 def test_name_nodes_of_modules_that_are_called_like_operations() -> None:
-    """The first call of a module has its name, the second the number 1, whatever other calls were named before."""
+    """The calls of a module of the root have the numbers 0 and 1, whatever other calls were named before."""
 
     class Plain(nn.Module):
         def __init__(self) -> None:
@@ -76,7 +76,7 @@ def test_name_nodes_of_modules_that_are_called_like_operations() -> None:
         "body_0",
         "body_1",
         "body_2",
-        "relu",
+        "relu_0",
         "linear",
         "relu_1",
     ]

@@ -141,3 +141,30 @@ def test_what_has_none_says_why() -> None:
     tokens = fxlrp.compile(language_model(), "attnlrp", example_inputs=IDS)
     with pytest.raises(InputError, match="'ids' has no coefficient"):
         tokens(IDS, target=(-1, 3), coefficients=True)
+
+
+@pytest.mark.parametrize("rules", ["epsilon_plus", "epsilon_alpha2_beta1", "epsilon_gamma_box"])
+def test_optimizations_do_not_change_the_coefficient_of_zero(rules: str) -> None:
+    """A ReLU is never negative, but at zero the coefficient is the mean of both sides, known sign or not."""
+    options = {"low": -3.0, "high": 3.0} if rules == "epsilon_gamma_box" else {}
+    model, preset = skips(), getattr(fxlrp.presets, rules)(**options)
+    found, plain = (
+        fxlrp.compile(model, preset, optimize=optimize)(X, target=1, at=["stem", "block.1"], coefficients=True)
+        for optimize in (True, False)
+    )
+    for name, value in _values_of(model, ["stem", "block.1"]).items():
+        assert (value == 0).any()
+        assert_relevance(found[name], plain[name], 1e-10)
+
+
+def test_the_coefficient_of_a_rectified_zero() -> None:
+    """The mean of ``W+^T r`` and ``W-^T r`` for ``r = 1 / s(z+)``, times the output."""
+    layer = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 2.0]]))
+    model = nn.Sequential(nn.ReLU(), layer).eval()
+    explain = fxlrp.compile(model, [("1", fxlrp.rules.ZPlus(1e-12))])
+    x = torch.tensor([[-1.0, 2.0]], dtype=torch.float64)
+    # z+ = 4 and R = 4: the coefficients are W+ = (3, 2) above zero and W- = (0, 0) below.
+    found = explain(x, target=0, at="0", coefficients=True)
+    assert_relevance(found, torch.tensor([[1.5, 2.0]], dtype=torch.float64), 1e-9)
