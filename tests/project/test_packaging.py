@@ -131,10 +131,17 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
     extras = {"vision", "text", "operators", "survey", "demo", "show", "onnx", "docs", "test", "dev"}
-    extras |= {"captum", "quantus", "inseq"}
+    extras |= {"captum", "completion", "quantus", "inseq"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
-    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["License-Expression"] == "BSD-3-Clause AND MIT AND EPL-1.0"
+    # The texts of all three are in the wheel.
+    files = metadata.get_all("License-File", [])
+    texts = " ".join((ROOT / name).read_text() for name in files)
+    for title in ("BSD 3-Clause License", "Permission is hereby granted, free of charge", "Public License - v 1.0"):
+        assert title in texts
+    with zipfile.ZipFile(wheel) as archive:
+        assert all(name.replace("METADATA", f"licenses/{each}") in archive.namelist() for each in files)
 
 
 def test_one_version_everywhere(wheel: Path) -> None:
