@@ -43,8 +43,9 @@ def _name_in_aten(name: str) -> str:
 
 
 def _spellings(operation: Operation, members: Sequence[Collection[str]]) -> Iterator[tuple[Any, Spelling]]:
+    spelling = {inplace: Spelling(operation, inplace) for inplace in (False, True)}
     for qualified in operation.qualified_names:
-        yield qualified, Spelling(operation, inplace=False)
+        yield qualified, spelling[False]
     # A user-defined function may share its name with one of torch's.
     own_name = () if operation.signatures else (operation.name,)
     for name in (*own_name, *operation.aliases):
@@ -54,9 +55,9 @@ def _spellings(operation: Operation, members: Sequence[Collection[str]]) -> Iter
             for spelled in filter(its_members.__contains__, written):
                 function = getattr(namespace, spelled)
                 if callable(function) and not isinstance(function, type):
-                    yield function, Spelling(operation, written[spelled])
+                    yield function, spelling[written[spelled]]
         for spelled, inplace in in_torch.items():
-            yield _name_in_aten(spelled), Spelling(operation, inplace)
+            yield _name_in_aten(spelled), spelling[inplace]
 
 
 class Vocabulary:
