@@ -54,7 +54,13 @@ def add(commands: Any) -> None:
         help="the class: the largest output, an index or a name",
     )
     parser.add_argument("--output", metavar="KEY", help="the output of a model that returns several: an index or a key")
-    parser.add_argument("--out", type=Path, default=Path("explanations"), help="the folder (default: explanations)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("explanations"),
+        metavar="FOLDER",
+        help="the folder of the pictures (default: explanations)",
+    )
     add_device(parser)
     parser.add_argument("--batch", type=at_least_one, default=8, metavar="N", help="images at a time (default: 8)")
     parser.add_argument(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch._ops import OpOverloadPacket
 
 from fxlrp.errors import InternalError
 from fxlrp.operation import Family, Operation
@@ -26,22 +27,37 @@ class Spelling:
 _SPARSE: Any = vars(torch._C)["_sparse"]
 # Functions in Python call the last one of these names, for instance with a list of tensors.
 _IN_PYTHON: Any = vars(torch._C)["_VariableFunctions"]
-_NAMESPACES = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, _SPARSE, torch.ops.aten, _IN_PYTHON)
+_NAMESPACES: tuple[Any, ...] = (torch, F, torch.Tensor, operator, torch.special, torch._C._nn, _SPARSE, _IN_PYTHON)
 
 
-def _spellings(operation: Operation) -> Iterator[tuple[Any, Spelling]]:
+def _written(name: str, in_place: str) -> dict[str, bool]:
+    """The ways to write the name of an operation, and whether each changes its operand."""
+    changes = name == "setitem"
+    plain = dict.fromkeys((name, f"__{name}__", f"{name}_copy"), changes)
+    return {**plain, in_place: True, f"__i{name}__": True}
+
+
+def _name_in_aten(name: str) -> str:
+    """The key of a function of ``torch.ops.aten``. Those that nobody calls are not looked up, which is slow."""
+    return f"aten.{name}"
+
+
+def _spellings(operation: Operation, members: Sequence[Collection[str]]) -> Iterator[tuple[Any, Spelling]]:
+    spelling = {inplace: Spelling(operation, inplace) for inplace in (False, True)}
     for qualified in operation.qualified_names:
-        yield qualified, Spelling(operation, inplace=False)
+        yield qualified, spelling[False]
     # A user-defined function may share its name with one of torch's.
     own_name = () if operation.signatures else (operation.name,)
     for name in (*own_name, *operation.aliases):
-        for namespace in _NAMESPACES:
-            inplace_name = f"i{name}" if namespace is operator else f"{name}_"
-            for spelled in (name, f"__{name}__", f"{name}_copy", inplace_name, f"__i{name}__"):
-                function = getattr(namespace, spelled, None)
+        in_torch, in_operator = _written(name, f"{name}_"), _written(name, f"i{name}")
+        for namespace, its_members in zip(_NAMESPACES, members, strict=True):
+            written = in_operator if namespace is operator else in_torch
+            for spelled in filter(its_members.__contains__, written):
+                function = getattr(namespace, spelled)
                 if callable(function) and not isinstance(function, type):
-                    inplace = spelled in (inplace_name, f"__i{name}__") or name == "setitem"
-                    yield function, Spelling(operation, inplace)
+                    yield function, spelling[written[spelled]]
+        for spelled, inplace in in_torch.items():
+            yield _name_in_aten(spelled), spelling[inplace]
 
 
 class Vocabulary:
@@ -58,8 +74,9 @@ class Vocabulary:
         # The function of an operation means that operation, even if another one has the same name.
         for operation in self.operations.values():
             self._spellings.setdefault(operation.function, Spelling(operation, inplace=False))
+        members = [frozenset(dir(namespace)) for namespace in _NAMESPACES]
         for operation in self.operations.values():
-            for function, spelling in _spellings(operation):
+            for function, spelling in _spellings(operation, members):
                 self._spellings.setdefault(function, spelling)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Vocabulary:
@@ -82,6 +99,8 @@ class Vocabulary:
         """The operation that a call of ``target`` (a function, or the name of a method) means; None if unknown."""
         if isinstance(target, str):
             target = getattr(torch.Tensor, target, None)
+        elif isinstance(target, OpOverloadPacket):
+            target = str(target)  # such as "aten.add"
         try:
             found = self._spellings.get(target)
         except TypeError:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import presets
+from fxlrp.vocabulary import CANONICAL
 from oracles import assert_relevance, random
 from zoo import gradient_times_input
 
@@ -61,3 +62,12 @@ def test_a_covariance_shares_equally_between_its_two_factors() -> None:
     (expected,) = gradient_times_input(model, x, select=lambda y: y[:, 1].sum())
     found = fxlrp.compile(model, presets.epsilon(0.0), example_inputs=x)(x, target=1)
     assert_relevance(found, expected / 2, 1e-12)
+
+
+def test_functions_of_aten_are_known_by_name() -> None:
+    plain, in_place = (CANONICAL.spelling(function) for function in (torch.ops.aten.mul, torch.ops.aten.mul_))
+    assert plain is not None and in_place is not None
+    assert plain.operation is in_place.operation is CANONICAL.operations["mul"]
+    assert in_place.inplace and not plain.inplace
+    # The same name elsewhere is another function.
+    assert CANONICAL.spelling(torch.ops.prims.mul) is None
