@@ -4,7 +4,7 @@
 #   make test-fast  run those that are not marked slow, in about three minutes
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
-#   make prove      check 10,000 random models, in about an hour; PROVE_ARGS=--help
+#   make prove      check 10,000 random models, in a few hours; PROVE_ARGS=--help
 #   make mutate     change passes and relevance functions, and see whether the tests notice; MUTATE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.

@@ -1,0 +1,25 @@
+"""Programs around which passes apply: the same relevance with the pass and without it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from prover.aimed import AIMS, aimed, holds
+
+EXAMPLES = 4
+
+
+@pytest.mark.parametrize("name", AIMS)
+def test_a_pass_changes_nothing_where_it_applies(name: str) -> None:
+    counts = Counter(holds(each) for each in itertools.islice(aimed(name, 1), EXAMPLES))
+    assert counts[True] >= EXAMPLES // 4, f"the pass applied to {counts[True]} of {EXAMPLES} programs"
+
+
+@pytest.mark.repeats
+@pytest.mark.parametrize("name", AIMS)
+def test_a_pass_applies_in_many_programs(name: str) -> None:
+    counts = Counter(holds(each) for each in itertools.islice(aimed(name, 2), 60))
+    assert counts[True] >= 20, f"the pass applied to {counts[True]} of 60 programs"
