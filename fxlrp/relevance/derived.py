@@ -29,6 +29,7 @@ from fxlrp.functions import factor_count
 from fxlrp.operation import Family, Operation
 from fxlrp.program import Relevance
 from fxlrp.relevance import fourier
+from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
@@ -212,7 +213,9 @@ _SHARES = proportional(LinearMap(transposed, total=_linear_part))
 
 TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear, of_parameter=like_receiver(_linear))}
 SELECTION: RuleTable = {
-    PassThrough: Implementation(_emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True)
+    PassThrough: Implementation(
+        _emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True, frozen=SELECTED
+    )
 }
 FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function, of_parameter=like_receiver(_emit_function))}
 ANY: Mapping[type[Rule], Implementation] = {

@@ -83,9 +83,8 @@ def selections() -> Iterator[Operation]:
         name = f"max_pool{n}d_with_indices"
         yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), allocates=True, **several)
     several["variadic"] = "tensors"
-    yield row(
-        Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, without_relevance=("others",)
-    )
+    others: dict[str, Any] = {"without_relevance": ("others",), "reads_form": ("others",)}
+    yield row(Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, **others)
     yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", **several)
     joined: dict[str, Any] = {"variadic": "tensors", "allocates": True}
     yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, **joined)
