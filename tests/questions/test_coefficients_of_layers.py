@@ -90,3 +90,28 @@ def test_of_a_norm_that_scales_they_are_the_gradient_with_its_scale_detached(nam
     (gradient,) = torch.autograd.grad(model.head(scaled.flatten(1))[:, 2].sum(), leaf)
     explain = fxlrp.compile(model, presets.epsilon(0.0), example_inputs=x)
     assert_relevance(explain(x, target=2, coefficients=True), gradient, 1e-12)
+
+
+class Selected(nn.Module):
+    """Selections whose steps are derived, of one result and of several, and of two operands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        median = torch.kthvalue(y, 2, dim=1, keepdim=True)[0]
+        windows = y.as_strided((len(x), 2, 4), (6, 2, 1)).amin(1)
+        rows = torch.cat([windows, torch.fmax(median, y[:, :1]), torch.fmin(y[:, 1:2], y[:, 2:3])], 1)
+        scores: Tensor = self.head(torch.fliplr(rows))
+        return scores
+
+
+def test_of_selections_they_are_the_gradient() -> None:
+    model, x = randomize(Selected()).double().eval(), random(3, 6)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    explain = fxlrp.compile(model, presets.cplrp(0.0), example_inputs=x)
+    assert_relevance(explain(x, target=1, coefficients=True), gradient, 1e-12)
+    assert explain.certify(x, target=1).is_exact
