@@ -14,12 +14,12 @@ from fxlrp.asked import Asked, Only
 from fxlrp.balance import Balance
 from fxlrp.capture import FrontEnd
 from fxlrp.capture.outputs import follow, start_inside
+from fxlrp.certificate.certified import Certified
 from fxlrp.debugging.relevances import Relevances, relevances
 from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
 from fxlrp.errors import InputError
 from fxlrp.graph_page import GraphPage, annotated_graph
-from fxlrp.held_model import HeldModel
 from fxlrp.printing import code, table
 from fxlrp.printing.html import Table
 from fxlrp.printing.selection import view_of
@@ -30,7 +30,7 @@ from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import infer_shapes
 
 
-class Inspection(HeldModel):
+class Inspection(Certified):
     """The part of an explainer that shows how it explains."""
 
     def balance(

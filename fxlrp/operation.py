@@ -6,7 +6,7 @@ import enum
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -127,6 +127,9 @@ class Operation:
         qualified_names: Full names of functions of other libraries that compute it.
         variadic: A parameter that methods also take as several arguments, as in ``x.view(2, 3)``.
         without_relevance: Parameters that may depend on the input but do not receive relevance.
+        reads_form: Parameters of which the shape and the type are read, and not the values.
+        shifts: Finds the arguments that are added to what is linear in the operands, among the arguments by name; None
+            if these are the operands that do not depend on the input.
         held_constant: Parameters that count as constants where an operand depends on the input.
         required_values: Parameters that must have a given value for the rule to be valid.
         multiple_results: Whether the result is a tuple of tensors.
@@ -178,6 +181,8 @@ class Operation:
     qualified_names: tuple[str, ...] = ()
     variadic: str | None = None
     without_relevance: tuple[str, ...] = ()
+    reads_form: tuple[str, ...] = ()
+    shifts: Callable[[Mapping[str, Any]], Sequence[Any]] | None = None
     held_constant: tuple[str, ...] = ()
     required_values: Mapping[str, Any] = field(default_factory=dict)
     multiple_results: bool = False

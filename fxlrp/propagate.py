@@ -95,15 +95,19 @@ def _emit_step(
     # A rule may give all relevance to an operand that does not depend on the input.
     contributions = _contributions(step, how) if annotated.carries else (None,) * len(operands)
     _check(node, annotated, operands, contributions)
-    credited = [Relevance(each) if isinstance(each, fx.Node) else each for each in contributions]
-    for operand, relevance in zip(operands, credited, strict=True):
-        passed = coefficient(step, operand, relevance) if as_coefficients and relevance is not None else relevance
+    credited: list[Relevance] = []
+    for operand, contribution in zip(operands, contributions, strict=True):
+        if contribution is None:
+            continue
+        relevance = Relevance(contribution) if isinstance(contribution, fx.Node) else contribution
+        passed = coefficient(step, operand, relevance) if as_coefficients else relevance
         if passed is not None:
+            credited.append(passed)
             ledger.credit(operand, passed, by=node)
-        elif relevance is not None:
+        else:
             ledger.without[operand] = node
     of_parameters.credit(step, how, ledger)
-    return Flow(arrived, tuple(relevance for relevance in credited if relevance is not None))
+    return Flow(arrived, tuple(credited))
 
 
 def _contributions(step: Step, how: Implementation) -> Contributions:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp.operation import Family, Operation
 from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.coefficients import distance, slope
 from fxlrp.relevance.derived import ANY
+from fxlrp.relevance.held import Frozen, Held
 from fxlrp.relevance.proportional import backpropagated
 from fxlrp.relevance.step import (
     Choice,
@@ -106,8 +110,19 @@ _PASSES = Implementation(
     _emit_pass, specialize=_specialize_pass, of_parameter=like_receiver(_emit_pass), quotients=True, follows=True
 )
 
+
+def _as_factor(held: Held, moved: Mapping[int, Tensor]) -> Tensor:
+    """``v f(x) / x``; where ``x`` is zero, ``f(0)`` and ``v`` times the mean of the slopes on both sides."""
+    ((position, v),) = moved.items()
+    x = held.operands[position]
+    sides = (held.at({position: torch.full_like(x, sign * distance(x))}) for sign in (1, -1))
+    return v * slope(x, held.out, *sides) + torch.where(x == 0, held.out, 0.0)
+
+
+_RATIO = Frozen("the ratio of the result to the operand", _as_factor)
+
 RULES: RuleTable = {
-    PassThrough: _PASSES,
+    PassThrough: replace(_PASSES, frozen=_RATIO),
     Backpropagation: {"relu": backpropagated(_relu_transposed)},
     GuidedReLU: _of_relu(_emit_guided),
     DeconvReLU: _of_relu(_emit_deconv),

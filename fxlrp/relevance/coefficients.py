@@ -33,16 +33,17 @@ def initial_coefficient(
 
 def small_number(x: Tensor, sign: int, *, alike: bool) -> Tensor:
     """A number so near to zero that a function is linear between it and its negative; ``alike`` in the shape of x."""
-    return x.new_full(x.shape if alike else (), sign * _distance(x))
+    return x.new_full(x.shape if alike else (), sign * distance(x))
 
 
-def _distance(x: Tensor) -> float:
+def distance(x: Tensor) -> float:
+    """A number so near to zero that a function is linear between it and its negative."""
     return float(torch.finfo(x.dtype).eps ** (1 / 3))
 
 
 def slope(x: Tensor, y: Tensor, above: Tensor, below: Tensor) -> Tensor:
     """``y / x`` of an activation ``y = f(x)``; where ``x`` is zero, the mean of the slopes on both sides."""
-    at_zero = (above - below) / (2 * _distance(x))
+    at_zero = (above - below) / (2 * distance(x))
     return torch.where(x == 0, at_zero, y / x)
 
 

@@ -29,6 +29,7 @@ from fxlrp.functions import factor_count
 from fxlrp.operation import Family, Operation
 from fxlrp.program import Relevance
 from fxlrp.relevance import fourier
+from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.numerics import stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
@@ -88,9 +89,22 @@ def _emit_function(step: Step) -> Contributions:
 
 
 def _emit_selection(step: Step) -> Contributions:
+    factors = _own_factors(step) if step.facts.as_coefficients and step.operation.homogeneous else None
+    if factors is not None:
+        # A selected element is the result, so a multiple of one is a multiple of the other.
+        moved = iter(_traced(step, pull_back, step.receivers, factors))
+        return step.to_receivers(lambda _, operand: Relevance(next(moved), operand))
     received = step.parts if step.operation.multiple_results else {0: step.relevance}
     given = iter(_traced(step, pull_back, step.receivers, received))
     return step.to_receivers(lambda *_: next(given))
+
+
+def _own_factors(step: Step) -> dict[int, fx.Node] | None:
+    """The coefficients of the results, by index; None if one is not carried as a multiple of its result."""
+    if isinstance(step.received, Relevance):
+        return {0: step.received.factor} if step.received.base is step.node else None
+    is_own = [each.base is not None and each.base.args == (step.node, index) for index, each in step.received.items()]
+    return {index: each.factor for index, each in step.received.items()} if all(is_own) else None
 
 
 def _emit_backpropagation(step: Step) -> Contributions:
@@ -212,7 +226,9 @@ _SHARES = proportional(LinearMap(transposed, total=_linear_part))
 
 TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear, of_parameter=like_receiver(_linear))}
 SELECTION: RuleTable = {
-    PassThrough: Implementation(_emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True)
+    PassThrough: Implementation(
+        _emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True, frozen=SELECTED
+    )
 }
 FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function, of_parameter=like_receiver(_emit_function))}
 ANY: Mapping[type[Rule], Implementation] = {

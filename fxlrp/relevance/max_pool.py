@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.average import adaptive_avg_pool_transposed, sum_transposed
+from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.linear_maps import Convolution, forward, transposed
 from fxlrp.relevance.proportional import LinearMap, TransposedMap, backpropagated, by_function, options_of, proportional
 from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
@@ -159,7 +160,7 @@ def _winner(find: Callable[[Step, fx.Node], fx.Node]) -> Implementation:
             return None
         return [step.times(step.operands[0], find(step, step.single.factor))]
 
-    return Implementation(emit, specialize=specialize, quotients=True, follows=True)
+    return Implementation(emit, specialize=specialize, quotients=True, follows=True, frozen=SELECTED)
 
 
 def _transposed(find: Callable[[Step, fx.Node], fx.Node]) -> TransposedMap:

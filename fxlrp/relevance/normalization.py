@@ -7,15 +7,16 @@ where the shift absorbs its share like a bias. So ``y = L x + beta`` and ``R_x =
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.held import Frozen, Held
 from fxlrp.relevance.numerics import as_type_of, unbroadcast, widened
-from fxlrp.relevance.proportional import LinearMap, derivatives, proportional
+from fxlrp.relevance.proportional import LinearMap, TransposedMap, derivatives, proportional
 from fxlrp.relevance.step import Absorber, Contribution, Implementation, RuleTable, Step, no_relevance_of
 from fxlrp.rules.specs import Epsilon
 
@@ -166,15 +167,103 @@ def _of_argument(channels: bool) -> Callable[[Step, fx.Node, str], Contribution]
     return emit
 
 
-# ``y = x * c`` with a constant ``c``: the result of the map is the contribution.
-_SCALED = proportional(
-    LinearMap(
-        lambda step, u, _: u,
-        contributions=lambda step: step.node,
-        absorber=Absorber.NOTHING,
-        of_argument=_of_argument(channels=False),
+def _frozen(standardize: Callable[[Held, Tensor], Tensor], *, channels: bool) -> Frozen:
+    """``L v + beta`` with the statistics at the input; ``standardize`` computes ``L v`` before the scale."""
+
+    def forward(held: Held, moved: Mapping[int, Tensor]) -> Tensor:
+        (v,) = moved.values()
+        y, given = standardize(held, v), held.arguments
+        weight, bias = (given.get(name) for name in ("weight", "bias"))
+        y = y if weight is None else y * _expanded(weight, y, channels)
+        return y if bias is None else y + _expanded(bias, y, channels)
+
+    return Frozen("the statistic 1/sigma", forward)
+
+
+def _layer_standardized(held: Held, v: Tensor) -> Tensor:
+    given = held.arguments
+    dims = tuple(range(-len(given["normalized_shape"]), 0))
+    variance: Tensor = given["input"].var(dims, correction=0, keepdim=True)
+    return (v - v.mean(dims, keepdim=True)) * torch.rsqrt(variance + given["eps"])
+
+
+def _group_standardized(held: Held, v: Tensor) -> Tensor:
+    given = held.arguments
+    x = given["input"].reshape(len(v), given.get("num_groups", v.shape[1]), -1)
+    grouped, variance = v.reshape(x.shape), x.var(-1, correction=0, keepdim=True)
+    standardized: Tensor = (grouped - grouped.mean(-1, keepdim=True)) * torch.rsqrt(variance + given["eps"])
+    return standardized.reshape(v.shape)
+
+
+def _root_mean_square_standardized(held: Held, v: Tensor) -> Tensor:
+    given = held.arguments
+    return v * _inverse_root_mean_square(given["input"], given["normalized_shape"], given["eps"])
+
+
+def _response_standardized(held: Held, v: Tensor) -> Tensor:
+    given = held.arguments
+    response: Tensor = _response(given["input"], given["size"], given["alpha"], given["beta"], given["k"])
+    return v / response
+
+
+def _instance_frozen(held: Held, moved: Mapping[int, Tensor]) -> Tensor:
+    result: Tensor = (_GROUP_FROZEN.forward if held.arguments["use_input_stats"] else Held.at)(held, moved)
+    return result
+
+
+_GROUP_FROZEN = _frozen(_group_standardized, channels=True)
+
+
+def _inverse_root_mean_square(x: Tensor, normalized_shape: Sequence[int], eps: float | None) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    return torch.rsqrt(x.square().mean(dims, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
+
+
+def _response(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """The denominator of local response normalization: a power of the mean square of neighboring channels."""
+    squares = x.square().flatten(2).unsqueeze(1) if x.dim() > 2 else x.square()[:, None, :, None]
+    padded = torch.nn.functional.pad(squares, (0, 0, size // 2, (size - 1) // 2))
+    means = torch.nn.functional.avg_pool2d(padded, (size, 1), stride=1)
+    return (k + alpha * means).pow(beta).reshape(x.shape)
+
+
+def rms_norm_transposed(
+    u: Tensor, x: Tensor, weight: Tensor | None, *, normalized_shape: Sequence[int], eps: float | None
+) -> Tensor:
+    """``L^T(u)`` of root mean square normalization, which scales each element."""
+    wide = widened(u) * _inverse_root_mean_square(widened(x), normalized_shape, eps)
+    return (wide if weight is None else wide * weight).to(u.dtype)
+
+
+def local_response_norm_transposed(u: Tensor, x: Tensor, *, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """``L^T(u)`` of local response normalization, which scales each element."""
+    return u / _response(x, size, alpha, beta, k)
+
+
+def _emit_rms_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
+    given = step.arguments
+    shape = tuple(given["normalized_shape"])
+    return step.call(rms_norm_transposed, u, given["input"], given["weight"], normalized_shape=shape, eps=given["eps"])
+
+
+def _emit_local_response_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
+    given = step.arguments
+    options = {name: given[name] for name in ("size", "alpha", "beta", "k")}
+    return step.call(local_response_norm_transposed, u, given["input"], **options)
+
+
+def _scaled(coefficient: TransposedMap, standardize: Callable[[Held, Tensor], Tensor]) -> Implementation:
+    """``y = x * c`` with a constant ``c``: the result of the map is the contribution."""
+    return proportional(
+        LinearMap(
+            lambda step, u, _: u,
+            contributions=lambda step: step.node,
+            absorber=Absorber.NOTHING,
+            of_argument=_of_argument(channels=False),
+            coefficient=coefficient,
+            frozen=_frozen(standardize, channels=False),
+        )
     )
-)
 
 
 def _affine(
@@ -183,9 +272,16 @@ def _affine(
     *,
     channels: bool = True,
     absorber: Absorber | None = None,
+    frozen: Frozen | None = None,
 ) -> Implementation:
     return proportional(
-        LinearMap(transposed, without_bias=without_bias, absorber=absorber, of_argument=_of_argument(channels))
+        LinearMap(
+            transposed,
+            without_bias=without_bias,
+            absorber=absorber,
+            frozen=frozen,
+            of_argument=_of_argument(channels),
+        )
     )
 
 
@@ -193,10 +289,18 @@ RULES: RuleTable = {
     **derivatives({"batch_norm": _emit_batch_norm}),
     Epsilon: {
         "batch_norm": _affine(_emit_batch_norm, _batch_norm_without_bias),
-        "instance_norm": _affine(_emit_instance_norm, _instance_norm_without_bias),
-        "layer_norm": _affine(_emit_layer_norm, _layer_norm_without_bias, channels=False, absorber=Absorber.BIAS),
-        "group_norm": _affine(_emit_group_norm, _group_norm_without_bias, absorber=Absorber.BIAS),
-        "rms_norm": _SCALED,
-        "local_response_norm": _SCALED,
+        "instance_norm": _affine(
+            _emit_instance_norm, _instance_norm_without_bias, frozen=Frozen(_GROUP_FROZEN.what, _instance_frozen)
+        ),
+        "layer_norm": _affine(
+            _emit_layer_norm,
+            _layer_norm_without_bias,
+            channels=False,
+            absorber=Absorber.BIAS,
+            frozen=_frozen(_layer_standardized, channels=False),
+        ),
+        "group_norm": _affine(_emit_group_norm, _group_norm_without_bias, absorber=Absorber.BIAS, frozen=_GROUP_FROZEN),
+        "rms_norm": _scaled(_emit_rms_norm, _root_mean_square_standardized),
+        "local_response_norm": _scaled(_emit_local_response_norm, _response_standardized),
     },
 }

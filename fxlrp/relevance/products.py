@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from fxlrp.operation import Family, Gate
 from fxlrp.relevance.allocation import allocates, with_in_place_form
 from fxlrp.relevance.form import Form, reads_form
+from fxlrp.relevance.held import FACTORS
 from fxlrp.relevance.numerics import part, unbroadcast
 from fxlrp.relevance.proportional import derivatives
 from fxlrp.relevance.step import (
@@ -157,7 +158,12 @@ def _quotient_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
 
 def _rule(receivers: Callable[[Choice], Receivers]) -> Implementation:
     return Implementation(
-        _emit_product, receivers, specialize=_specialize_product, of_parameter=_of_parameter, quotients=True
+        _emit_product,
+        receivers,
+        specialize=_specialize_product,
+        of_parameter=_of_parameter,
+        quotients=True,
+        frozen=FACTORS,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
+from fxlrp.relevance.held import FACTORS, Frozen
 from fxlrp.relevance.numerics import stabilize, stabilize_clipped, stabilize_relative
 from fxlrp.relevance.quotients import over, over_value
 from fxlrp.relevance.step import (
@@ -57,6 +58,10 @@ class LinearMap:
         without_bias: Emits ``z`` without the constant ``b``; returns None if there is no constant.
         are_factors: Whether the operands are factors of a product, which receive equal shares (Achtibat et al., 2024).
         absorber: What absorbs relevance beside the stabilizer; None if unknown.
+        frozen: What the rule holds constant, if the operation is not affine in its operands; see
+            :class:`~fxlrp.relevance.step.Implementation`.
+        coefficient: Emits ``A_i^T(u)`` for the coefficient of the operand, if ``contributions`` are something else that
+            is a multiple of it.
         stabilizer: A stabilizer in place of that of the rule.
         of_argument: Emits the relevance of an argument that is not an operand, such as a weight, given the step, ``u``
             and the name of the argument; returns None if it has none. None if it is not defined.
@@ -68,6 +73,8 @@ class LinearMap:
     without_bias: Callable[[Step], fx.Node | None] | None = None
     are_factors: bool = False
     absorber: Absorber | None = None
+    frozen: Frozen | None = None
+    coefficient: TransposedMap | None = None
     stabilizer: float | None = None
     of_argument: Callable[[Step, fx.Node, str], Contribution] | None = None
 
@@ -82,6 +89,8 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
         return _over_total(step, linear)
 
     def contribution(step: Step, u: fx.Node, position: int) -> Relevance:
+        if linear.coefficient is not None and step.facts.as_coefficients:
+            return step.times(step.operands[position], linear.coefficient(step, u, position))
         summed = step.operands[position] if linear.contributions is None else linear.contributions(step)
         return step.times(summed, linear.transposed(step, u, position))
 
@@ -105,6 +114,7 @@ def proportional(linear: LinearMap, receivers: Callable[[Choice], Receivers] = a
         quotients=True,
         vanishes=linear.contributions is None,
         absorber=linear.absorber,
+        frozen=FACTORS if linear.are_factors else linear.frozen,
     )
 
 

@@ -15,6 +15,7 @@ from fxlrp.operation import REQUIRED
 from fxlrp.program import Relevance
 from fxlrp.relevance import element_relevance as elements
 from fxlrp.relevance import positions
+from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.specs import Backpropagation, PassThrough
 
@@ -179,6 +180,7 @@ def _carried(emit: Emitter) -> Callable[[Step], Contributions | None]:
 # A change of the type may drop the imaginary part.
 _CHANGE_TYPES = ("to", "float", "double", "half", "bfloat16")
 _NOT_FINITE = ("nan_to_num",)
+_SELECT_BY_VALUE = ("topk", "sort", "maximum", "minimum")
 
 RULES: RuleTable = {
     PassThrough: {
@@ -191,6 +193,7 @@ RULES: RuleTable = {
             quotients=True,
             follows=True,
             of_complex=name not in _CHANGE_TYPES,
+            frozen=SELECTED if name in _SELECT_BY_VALUE else None,
         )
         for name, emit in _EMITTERS.items()
     },

@@ -14,6 +14,7 @@ from fxlrp.errors import UnsupportedOpError
 from fxlrp.operation import Operation
 from fxlrp.program import Relevance
 from fxlrp.provenance import describe, provenance
+from fxlrp.relevance.held import Frozen
 from fxlrp.relevance.numerics import finite_product, multiply_components
 from fxlrp.rules.rule import Rule
 from fxlrp.shapes import InputSpec
@@ -268,6 +269,8 @@ class Implementation:
         follows: Whether the relevance of each element of the result goes only to the elements from which it was
             selected or computed.
         absorber: What absorbs relevance beside the stabilizer under LRP-epsilon; None if unknown.
+        frozen: What the rule holds constant inside the operation; None if the operation is affine in the operands that
+            receive relevance.
         fits: Tells whether the rule fits an operation of the family, by a fact on its row.
     """
 
@@ -280,6 +283,7 @@ class Implementation:
     follows: bool = False
     of_complex: bool = False
     absorber: Absorber | None = None
+    frozen: Frozen | None = None
     fits: Callable[[Operation], bool] = _every
 
 

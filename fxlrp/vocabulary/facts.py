@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 from torch import fx
 
 from fxlrp.operation import Call, Fact
@@ -61,3 +64,8 @@ def along_rows(call: Call) -> bool:
     """The call reduces the last dimension, or normalizes along it."""
     dim, keeps = call.arguments["dim"], call.arguments.get("keepdim", True)
     return keeps is True and (dim == -1 or (isinstance(dim, list | tuple) and tuple(dim) == (-1,)))
+
+
+def arguments_named(*names: str) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """The arguments with these names are added to what is linear in the operands; None is nothing."""
+    return lambda arguments: [arguments[name] for name in names if arguments[name] is not None]

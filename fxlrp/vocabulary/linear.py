@@ -15,7 +15,11 @@ from fxlrp.vocabulary import facts
 def linear() -> Iterator[Operation]:
     """The linear maps with weights."""
     parameters = {"input": REQUIRED, "weight": REQUIRED, "bias": None}
-    known: dict[str, Any] = {"allocates": True, "finite": facts.finite_operands}
+    known: dict[str, Any] = {
+        "allocates": True,
+        "finite": facts.finite_operands,
+        "shifts": facts.arguments_named("bias"),
+    }
     yield Operation("linear", Family.LINEAR, F.linear, parameters, rowwise=facts.always, **known)
     for n in (1, 2, 3):
         yield Operation(
@@ -24,8 +28,7 @@ def linear() -> Iterator[Operation]:
             getattr(torch, f"conv{n}d"),
             dict(**parameters, stride=1, padding=0, dilation=1, groups=1),
             dims=n,
-            allocates=True,
-            finite=facts.finite_operands,
+            **known,
         )
         yield Operation(
             f"conv_transpose{n}d",
@@ -34,6 +37,5 @@ def linear() -> Iterator[Operation]:
             dict(**parameters, stride=1, padding=0, output_padding=0, groups=1, dilation=1),
             dims=n,
             transposes=True,
-            allocates=True,
-            finite=facts.finite_operands,
+            **known,
         )

@@ -31,6 +31,7 @@ def normalization() -> Iterator[Operation]:
         "local_response_norm": dict(size=REQUIRED, alpha=1e-4, beta=0.75, k=1.0),
     }
     for name, parameters in layers.items():
+        shifts = tuple(each for each in ("bias", "running_mean") if each in parameters)
         yield Operation(
             name,
             Family.NORMALIZATION,
@@ -38,6 +39,7 @@ def normalization() -> Iterator[Operation]:
             {"input": REQUIRED, **parameters},
             required_values={"training": False} if "training" in parameters else {},
             allocates=True,
+            shifts=facts.arguments_named(*shifts) if shifts else None,
             finite=facts.finite_operands,
             is_cheap=name in ("layer_norm", "rms_norm"),
             rowwise=_normalizes_rows if name in ("layer_norm", "rms_norm") else None,

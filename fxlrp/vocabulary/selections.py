@@ -14,10 +14,6 @@ from fxlrp.vocabulary.schema import row, rows
 
 _SINGLE = """
     amin(input*, dim=(), keepdim=False)
-    logsumexp(input*, dim, keepdim=False)
-    logcumsumexp(input*, dim)
-    logaddexp(input*, other*)
-    logaddexp2(input*, other*)
     fmax(input*, other*)
     fmin(input*, other*)
     msort(input*)
@@ -32,6 +28,14 @@ _SINGLE = """
     complex(real*, imag*)
     fft.fftshift(input*, dim=None)
     fft.ifftshift(input*, dim=None)
+"""
+
+# Weighted averages, in which larger elements weigh more.
+_SOFT = """
+    logsumexp(input*, dim, keepdim=False)
+    logcumsumexp(input*, dim)
+    logaddexp(input*, other*)
+    logaddexp2(input*, other*)
 """
 
 # Results of these may share memory with the operand.
@@ -69,10 +73,12 @@ _PARTS = """
 
 def selections() -> Iterator[Operation]:
     """The selections, hard and soft."""
-    several: dict[str, Any] = {"multiple_results": True}
-    yield from rows(Family.SELECTION, _SINGLE, allocates=True)
+    hard: dict[str, Any] = {"homogeneous": True}
+    several: dict[str, Any] = {"multiple_results": True, **hard}
+    yield from rows(Family.SELECTION, _SINGLE, allocates=True, **hard)
+    yield from rows(Family.SELECTION, _SOFT, allocates=True)
     yield from rows(Family.SELECTION, _SEVERAL, allocates=True, **several)
-    yield from rows(Family.SELECTION, _VIEWS)
+    yield from rows(Family.SELECTION, _VIEWS, **hard)
     yield from rows(Family.SELECTION, _PARTS, **several)
     for name in ("median", "nanmedian"):
         function = getattr(torch.ops.aten, name).dim
@@ -83,10 +89,9 @@ def selections() -> Iterator[Operation]:
         name = f"max_pool{n}d_with_indices"
         yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), allocates=True, **several)
     several["variadic"] = "tensors"
-    yield row(
-        Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, without_relevance=("others",)
-    )
+    others: dict[str, Any] = {"without_relevance": ("others",), "reads_form": ("others",), **hard}
+    yield row(Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, **others)
     yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", **several)
-    joined: dict[str, Any] = {"variadic": "tensors", "allocates": True}
+    joined: dict[str, Any] = {"variadic": "tensors", "allocates": True, **hard}
     yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, **joined)
     yield row(Family.SHAPE, "masked_select(input*, mask)", allocates=True)

@@ -46,10 +46,10 @@ def _is_flat(call: Call) -> bool:
 
 def views() -> Iterator[Operation]:
     """Operations whose result may share memory with the operand."""
-    method = Tensor
+    method, of_other = Tensor, {"without_relevance": ("other",), "reads_form": ("other",)}
     yield _of_input("reshape", method.reshape, {"shape": REQUIRED}, aliases=("view", "_unsafe_view"), variadic="shape")
     for name in ("reshape_as", "view_as"):
-        yield _of_input(name, getattr(method, name), {"other": REQUIRED}, without_relevance=("other",))
+        yield _of_input(name, getattr(method, name), {"other": REQUIRED}, **of_other)
     yield _of_input("flatten", torch.flatten, {"start_dim": 0, "end_dim": -1}, aliases=("ravel",), is_flat=_is_flat)
     yield _of_input("t", torch.t, {})
     yield _of_input("unflatten", torch.unflatten, {"dim": REQUIRED, "sizes": REQUIRED})
@@ -61,7 +61,7 @@ def views() -> Iterator[Operation]:
     moved = {"source": REQUIRED, "destination": REQUIRED}
     yield _of_input("movedim", torch.movedim, moved, aliases=("moveaxis",))
     yield _of_input("expand", method.expand, {"size": REQUIRED}, aliases=("broadcast_to",), variadic="size")
-    yield _of_input("expand_as", method.expand_as, {"other": REQUIRED}, without_relevance=("other",))
+    yield _of_input("expand_as", method.expand_as, {"other": REQUIRED}, **of_other)
     yield _of_input("select", torch.select, {"dim": REQUIRED, "index": REQUIRED})
     yield _of_input("narrow", torch.narrow, {"dim": REQUIRED, "start": REQUIRED, "length": REQUIRED})
     yield _of_input("getitem", operator.getitem, {"index": REQUIRED}, without_relevance=("index",))
@@ -110,6 +110,7 @@ def casts() -> Iterator[Operation]:
         {"args": (), "kwargs": {}},
         aliases=("type_as",),
         without_relevance=("args", "kwargs"),
+        reads_form=("args", "kwargs"),
         keeps_arguments=True,
         makes_integers=_to_integers,
         maps_tokens=_to_other_than_truth_values,
@@ -129,9 +130,8 @@ def copies() -> Iterator[Operation]:
     yield _of_input("tile", torch.tile, {"dims": REQUIRED}, variadic="dims", **known)
     repeats = {"repeats": REQUIRED, "dim": None, "output_size": None}
     yield _of_input("repeat_interleave", torch.repeat_interleave, repeats, without_relevance=("repeats",), **known)
-    yield _of_input(
-        "repeat_heads", repeat_heads, {"like": REQUIRED}, without_relevance=("like",), is_cheap=True, **known
-    )
+    like: dict[str, Any] = {"without_relevance": ("like",), "reads_form": ("like",), "is_cheap": True}
+    yield _of_input("repeat_heads", repeat_heads, {"like": REQUIRED}, **like, **known)
     yield _of_input("flip", method.flip, {"dims": REQUIRED}, variadic="dims", **known)
     yield _of_input("roll", torch.roll, {"shifts": REQUIRED, "dims": None}, **known)
     chosen = {"positions": REQUIRED}
@@ -158,6 +158,7 @@ def fills() -> Iterator[Operation]:
     filled: dict[str, Any] = dict(
         non_negative=facts.of_operands_filled_with("value"), finite=facts.finite_operands_and("value"), **known
     )
+    filled["shifts"] = facts.arguments_named("value")
     padded = {"pad": REQUIRED, "mode": "constant", "value": None}
     yield _of_input("pad", F.pad, padded, keeps_dimensions=True, **filled)
     masked = {"mask": REQUIRED, "value": REQUIRED}

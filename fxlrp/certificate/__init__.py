@@ -1,0 +1,1 @@
+"""Certificates that an explanation is exact: coefficients times inputs and the constants rebuild the output."""
