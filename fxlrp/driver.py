@@ -12,6 +12,7 @@ from fxlrp.capture.fallback import first_that_follows
 from fxlrp.capture.root_module import sharing_tensors
 from fxlrp.debugging.logs import PassLog, log_program
 from fxlrp.errors import CaptureError, GraphError, SymbolicTraceError
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.inputs import Inputs
 from fxlrp.passes.base import run_passes
 from fxlrp.passes.pipeline import Passes
@@ -121,6 +122,7 @@ def answer(program: Program, passes: Passes) -> Program:
     """Run the passes that depend on the question of an annotated program; return the program."""
     run_passes(program, passes.to_answer)
     program.graph_module.recompile()
+    forgotten_with_code(program.graph_module)
     log_program(program.graph_module)
     return program
 

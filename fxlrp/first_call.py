@@ -6,7 +6,9 @@ A front end may fix sizes. The first call with another size, or with more argume
 from __future__ import annotations
 
 import copy
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -55,6 +57,19 @@ def _shapes(values: Sequence[Tensor]) -> tuple[torch.Size, ...]:
     return tuple(value.shape for value in values)
 
 
+_LOCKED: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    for made in tuple(_LOCKED):
+        made._unlock()
+
+
+# In a forked process, the thread that holds the lock of a first call does not exist.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
+
+
 class MadeOnInputs(Generic[T]):
     """A value that is built from a model and its inputs: immediately if possible, else at the first call.
 
@@ -71,7 +86,7 @@ class MadeOnInputs(Generic[T]):
             examples: The example inputs; None for the inputs of the first call, if the model needs any.
         """
         self._make = make
-        self._lock = threading.Lock()
+        self._unlock()
         self._made: tuple[T, ...] = ()
         self._latest: T | None = None
         self._refused: set[tuple[int, tuple[torch.Size, ...]]] = set()
@@ -158,7 +173,7 @@ class MadeOnInputs(Generic[T]):
 
     def mapped(self, function: Callable[[T], T]) -> MadeOnInputs[T]:
         """Return a copy with a function of everything that has been built."""
-        other = copy.copy(self)
+        other = copy.copy(self)  # with a lock of its own
         images = {id(made): function(made) for made in self._made}
         other._made = tuple(images[id(made)] for made in self._made)
         other._latest = None if self._latest is None else images[id(self._latest)]
@@ -198,4 +213,8 @@ class MadeOnInputs(Generic[T]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy."""
         vars(self).update(state)
+        self._unlock()
+
+    def _unlock(self) -> None:
         self._lock = threading.Lock()
+        _LOCKED.add(self)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxlrp.generated_code import forgotten_with_code
+
 
 def part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:
     """Return a module that computes ``results`` from ``inputs`` with the nodes ``body``.
@@ -23,4 +25,4 @@ def part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results:
     for node in body:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(fx.map_arg(results, copies.__getitem__))
-    return fx.GraphModule(nn.Module(), graph, class_name=name)
+    return forgotten_with_code(fx.GraphModule(nn.Module(), graph, class_name=name))

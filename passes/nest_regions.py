@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import SIZE, Program
 from fxlrp.provenance import provenance
@@ -166,7 +167,7 @@ class _Region:
             for node in results
         ]
         graph.output(tuple(own))
-        forward = type(fx.GraphModule(nn.Module(), graph)).forward
+        forward = type(forgotten_with_code(fx.GraphModule(nn.Module(), graph))).forward
         function: Callable[..., Any] = torch.compiler.nested_compile_region(forward, **_OPTIONS)
         function.__name__ = function.__qualname__ = name
         function.__module__ = __name__

@@ -36,6 +36,7 @@ from fxlrp.capture.root_module import CONSTANTS, on_live_model
 from fxlrp.capture.shape_guards import INPUTS, ShapeGuards
 from fxlrp.capture.value_guards import Tape
 from fxlrp.errors import CaptureError, InputError
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.inputs import Inputs
 from fxlrp.provenance import MODEL, is_users_file
 from fxlrp.quiet import quiet
@@ -234,9 +235,12 @@ def _export(
         exported = torch.export.export(
             holder, tuple(values.values()), dynamic_shapes={INPUTS: dynamic_shapes}, strict=False
         )
+        forgotten_with_code(exported.graph_module)
         open_regions(exported.graph_module)
         hidden_views.check(exported.graph, vocabulary)
-        return functional(exported, vocabulary)
+        made = functional(exported, vocabulary)
+        forgotten_with_code(made.graph_module)
+        return made
 
 
 class _Converter:

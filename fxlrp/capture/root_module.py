@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, fx, nn
 
 from fxlrp.capture.escaped_paths import ESCAPED, EscapedPaths, spelled
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.provenance import MODEL
 
 # The child of the root that contains the tensors that are not parameters of the model.
@@ -74,7 +75,7 @@ def move_constants(graph_module: fx.GraphModule, move: Callable[[Tensor], Tensor
 
 
 def _referring(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
-    graph_module = fx.GraphModule(root, graph, class_name=name)
+    graph_module = forgotten_with_code(fx.GraphModule(root, graph, class_name=name))
     # GraphModule copies references to parameters. Refer to the model itself, to follow replaced parameters.
     for path, child in root.named_children():
         if path in (MODEL, ESCAPED):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.operation import Operation
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.passes.infer_dependence import infer_dependence
@@ -66,7 +67,8 @@ class StepByStep:
             vocabulary: The canonical operations.
             options: The options of the compilation.
         """
-        program = Program(fx.GraphModule(graph_module, copy.deepcopy(annotated)), vocabulary, options)
+        copied = forgotten_with_code(fx.GraphModule(graph_module, copy.deepcopy(annotated)))
+        program = Program(copied, vocabulary, options)
         program.properties |= emit_relevance.needs | infer_finite.needs | infer_dependence.needs
         if options.examples:
             inferred = infer_values(graph_module, annotated, options.examples)

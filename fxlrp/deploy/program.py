@@ -17,6 +17,7 @@ from fxlrp.capture import DynamicShapes
 from fxlrp.capture.export import with_batch
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.errors import ExportError, FxlrpError
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.inputs import Inputs, identifier
 from fxlrp.interface import Interface, Result
 from fxlrp.program import nodes_by_name
@@ -123,6 +124,7 @@ def export(
         # Drop the source lines, which are longer than the steps themselves.
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported.graph_module.recompile()
+    forgotten_with_code(exported.graph_module)
     inputs = explanation.inputs.identifiers
     names = inputs if name is None else (*inputs, name)
     return ExportedExplanation(
@@ -284,7 +286,7 @@ def _module(root: nn.Module, graph: fx.Graph, built_in: Mapping[str, Any]) -> fx
             detached = value.detach()
             shared[value] = nn.Parameter(detached, False) if isinstance(value, nn.Parameter) else detached
         constants[path] = shared[value]
-    return fx.GraphModule(constants, graph, class_name="Explanation")
+    return forgotten_with_code(fx.GraphModule(constants, graph, class_name="Explanation"))
 
 
 def _paths(nodes: Iterable[fx.Node]) -> list[str]:
