@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 
 from torch import fx, nn
 
+from fxlrp.parameters import reads_of
 from fxlrp.program import Program
 from fxlrp.provenance import MODEL, module_stack
 
 _NO_OPERATION = "the module at this path has no operation in the graph: it does nothing, or the output does not need it"
 _PARAMETER = "this is a buffer, or a parameter that the output does not need"
+_READ = "this is a parameter, not a value that the model computes"
 
 
 def absences(root: nn.Module, nodes: Iterable[fx.Node], removed: Mapping[str, str]) -> dict[str, str]:
@@ -34,7 +36,7 @@ def why_absent(program: Program, name: str) -> str:
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
     reason = absences(program.graph_module, nodes, program.facts.removed).get(name)
     if reason is not None:
-        return reason
+        return _READ if reason == _PARAMETER and reads_of(program, name) else reason
     paths = [path for path, _ in program.graph_module.get_submodule(MODEL).named_modules() if path]
     if name in paths:
         return "the module at this path returns no value with relevance"

@@ -22,14 +22,14 @@ class Answer:
     Args:
         question: The question.
         graph_module: The program.
-        constants: The program with its constants kept between calls; None if it has no constants.
+        keeping: The program that keeps what depends on parameters alone between calls; None if nothing does.
         interface: The inputs and results of the program.
         annotated: The annotated graph from which the program was made.
     """
 
     question: Question
     graph_module: fx.GraphModule
-    constants: ProgramWithConstants | None
+    keeping: ProgramWithConstants | None
     interface: Interface
     annotated: fx.Graph
 
@@ -40,15 +40,15 @@ class Answer:
         return Answer(
             program.options.question,
             program.graph_module,
-            ProgramWithConstants.of(program.graph_module, emitted.constants),
+            ProgramWithConstants.of(program.graph_module, emitted.kept),
             emitted.interface,
             emitted.annotated,
         )
 
     def on(self, model: nn.Module) -> Answer:
         """Return the same answer on another copy of the model."""
-        constants = None if self.constants is None else self.constants.on(model)
-        return replace(self, graph_module=on_other_model(self.graph_module, model), constants=constants)
+        keeping = None if self.keeping is None else self.keeping.on(model)
+        return replace(self, graph_module=on_other_model(self.graph_module, model), keeping=keeping)
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -56,9 +56,9 @@ class Answer:
         return tuple(node for node in self.annotated.nodes if node.op != "output")
 
     def program(self) -> Callable[..., Any]:
-        """The program with kept constants, or without them where a change of a parameter could not be detected."""
+        """The program that keeps values, or the plain one where a change of a parameter could not be detected."""
         # Not called as a module, which would print the line of the generated code that fails.
-        return self.graph_module.forward if self.constants is None or not can_be_watched() else self.constants
+        return self.graph_module.forward if self.keeping is None or not can_be_watched() else self.keeping
 
     def run(self, values: Sequence[Tensor], controls: Mapping[str, Any]) -> Any:
         """Run the program.

@@ -180,14 +180,14 @@ class Emitted:
         interface: The inputs and results of the program.
         flows: The relevance that each step received and passed on, from the output back.
         recomputed: The copies of forward nodes among the relevance steps.
-        constants: The nodes that are computed only from parameters and may be kept between calls.
+        kept: The nodes that are computed only from parameters and may be kept between calls.
     """
 
     annotated: fx.Graph
     interface: Interface
     flows: Mapping[fx.Node, Flow]
     recomputed: frozenset[fx.Node] = frozenset()
-    constants: tuple[fx.Node, ...] = ()
+    kept: tuple[fx.Node, ...] = ()
 
 
 @dataclass

@@ -28,12 +28,12 @@ def keep_constants(program: Program) -> int:
             node.op == "call_function" and sources and constant.issuperset(sources) and not node.is_impure()
         ):
             constant.add(node)
-    program.emitted.constants = tuple(
+    program.emitted.kept = tuple(
         node
         for node in program.graph.nodes
         if node in constant and node not in views and not constant.issuperset(node.users)
     )
-    return len(program.emitted.constants)
+    return len(program.emitted.kept)
 
 
 def _is_view(program: Program, node: fx.Node) -> bool:

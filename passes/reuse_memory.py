@@ -75,7 +75,7 @@ class _Memory:
 
     def is_own(self, node: fx.Node) -> bool:
         """Whether no value that is read later shares memory with the result of a call."""
-        if node.op != "call_function" or node in self.program.emitted.constants or SIZE in node.meta:
+        if node.op != "call_function" or node in self.program.emitted.kept or SIZE in node.meta:
             return False
         if node in self.reusing:
             return True

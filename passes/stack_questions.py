@@ -52,7 +52,7 @@ def stack_questions(program: Program) -> int:
 def _steps(program: Program) -> list[fx.Node]:
     """The calls after the initial relevance, without those that compute constants."""
     after = list(program.graph.nodes)[program.start + 1 :]
-    constant = set(program.emitted.constants)
+    constant = set(program.emitted.kept)
     for node in reversed(after):
         if node in constant:
             constant.update(node.all_input_nodes)

@@ -86,7 +86,9 @@ def _fitting(value: Tensor, mask: Tensor, name: str, dim: int | None) -> Tensor:
 def _of_channels(value: Tensor, channels: Any, name: str, dim: int) -> Tensor:
     size = value.shape[dim]
     try:
-        indices = torch.as_tensor(channels, device=value.device).reshape(-1)
+        # An empty list has no integers from which the type could be seen.
+        dtype = torch.long if isinstance(channels, list | tuple) and not channels else None
+        indices = torch.as_tensor(channels, dtype=dtype, device=value.device).reshape(-1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"only={{{name!r}: ...}}: a condition must be {_ACCEPTED}, not {channels!r}") from error
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fxlrp import functions
+from fxlrp import functions, losses
 from fxlrp.operation import Family, Gate, Operation
 from fxlrp.vocabulary.schema import row, rows
 
@@ -24,7 +24,6 @@ _ELEMENTWISE = """
     huber_loss(input*, target*, reduction="mean", delta=1.0, weight=None)
     binary_cross_entropy(input*, target*, weight=None, size_average=None, reduce=None, reduction="mean")
     kl_div(input*, target*, size_average=None, reduce=None, reduction="mean", log_target=False)
-    gaussian_nll_loss(input*, target*, var*, full=False, eps=1e-6, reduction="mean")
     soft_margin_loss(input*, target, size_average=None, reduce=None, reduction="mean")
     hinge_embedding_loss(input*, target, margin=1.0, size_average=None, reduce=None, reduction="mean")
     margin_ranking_loss(input1*, input2*, target, margin=0, size_average=None, reduce=None, reduction="mean")
@@ -34,8 +33,6 @@ _NOT_ELEMENTWISE = """
     prod(input*, dim=None, keepdim=False, dtype=None)
     cumprod(input*, dim, dtype=None)
     linalg.vander(x*, N=None)
-    multilabel_margin_loss(input*, target, size_average=None, reduce=None, reduction="mean")
-    multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, size_average=None, reduce=None, reduction="mean")
     ctc_loss(log_probs*, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False)
 """
 
@@ -92,6 +89,7 @@ _MATRIX_SEVERAL = """
 
 _LOGITS = "weight=None, size_average=None, reduce=None, reduction='mean', pos_weight=None"
 _POISSON = "log_input=True, full=False, size_average=None, eps=1e-8, reduce=None, reduction='mean'"
+_MARGIN = "size_average=None, reduce=None, reduction='mean'"
 _TRIPLET = "margin=1.0, p=2, eps=1e-6, swap=False, size_average=None, reduce=None, reduction='mean'"
 
 
@@ -109,7 +107,13 @@ def nonlinear() -> Iterator[Operation]:
     yield row(Family.FUNCTION, "atan2(input*, other)", held_constant=("other",), **elementwise)
     yield row(Family.FUNCTION, f"binary_cross_entropy_with_logits(input*, target*, {_LOGITS})", **elementwise)
     yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", **elementwise)
+    gaussian = 'gaussian_nll_loss(input*, target*, var*, full=False, eps=1e-6, reduction="mean")'
+    yield row(Family.FUNCTION, gaussian, losses.gaussian_nll_loss, **elementwise)
     yield from rows(Family.FUNCTION, _NOT_ELEMENTWISE, **known)
+    schema = f"multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, {_MARGIN})"
+    yield row(Family.FUNCTION, schema, losses.multi_margin_loss, **known)
+    schema = f"multilabel_margin_loss(input*, target, {_MARGIN})"
+    yield row(Family.FUNCTION, schema, losses.multilabel_margin_loss, **known)
     yield row(Family.FUNCTION, f"triplet_margin_loss(anchor*, positive*, negative*, {_TRIPLET})", **known)
     for name in ("scatter", "index"):
         schema = f"{name}_product(input*, dim, index, source*, include_self=True)"

@@ -168,4 +168,4 @@ def test_views_of_parameters_are_not_kept_between_calls() -> None:
             return F.linear(x, first) + F.linear(x, second.abs())
 
     program = program_after(EVERY, Chunks().double())
-    assert [node.name for node in program.emitted.constants] == ["abs_1"]
+    assert [node.name for node in program.emitted.kept] == ["abs_1"]

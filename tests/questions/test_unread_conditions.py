@@ -49,3 +49,22 @@ def test_places_above_a_list_of_conditions_and_targets() -> None:
 def test_an_unread_condition_is_checked(condition: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         fxlrp.compile(skips(), LRP0)(X, target=1, at="head", only={"stem": condition})
+
+
+@pytest.mark.parametrize("none", [[], (), torch.zeros(4, dtype=torch.bool)], ids=["list", "tuple", "mask"])
+def test_no_channels(none: Any) -> None:
+    """Nothing passes."""
+    found = fxlrp.compile(skips(), LRP0)(X, target=1, only={"stem": none})
+    assert found.shape == X.shape
+    assert not found.any()
+
+
+@pytest.mark.parametrize("argument", ["only", "output"])
+def test_a_parameter_is_not_a_value(argument: str) -> None:
+    """It has relevance, which ``at=`` returns."""
+    assert fxlrp.compile(skips(), LRP0)(X, target=1, at="stem.0.weight").shape == (4, 2, 3, 3)
+    with pytest.raises(InputError, match=r"stem\.0\.weight.*this is a parameter, not a value"):
+        if argument == "only":
+            fxlrp.compile(skips(), LRP0)(X, target=1, only={"stem.0.weight": 0})
+        else:
+            fxlrp.compile(skips(), LRP0, output="stem.0.weight")

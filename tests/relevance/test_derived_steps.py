@@ -17,20 +17,13 @@ from oracles import assert_relevance, random
 
 # What does not work yet, by operation, and by the inputs or the setting if the rest works.
 _DATA = "torch looks at values to differentiate it, so the step cannot be traced"
-_TWICE = "the linear part needs a second derivative, which torch does not have"
 _ROUNDING = "a random seed is divided by parts that are zero but for rounding"
-KNOWN = {
-    "ctc_loss": _DATA,
-    "gaussian_nll_loss": _DATA,
-    "multi_margin_loss": _TWICE,
-    "multilabel_margin_loss": _TWICE,
-}
+KNOWN = {"ctc_loss": _DATA}
 
 
 def is_known(case: Case) -> bool:
     """Whether a call of an operation in ``KNOWN`` fails."""
-    name, count = case.operation.name, len(case.dependent)
-    return count > 1 if name == "gaussian_nll_loss" else name in KNOWN
+    return case.operation.name in KNOWN
 
 
 def param(case: Case, name: str, *, slow: bool = False) -> Any:
@@ -46,7 +39,7 @@ def all_cases() -> Iterator[Any]:
 
 
 WITHOUT_GRADIENT = {
-    **dict.fromkeys(("ctc_loss", "gaussian_nll_loss"), "the sizes of its value are not known"),
+    "ctc_loss": "the sizes of its value are not known",
     **dict.fromkeys(
         ("as_strided_scatter", "fft_fftn", "fft_ifftn"),
         _ROUNDING,

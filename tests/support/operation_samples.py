@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fxlrp import losses
 from fxlrp.operation import REQUIRED, Operation
 from operation_settings import SETTINGS
 from places import Arguments, Place
@@ -102,8 +104,13 @@ def call(operation: Operation, arguments: Mapping[str, Any]) -> Any:
 
 
 def call_as_written(operation: Operation, arguments: Mapping[str, Any]) -> Any:
-    """The same as models write it: methods of tensors are called on the tensor, which may be a proxy of one."""
+    """The same as models write it: methods of tensors are called on the tensor, which may be a proxy of one.
+
+    Losses that fxlrp computes itself are those of torch.
+    """
     args, kwargs = _split(operation, arguments)
+    if operation.function.__module__ == losses.__name__:
+        return getattr(F, operation.name)(*args, **kwargs)
     if inspect.ismethoddescriptor(operation.function) and hasattr(torch.Tensor, operation.function.__name__):
         return getattr(args[0], operation.function.__name__)(*args[1:], **kwargs)
     return operation.function(*args, **kwargs)
