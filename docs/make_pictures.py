@@ -1,9 +1,13 @@
-"""Make the pictures of `pictures.md`: run the page in `docs/pictures`, and photograph its HTML with Chromium."""
+"""Make the pictures of some pages: run them, and photograph the HTML that they write.
+
+It needs Chromium, and transformers for the last part of `language-model.md`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +15,9 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-HERE = Path(__file__).parent
+from fxlrp.extras import import_torchvision
+
+HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
 
 
@@ -35,16 +41,27 @@ def photograph(page: Path, browser: str) -> None:
     page.unlink()
 
 
+def make(page: Path, browser: str) -> None:
+    """Run a page in an empty folder, and keep the pictures that it shows."""
+    text = page.read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": "page"}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            exec(compile(block, page.name, "exec"), namespace)
+        for each in Path(folder).glob("*.html"):
+            photograph(each, browser)
+        for name in re.findall(r"\(pictures/(\w+\.png)\)", text):
+            shutil.copy(Path(folder) / name, PICTURES / name)
+        os.chdir(HERE)
+
+
 def main() -> None:
     """Make all pictures."""
-    page = (HERE / "pictures.md").read_text(encoding="utf-8")
+    import_torchvision()  # transformers imports it
     PICTURES.mkdir(exist_ok=True)
-    os.chdir(PICTURES)
-    namespace: dict[str, object] = {"__name__": "page"}
-    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        exec(compile(block, "pictures.md", "exec"), namespace)
-    for each in PICTURES.glob("*.html"):
-        photograph(each, sys.argv[1] if len(sys.argv) > 1 else "chromium")
+    for name in ("pictures.md", "language-model.md", "serve-explanations.md"):
+        make(HERE / name, sys.argv[1] if len(sys.argv) > 1 else "chromium")
 
 
 if __name__ == "__main__":
