@@ -54,9 +54,11 @@ def _prove(options: argparse.Namespace) -> bool:
         rows.append([name, *counted, "", time.perf_counter() - start, "holds" if problem is None else "fails"])
         failed |= _tell(rows[-1], problem)
         calls += tried
+    turns = max(1, sum(AIMS[name].turns for name in passes))
     for name in passes:
         start = time.perf_counter()
-        counts, problem = _aim(name, (options.examples - examples * bool(checks)) // len(passes), options.seed, calls)
+        share = (options.examples - examples * bool(checks)) * AIMS[name].turns // turns
+        counts, problem = _aim(name, max(1, share), options.seed, calls)
         found = [counts[True] + counts[False], counts[None], counts[True], time.perf_counter() - start]
         rows.append([f"with {name} = without", *found, "holds" if problem is None else "fails"])
         failed |= _tell(rows[-1], problem)

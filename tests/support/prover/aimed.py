@@ -15,6 +15,8 @@ import fxlrp
 from fxlrp import Optimizations, rules
 from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError
 from fxlrp.operation import Family, Operation
+from fxlrp.passes.pipeline import EXPLANATION
+from fxlrp.relevance import implementation
 from fxlrp.rules.preset import Preset
 from prover.checks import GAMMA, TOLERANCE, assert_close, preset
 from prover.models import CLASSES, Model, Program, Step
@@ -29,6 +31,11 @@ SIGNED: Sequence[Preset] = (
     preset("epsilon", ("linear", GAMMA)),
 )
 EVERY: Sequence[Preset] = (preset("epsilon"), preset("attnlrp"), preset("cplrp"), *SIGNED)
+SUPPORTED: Sequence[Preset] = (
+    preset("epsilon", ("linear", GAMMA)),
+    preset("attnlrp", ("linear", GAMMA)),
+    preset("epsilon", ("linear", rules.AlphaBeta())),
+)
 FIRST: Sequence[Preset] = (
     preset("epsilon_plus_flat"),
     preset("epsilon", ("linear", rules.WSquare())),
@@ -128,20 +135,38 @@ class Aim:
         place: Where the row stands.
         presets: The rules under which the pass has something to do.
         prefers: The ways to call a row that matter most, by its values.
+        only: Whether other ways do not matter.
         positions: Whether the output has positions, of which the target selects one.
         parts: Parts that are written by hand, which stand where rows do.
+        matters: Tells which rows are tried most often.
+        turns: How often the pass takes its turn. Those that rely on facts of most rows need more.
     """
 
     states: Callable[[Operation], bool]
     place: Callable[[Part], list[Part]] = between_layers
     presets: Sequence[Preset] = EVERY
     prefers: Callable[[Fitted], bool] = any_way
+    only: bool = False
     positions: bool = False
     parts: tuple[str, ...] = ()
+    matters: Callable[[Operation], bool] = lambda row: False
+    turns: int = 2
 
 
 def _carries(operation: Operation) -> bool:
     return operation.family is not Family.NO_RELEVANCE
+
+
+def _is_written(operation: Operation) -> bool:
+    """Whether its relevance is no derived step."""
+    return _carries(operation) and operation.family not in DERIVED
+
+
+def _contributes(operation: Operation) -> bool:
+    """Whether relevance is shared among contributions, and does not follow elements."""
+    rule = EVERY[0].default(operation.family)
+    how = None if rule is None else implementation(operation, rule)
+    return how is not None and not how.follows
 
 
 AIMS: Mapping[str, Aim] = {
@@ -150,11 +175,11 @@ AIMS: Mapping[str, Aim] = {
         behind_layer,
         parts=tuple(part.name for part in PARTS if part.name.startswith("attention")),
     ),
-    "infer_signs": Aim(lambda row: row.non_negative is not None, presets=SIGNED, prefers=turns_negative),
-    "infer_support": Aim(lambda row: _carries(row) and row.family not in DERIVED, presets=SIGNED[1:]),
-    "carry_quotients": Aim(lambda row: _carries(row) and row.family not in DERIVED, behind_sum),
+    "infer_signs": Aim(lambda row: row.non_negative is not None, presets=SIGNED, prefers=turns_negative, turns=6),
+    "infer_support": Aim(_is_written, presets=SUPPORTED, matters=_contributes, turns=6),
+    "carry_quotients": Aim(_is_written, behind_sum),
     "select_positions": Aim(
-        lambda row: row.rowwise is not None, before_positions, prefers=in_shape, positions=True, parts=("linear",)
+        lambda row: row.rowwise is not None, before_positions, prefers=in_shape, only=True, positions=True
     ),
     "release_values": Aim(lambda row: row.moves or row.allocates, behind_layer),
     "recompute_values": Aim(lambda row: row.is_cheap),
@@ -162,10 +187,15 @@ AIMS: Mapping[str, Aim] = {
     "keep_constants": Aim(lambda row: row.family in (Family.LINEAR, Family.NORMALIZATION), presets=SIGNED),
     "keep_pool_indices": Aim(lambda row: row.family is Family.MAX_POOL),
     "reuse_memory": Aim(lambda row: row.in_place is not None or not row.allocates, behind_sum),
-    "nest_regions": Aim(lambda row: row.elementwise or row.family is Family.LINEAR, repeated),
-    "functionalize": Aim(lambda row: _carries(row) and not row.multiple_results, before_change, prefers=shares_memory),
+    # It is for programs that torch.compile compiles, and slow without.
+    "nest_regions": Aim(lambda row: row.elementwise or row.family is Family.LINEAR, repeated, turns=0),
+    "functionalize": Aim(
+        lambda row: _carries(row) and not row.multiple_results, before_change, prefers=shares_memory, only=True, turns=6
+    ),
 }
 """The passes, and what they are tried on. All but the last can be switched off; that is compared with export."""
+
+WAYS_TRIED = 30
 
 
 @dataclass(frozen=True)
@@ -190,6 +220,7 @@ def aimed(name: str, seed: int) -> Iterator[Aimed]:
     """Programs for a pass without end: one row after the other, each called in one of its ways."""
     aim, generator = AIMS[name], random.Random(seed)
     rows: list[str | Part] = [row for row in WRITABLE if settings_of(row) and aim.states(WRITABLE[row])]
+    rows += [row for row in rows if isinstance(row, str) and aim.matters(WRITABLE[row]) for _ in range(2)]
     rows += [part for part in PARTS if part.name in aim.parts]
     number = 0
     while True:
@@ -215,14 +246,14 @@ def _part(row: str, aim: Aim, generator: random.Random) -> Part | None:
     possible = [way for way in ways(row) if way.batch != "mixed" and not way.in_place]
     generator.shuffle(possible)
     found: Way | None = None
-    for way in possible:
+    for way in possible[:WAYS_TRIED]:
         fits = fit(row, way)
         if fits is None:
             continue
         if aim.prefers(fits):
             return part_of(row, way)
         found = found or way
-    return part_of(row, found) if found is not None and not aim.positions else None
+    return part_of(row, found) if found is not None and not aim.only else None
 
 
 class _Positions(nn.Module):
@@ -274,6 +305,13 @@ def _explainers(aimed: Aimed, model: nn.Module, x: Tensor) -> tuple[fxlrp.Explai
 
     if aimed.name == "functionalize":
         return compiled(capture="symbolic", debug=True), compiled(capture="export")
-    base = Optimizations() if aimed.program.seed % 2 else Optimizations.none()
+    base = Optimizations() if aimed.program.seed % 2 else _those_before(aimed.name)
     with_pass, without = (dataclasses.replace(base, **{aimed.name: is_on}) for is_on in (True, False))
     return compiled(optimize=with_pass, debug=True), compiled(optimize=without)
+
+
+def _those_before(name: str) -> Optimizations:
+    """The optimizations that the pass follows, on whose facts it may rely."""
+    (followed,) = {each.after for each in EXPLANATION if each.name == name}
+    fields = {field.name for field in dataclasses.fields(Optimizations)}
+    return dataclasses.replace(Optimizations.none(), **dict.fromkeys(followed & fields, True))

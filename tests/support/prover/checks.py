@@ -284,7 +284,7 @@ class _WithHead(nn.Module):
         self._part, self._others = part, others
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self._part(x, *(other + x.sum() for other in self._others)).flatten(1)
+        out: Tensor = self._part(x, *(other + x.sum() for other in self._others)).reshape(len(x), -1)
         return out
 
 

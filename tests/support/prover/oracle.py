@@ -38,7 +38,7 @@ class Call:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes the calls of functions whose results are real numbers."""
+    """Notes the calls of functions whose results are real or complex numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         result = function(*args, **kwargs)
-        results = tuple(each for each in _tensors(result) if each.is_floating_point())
+        results = tuple(each for each in _tensors(result) if each.is_floating_point() or each.is_complex())
         if results:
             name = str(resolve_name(function) or getattr(function, "__name__", function)).split(".")[-1].strip("_")
             self.calls.append(Call(name, function, args, kwargs, results))
@@ -241,6 +241,8 @@ def relevance_of(model: nn.Module, x: Tensor, target: int, book: Book) -> Tensor
         operands = list({id(each): each for each in read if id(each) in depending}.values())
         if not operands or any(result is operand for result in call.results for operand in operands):
             continue
+        if any(result.is_complex() for result in call.results):
+            raise NotDefinedError(f"{call.name} of complex numbers")
         depending.update(map(id, call.results))
         book.note(call, operands)
         walked.append((call, operands))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -55,16 +56,23 @@ FAULTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
 }
 
 
+def in_turns(seed: int) -> Iterator[Aimed]:
+    """Programs for all passes, each in its turns."""
+    streams = {name: aimed(name, seed) for name in AIMS}
+    most = max(aim.turns for aim in AIMS.values())
+    for turn in itertools.count():
+        yield from (next(streams[name]) for name, aim in AIMS.items() if turn * aim.turns % most < aim.turns)
+
+
 def find(fault: str, seed: int = 0) -> tuple[int, Aimed] | None:
     """Look for a planted fault, with a program for each pass in turn.
 
     Returns:
         The number of programs that it took, and the one that shows the fault; None if it is not found in time.
     """
-    streams = [aimed(name, seed) for name in AIMS]
+    streams = in_turns(seed)
     with FAULTS[fault]():
-        for number in range(LIMIT):
-            tried = next(streams[number % len(streams)])
+        for number, tried in enumerate(itertools.islice(streams, LIMIT)):
             try:
                 holds(tried)
             except Exception:

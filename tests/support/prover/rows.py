@@ -280,9 +280,8 @@ class Called(nn.Module):
                 where = torch.arange(math.prod(shape)) % max(4, math.prod(shape[1:])) == 2 + number
                 self.register_buffer(f"special{index}_{number}", where.reshape(shape))
             if place.domain in _MATRICES:
-                eye = torch.eye(math.isqrt(math.prod(shape)) if place.domain == "unfolded" else shape[-2])
-                eye = eye if place.domain == "unfolded" else torch.eye(*shape[-2:])
-                self.register_buffer(f"eye{index}", eye.reshape(shape) if place.domain == "unfolded" else eye)
+                whole = torch.eye(math.isqrt(math.prod(shape))).reshape(shape) if place.domain == "unfolded" else None
+                self.register_buffer(f"eye{index}", torch.eye(*shape[-2:]) if whole is None else whole)
         self.double()
 
     def _keep(self, tensor: Tensor, name: str) -> None:
