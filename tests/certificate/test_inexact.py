@@ -144,3 +144,21 @@ def test_probabilities_are_an_error_that_says_how_to_explain_the_logits(logarith
     with pytest.raises(InputError, match="output='<module>'"):
         fxlrp.compile(model, EXACT).certify(x, target=1)
     assert fxlrp.compile(model, EXACT, output="head").certify(x, target=1).is_exact
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(self.conv(x), (1, 1, 1, 1), value=float("-inf"))
+        scores: Tensor = self.head(nn.functional.max_pool2d(x, 3, 2).mean((2, 3)))
+        return scores
+
+
+def test_infinite_numbers_that_pad_for_max_pooling_contribute_nothing() -> None:
+    model, x = randomize(Padded()).double().eval(), random(2, 1, 6, 6)
+    certificate = fxlrp.compile(model, EXACT).certify(x, target=1)
+    assert certificate.is_exact
+    assert [each.names for each in certificate.constants] == [("conv.bias",), ("head.bias",)]
