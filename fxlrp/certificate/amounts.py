@@ -113,7 +113,7 @@ class _Products:
                 found.passed_on += inner(coefficient, value)
                 continue
             found.received += inner(coefficient, value)
-            found.size += float((coefficient * value).abs().sum())
+            found.size += float(_products(coefficient, value).abs().sum())
             constant = self._constants.get(node)
             if constant is not None:
                 # A part of several results is the second argument of the node that selects it.
@@ -123,6 +123,11 @@ class _Products:
 
 def inner(a: Tensor, b: Tensor) -> float:
     """The inner product; real and imaginary parts count as numbers of their own."""
+    return float(_products(a, b).sum())
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Coefficients times values; what has no coefficient may be infinite, as numbers that pad for max pooling are."""
     if a.is_complex() or b.is_complex():
         a, b = (torch.view_as_real(each.to(torch.complex128).resolve_conj()) for each in (a, b))
-    return float((a * b).sum())
+    return (a * b).masked_fill(a == 0, 0.0)

@@ -65,7 +65,8 @@ class Certified(HeldModel):
             steps = made.step_by_step(question)
         except InputError as error:
             raise InputError(
-                f"{error}. fxlrp.presets.cplrp(0.0) has coefficients for every operation with a rule"
+                f"{error}. For a certificate compile with rules=fxlrp.presets.cplrp(0.0), and explain logits, with "
+                "output='<module>' if probabilities follow"
             ) from error
         with made.explained_failures(made.main, values):
             return certify(steps, values, asked.controls, tolerance)

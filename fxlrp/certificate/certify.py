@@ -44,7 +44,10 @@ def question_at_ends(program: Program) -> Question:
 
     ends = tuple(node.name for node in program.graph.nodes if is_end(node))
     if not ends:
-        raise InputError("no relevance reaches an input, so there is nothing to rebuild the output from")
+        raise InputError(
+            "no relevance reaches an input, so there is nothing to rebuild the output from: if the model ends in a "
+            "softmax, whose result is held constant, explain its logits with output='<module>'"
+        )
     return Question(at=ends, coefficients=True, returns_output=True)
 
 

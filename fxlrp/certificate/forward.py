@@ -132,9 +132,12 @@ class _Walk:
 
 def _bend(points: Sequence[Tensor], out: Tensor) -> float:
     """How far a map is from affine, and from the value at the input, relative to its results."""
-    if not out.numel():
+    # Infinite numbers that pad, or that hide scores, are no sums.
+    finite = out.isfinite()
+    if not bool(finite.any()):
         return 0.0
-    zero, at_input, at_random, at_sum = points
+    out = out[finite]
+    zero, at_input, at_random, at_sum = (each[finite] for each in points)
     second = (at_sum - at_input - at_random + zero).abs().max()
     off = float(torch.maximum(second, (at_input - out).abs().max()))
     return off / max(float(each.abs().max()) for each in (at_input, at_random, out)) if off else 0.0

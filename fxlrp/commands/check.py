@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
         examples=(
             "fxlrp check torchvision:resnet18",
             "fxlrp check hf:bert --rules attnlrp --conserving",
+            "fxlrp check hf:bert --rules cplrp --certify",
             "fxlrp check timm:vgg11 --rules epsilon_gamma_box --parameters low=-2.1,-2.0,-1.8 high=2.6",
         ),
     )
@@ -38,6 +39,9 @@ def add(commands: Any) -> None:
         "--tolerance", type=non_negative, default=1e-6, help="smallest leak shown, relative to the output"
     )
     parser.add_argument("--conserving", action="store_true", help="double precision, without biases, epsilon 1e-12")
+    parser.add_argument(
+        "--certify", action="store_true", help="print a certificate, with an epsilon of 0, in place of the leaks"
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -48,6 +52,8 @@ def _run(options: argparse.Namespace) -> None:
             raise RuleError(f"--conserving is for presets: leave it out, and write the epsilon into {options.rules}")
         if "epsilon" not in inspect.signature(preset_named(options.rules)).parameters:
             raise RuleError(f"--conserving needs a preset with an epsilon, and {options.rules!r} has none")
+    if options.certify:
+        known["epsilon"] = 0.0
     rules = preset_of(options, known)
     case = models.make(options.model)
     inputs = case.inputs
@@ -55,9 +61,14 @@ def _run(options: argparse.Namespace) -> None:
         inputs = to_double(inputs)
         prepare(case.model, inputs)
     explain = fxlrp.compile(case.model, rules, example_inputs=inputs, capture=options.capture, **case.options)
+    args: tuple[Tensor, ...] = ()
+    tensors: dict[str, Any] = {}
     if isinstance(inputs, Tensor):
-        balance = explain.balance(inputs)
+        args = (inputs,)
     else:
-        tensors: dict[str, Any] = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        balance = explain.balance(**tensors)
-    print(f"{options.model}, {options.rules}, captured by {explain.front_end}\n\n{balance.table(options.tolerance)}")
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    if options.certify:
+        table = explain.certify(*args, **tensors).table()
+    else:
+        table = explain.balance(*args, **tensors).table(options.tolerance)
+    print(f"{options.model}, {options.rules}, captured by {explain.front_end}\n\n{table}")

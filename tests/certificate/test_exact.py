@@ -23,7 +23,7 @@ EXACT = presets.cplrp(0.0)
 TOLERANCE = 1e-12
 
 
-@pytest.mark.parametrize("name", list(one_in(2, NAMES)))
+@pytest.mark.parametrize("name", list(one_in(3, NAMES)))
 def test_inputs_and_constants_rebuild_the_output_of_every_family(name: str) -> None:
     model, inputs, target, options = net(name)
     certificate = fxlrp.compile(model, EXACT, **options).certify(*inputs, target=target)

@@ -6,12 +6,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import fxlrp
 import zoo
 from certified import net
 from fxlrp import presets, rules
+from fxlrp.__main__ import main
 from fxlrp.errors import InputError
 from fxlrp.relevance import activation, normalization
 from fxlrp.relevance.step import Implementation
@@ -116,3 +117,48 @@ def test_it_is_printed_as_tables_and_does_not_change() -> None:
     assert html.count("<table>") == 3 and certificate.verdict in html
     with pytest.raises(dataclasses.FrozenInstanceError):
         certificate.tolerance = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_a_certificate(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "torchvision:squeezenet1_1", "--rules", "cplrp", "--certify"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "torchvision:squeezenet1_1, cplrp, captured by symbolic"
+    assert printed[-1].startswith("exact: ")
+
+
+class Probabilities(nn.Module):
+    def __init__(self, logarithm: bool) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+        self.last = nn.LogSoftmax(1) if logarithm else nn.Softmax(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = self.last(self.head(x))
+        return probabilities
+
+
+@pytest.mark.parametrize("logarithm", [True, False])
+def test_probabilities_are_an_error_that_says_how_to_explain_the_logits(logarithm: bool) -> None:
+    model, x = Probabilities(logarithm).double().eval(), random(2, 3)
+    with pytest.raises(InputError, match="output='<module>'"):
+        fxlrp.compile(model, EXACT).certify(x, target=1)
+    assert fxlrp.compile(model, EXACT, output="head").certify(x, target=1).is_exact
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(self.conv(x), (1, 1, 1, 1), value=float("-inf"))
+        scores: Tensor = self.head(nn.functional.max_pool2d(x, 3, 2).mean((2, 3)))
+        return scores
+
+
+def test_infinite_numbers_that_pad_for_max_pooling_contribute_nothing() -> None:
+    model, x = randomize(Padded()).double().eval(), random(2, 1, 6, 6)
+    certificate = fxlrp.compile(model, EXACT).certify(x, target=1)
+    assert certificate.is_exact
+    assert [each.names for each in certificate.constants] == [("conv.bias",), ("head.bias",)]

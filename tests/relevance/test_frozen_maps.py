@@ -46,7 +46,7 @@ def held(operation: Operation, arguments: Mapping[str, Any]) -> Iterator[tuple[H
         yield made, tuple(made.operands[index] for index in receivers)
 
 
-@pytest.mark.parametrize("name", list(one_in(3, CERTIFIED)))
+@pytest.mark.parametrize("name", list(one_in(5, CERTIFIED)))
 def test_with_what_is_frozen_an_operation_is_an_affine_map(name: str) -> None:
     operation = SAMPLED[name]
     preset = presets.cplrp(0.0)
