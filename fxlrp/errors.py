@@ -1,4 +1,4 @@
-"""The errors that fxlrp raises: those that the user can fix, and one for bugs in fxlrp."""
+"""The errors that fxlrp raises: those that the user can fix, one for bugs in fxlrp, and its warning."""
 
 
 class FxlrpError(Exception):
@@ -46,3 +46,7 @@ class RecipeError(FxlrpError, ValueError):
 
 class InternalError(FxlrpError, AssertionError):
     """An invariant of fxlrp is broken. Please report it."""
+
+
+class FxlrpWarning(UserWarning):
+    """A valid explanation that says less than it seems to; the message says where, and what to do."""

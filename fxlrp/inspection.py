@@ -70,7 +70,8 @@ class Inspection(Certified):
             >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
             []
         """
-        return Balance.of(self.debug(*inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, **named))
+        asked = {"target": target, "seed": seed, "at": at, "only": only, "bypass": bypass}
+        return Balance.of(self.debug(*inputs, rounding=False, **asked, **named))
 
     def debug(
         self,
@@ -81,9 +82,10 @@ class Inspection(Certified):
         only: Only = None,
         bypass: bool = False,
         keep: bool = False,
+        rounding: bool = True,
         **named: Any,
     ) -> Relevances:
-        """Step through the explanation: the relevance of every node, and where NaN or infinity first appears.
+        """Step through the explanation: the relevance of every node, where NaN or infinity first appears, and rounding.
 
         The program runs without optimizations, one step for each node of the annotated graph.
 
@@ -95,6 +97,8 @@ class Inspection(Certified):
             only: As for :meth:`forward`, without lists of conditions.
             bypass: As for :meth:`forward`.
             keep: Whether to keep the relevance tensor of every node. This needs memory for all of them.
+            rounding: Whether to compute everything in double precision as well, and compare. This takes about three
+                times as long.
             named: As for :meth:`forward`.
 
         Returns:
@@ -118,7 +122,8 @@ class Inspection(Certified):
         if question.stacked:
             raise InputError("one explanation is run node by node: give one target, seed and condition")
         with made.explained_failures(made.main, values):
-            return relevances(made.step_by_step(question), values, asked.controls, keep=keep, absent=made.absent())
+            steps = made.step_by_step(question)
+            return relevances(steps, values, asked.controls, keep=keep, absent=made.absent(), rounding=rounding)
 
     def graph(
         self,
@@ -168,7 +173,8 @@ class Inspection(Certified):
         asked = Asked(target, seed, at, only, bypass)
         relevances = None
         if inputs or named:
-            relevances = self.debug(*inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, **named)
+            question = {"target": target, "seed": seed, "at": at, "only": only, "bypass": bypass}
+            relevances = self.debug(*inputs, rounding=False, **question, **named)
         elif asked != Asked():
             raise InputError("a target, a seed and the like need inputs: explain.graph('graph.html', x, target=...)")
         made = self._explanation.require("the annotated graph")

@@ -6,6 +6,7 @@ rule. It collects all operations without a rule into one error.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from types import FunctionType
 
@@ -13,7 +14,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxlrp.absence import absences
-from fxlrp.errors import InternalError, RuleError, UnsupportedOpError
+from fxlrp.errors import FxlrpWarning, InternalError, RuleError, UnsupportedOpError
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation, operation_under, receivers
@@ -121,6 +122,7 @@ class _Walk:
     selected: dict[int, list[Operation]] = field(default_factory=dict)
     # The pairs that give a node its rule, by the index of each pair that matches the node and fits it.
     takers: dict[int, set[int]] = field(default_factory=dict)
+    uninformative: list[str] = field(default_factory=list)
 
     def annotation(self, node: fx.Node) -> Annotation | None:
         operation = self.program.vocabulary.operation(node)
@@ -139,8 +141,17 @@ class _Walk:
         rule, how, origin, reason = chosen
         chosen_operands = _receivers(self.program, node, operation, rule, how)
         self.count += 1
+        if rule.even and self._reads_everything(node, operation):
+            self.uninformative.append(
+                f"{rule} gives the same relevance to all features of the {describe(node, operation.name)}"
+            )
         reasons = (reason, chosen_operands.reason, self._of_complex(node, operation, rule, how, chosen_operands))
         return Annotation(rule, chosen_operands.positions, origin, "; ".join(filter(None, reasons)))
+
+    def _reads_everything(self, node: fx.Node, operation: Operation) -> bool:
+        """Whether each output of a linear map reads the whole input, as in a dense layer without other dimensions."""
+        value = self.program.facts.values.get(node.name)
+        return operation.family is Family.LINEAR and not operation.dims and (value is None or len(value.shape) <= 2)
 
     def _of_complex(
         self, node: fx.Node, operation: Operation, rule: Rule, how: Implementation, receivers: Receivers
@@ -224,6 +235,7 @@ class _Walk:
         return rule, how, "default", operation.family.value
 
     def check(self) -> None:
+        """Raise what is wrong with the rules, and warn of what says nothing."""
         if self.unsupported:
             error = UnsupportedOpError(_unsupported_message(self.unsupported))
             error.opaque = self.opaque
@@ -239,6 +251,12 @@ class _Walk:
                     "first. Put the pair for fewer nodes first, or remove it"
                 )
         self._check_extensions()
+        for each in self.uninformative:
+            warnings.warn(
+                f"{each}: choose another rule for it, such as ZPlus(), WSquare() or ZBox(low, high)",
+                FxlrpWarning,
+                stacklevel=2,
+            )
 
     def _is_hidden(self, index: int) -> bool:
         """Whether earlier pairs of the same list take every node; a later ``override`` may take all on purpose."""

@@ -17,6 +17,7 @@ from fxlrp.debugging.first_non_finite import Break, first_break
 from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.renamed import renamed
+from fxlrp.debugging.rounding import Rounding, RoundingObserver
 from fxlrp.debugging.shares import Constant, at_zeros, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
@@ -151,6 +152,7 @@ class Relevances:
             ends.
         first_bad: Where NaN or infinity first appears; None if all relevance is finite.
         absent: The names in the model that no node has, with the reasons.
+        rounding: The comparison with double precision; None without ``rounding=True``.
     """
 
     explained: float
@@ -158,6 +160,7 @@ class Relevances:
     nodes: tuple[NodeRelevance, ...]
     first_bad: Break | None
     absent: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    rounding: Rounding | None = None
 
     def __getitem__(self, name: str) -> NodeRelevance:
         """Return the node with this name.
@@ -205,6 +208,8 @@ class Relevances:
             f"absorbed: {bias:.6g} by biases, {stabilizer:.6g} by stabilizers, {others:.6g} where the rule does "
             f"not separate them\n{self.first_bad or 'all relevance is finite'}"
         )
+        if self.rounding is not None:
+            notes = f"{notes}\n{self.rounding}"
         return Table(f"{table}\n\n{notes}", html_table(HEADERS, rows, notes, right=NUMBERS))
 
     def _repr_html_(self) -> str:
@@ -243,6 +248,7 @@ def relevances(
     *,
     keep: bool,
     absent: Mapping[str, str],
+    rounding: bool,
 ) -> Relevances:
     """Run the explanation step by step, without optimizations, and summarize the relevance of every node.
 
@@ -252,13 +258,21 @@ def relevances(
         controls: The target and the seed, by name.
         keep: Whether to keep the relevance itself.
         absent: The names in the model that no node has, with the reasons.
+        rounding: Whether to compare with double precision.
 
     Returns:
         The relevance of every node.
     """
     flows = _leading_to_the_ends(steps)
     seen = _Observer(steps, keep)
-    steps.run(values, controls, seen)
+    compared = RoundingObserver(steps, flows) if rounding else None
+
+    def observe(node: fx.Node, value: Any) -> None:
+        seen(node, value)
+        if compared is not None:
+            compared(node, value)
+
+    steps.run(values, controls, observe)
 
     def node_relevance(
         value: fx.Node,
@@ -293,6 +307,7 @@ def relevances(
         (*passed, *ended),
         first_break(steps, flows, seen.values, counts),
         absent,
+        compared.result() if compared is not None else None,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -71,6 +72,10 @@ class Flat(Stabilized):
 
     ``R_x = 1^T (R / s(f(1, 0; 1)))``. For the first linear map.
 
+    All features that a dense layer reads receive the same relevance, of which :func:`fxlrp.compile` warns.
+
     Args:
         stabilizer: Keeps the denominator away from zero.
     """
+
+    even: ClassVar[bool] = True

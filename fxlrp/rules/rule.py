@@ -20,11 +20,13 @@ class Rule:
 
     ``differentiates`` states that a rule passes something to every value that the result depends on, also to those that
     other rules hold constant, such as the denominator of a quotient. ``rowwise`` states that of an operation whose rows
-    are computed one by one, as those of a dense layer are, the relevance of each row is, too.
+    are computed one by one, as those of a dense layer are, the relevance of each row is, too. ``even`` states that what
+    an output passes on is the same for everything that it reads.
     """
 
     differentiates: ClassVar[bool] = False
     rowwise: ClassVar[bool] = False
+    even: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Rule:
         """Make unknown parameters an error that lists the known ones."""
