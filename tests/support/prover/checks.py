@@ -92,7 +92,7 @@ def compiled(model: nn.Module, preset: Preset, x: Tensor, **options: Any) -> fxl
     except LostInputError:
         reject()
     except CaptureError as error:
-        assume("in-place change" not in str(error))
+        assume("in-place" not in str(error) and "in place" not in str(error))
         raise
 
 
@@ -175,8 +175,9 @@ def backward_is_the_explanation(program: Program) -> list[fxlrp.Explainer]:
     leaf = x.clone().requires_grad_()
     explained = fxlrp.autograd(model, rules_of(program), example_inputs=x)
     explained(leaf)[:, 1].sum().backward()
-    assert leaf.grad is not None
-    assert_close(leaf.grad, explain(x, target=1), TOLERANCE[program.precision])
+    # Autograd does not reach an input that has no relevance, such as that of a softmax under CP-LRP.
+    found = torch.zeros_like(x) if leaf.grad is None else leaf.grad
+    assert_close(found, explain(x, target=1), TOLERANCE[program.precision])
     return [explain]
 
 
