@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import rules
-from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError
+from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError, UnsupportedOpError
 from fxlrp.operation import Family
 from fxlrp.rules.preset import Preset
 from fxlrp.targets import each
@@ -91,6 +91,10 @@ def compiled(model: nn.Module, preset: Preset, x: Tensor, **options: Any) -> fxl
         return fxlrp.compile(model, preset, example_inputs=x, **options)
     except LostInputError:
         reject()
+    except UnsupportedOpError as error:
+        # Its kernel has no derivative that could be traced.
+        assume("cannot be derived" not in str(error))
+        raise
     except CaptureError as error:
         assume("in-place" not in str(error) and "in place" not in str(error))
         raise
