@@ -203,6 +203,10 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "stft": lambda given: _call(torch.stft, given["self"], **{"center": False, **_without_self(given)}),
     "max_unpool2d": lambda given: _call(torch.ops.aten.max_unpool2d.default, *given.values()),
     "max_unpool3d": lambda given: _call(torch.ops.aten.max_unpool3d.default, *given.values()),
+    # ATen names their arguments otherwise.
+    "cholesky_solve": lambda given: _call(torch.cholesky_solve, *given.values()),
+    "linalg_tensorsolve": lambda given: _call(torch.linalg.tensorsolve, *given.values()),
+    "ormqr": lambda given: _call(torch.ormqr, *given.values()),
     "cdist": lambda given: _call(torch.cdist, given["x1"], given["x2"], given.get("p", 2.0)),
     "tensordot": lambda given: _call(
         torch.tensordot, given["self"], given["other"], (tuple(given["dims_self"]), tuple(given["dims_other"]))

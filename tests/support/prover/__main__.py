@@ -17,7 +17,7 @@ from operation_settings import WITHOUT_SAMPLES
 from prover.aimed import AIMS, aimed, holds
 from prover.checks import CHECKS
 from prover.planted import FAULTS, LIMIT, find
-from prover.rows import OF_PASSES
+from prover.rows import OF_PASSES, REFUSED
 from prover.search import LEFT_OUT, MODELS, violation
 
 # Of ten models, so many are random, and the others aimed at passes.
@@ -98,6 +98,7 @@ def _planted(seed: int) -> bool:
 REASONS = {
     **dict.fromkeys(WITHOUT_SAMPLES, "no kernel for double precision on a CPU, or written by a pass"),
     **dict.fromkeys(OF_PASSES, "written by a pass only"),
+    **dict.fromkeys(REFUSED, "fxlrp refuses it, as the size of a result depends on values"),
 }
 
 

@@ -286,7 +286,7 @@ def holds(aimed: Aimed) -> bool | None:
     except (LostInputError, SymbolicTraceError):
         return None
     except CaptureError as error:
-        if "in-place change" in str(error):
+        if "in-place" in str(error) or "in place" in str(error):
             return None
         raise
     chosen, other = (explain(x, target=target) for explain in explainers)

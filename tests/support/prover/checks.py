@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import rules
-from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError
+from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError, UnsupportedOpError
 from fxlrp.operation import Family
 from fxlrp.rules.preset import Preset
 from fxlrp.targets import each
@@ -91,8 +91,12 @@ def compiled(model: nn.Module, preset: Preset, x: Tensor, **options: Any) -> fxl
         return fxlrp.compile(model, preset, example_inputs=x, **options)
     except LostInputError:
         reject()
+    except UnsupportedOpError as error:
+        # Its kernel has no derivative that could be traced.
+        assume("cannot be derived" not in str(error))
+        raise
     except CaptureError as error:
-        assume("in-place change" not in str(error))
+        assume("in-place" not in str(error) and "in place" not in str(error))
         raise
 
 
@@ -175,8 +179,9 @@ def backward_is_the_explanation(program: Program) -> list[fxlrp.Explainer]:
     leaf = x.clone().requires_grad_()
     explained = fxlrp.autograd(model, rules_of(program), example_inputs=x)
     explained(leaf)[:, 1].sum().backward()
-    assert leaf.grad is not None
-    assert_close(leaf.grad, explain(x, target=1), TOLERANCE[program.precision])
+    # Autograd does not reach an input that has no relevance, such as that of a softmax under CP-LRP.
+    found = torch.zeros_like(x) if leaf.grad is None else leaf.grad
+    assert_close(found, explain(x, target=1), TOLERANCE[program.precision])
     return [explain]
 
 
@@ -196,6 +201,12 @@ def extreme_inputs_have_finite_relevance(program: Program) -> list[fxlrp.Explain
     """As long as all values are finite."""
     model, x = built(program)
     model.float()
+    try:
+        with torch.no_grad():
+            model(x.float())
+    except RuntimeError:
+        # A cast to double precision does not fit the other values.
+        reject()
     explain = compiled(model, rules_of(program), x.float())
     for extreme in (torch.zeros_like(x), x * 1e4, x * 1e-20):
         given = extreme.float()

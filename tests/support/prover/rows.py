@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxlrp.operation import Family, Gate, Operation
 from fxlrp.vocabulary import facts
-from operation_samples import Setting, call_as_written, settings, tensors_of
+from operation_samples import Setting, call_as_written, settings
 from operation_settings import SAMPLED
 from places import Place
 from prover.parts import Part
@@ -22,7 +22,9 @@ from prover.shapes import BATCH, Shape, batched, fitted, of_whole_batch, with_ba
 
 # What only passes write, and models do not.
 OF_PASSES = ("expect_dims", "mask_scores", "sum_bags")
-WRITABLE: Mapping[str, Operation] = {name: each for name, each in SAMPLED.items() if name not in OF_PASSES}
+# The size of a result depends on values, so that its derived step cannot be traced.
+REFUSED = ("linalg_lstsq",)
+WRITABLE: Mapping[str, Operation] = {name: each for name, each in SAMPLED.items() if name not in (*OF_PASSES, *REFUSED)}
 # What torch raises for a call that it does not take.
 REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
 
@@ -191,7 +193,9 @@ def part_of(name: str, way: Way) -> Part | None:
     fits = fit(name, way)
     if fits is None:
         return None
-    homogeneous = not way.in_place and _carries(fits) and _is_homogeneous(fits)
+    # A product of two values shares relevance among them, and its gradient counts both.
+    is_product = fits.operation.family in (Family.MATMUL, Family.PRODUCT, Family.TRANSFORM) and len(fits.reads) > 1
+    homogeneous = not (way.in_place or is_product) and _carries(fits) and _is_homogeneous(fits)
     return Part(
         str(fits),
         fits.reads,
@@ -265,15 +269,21 @@ def zero_biases(model: nn.Module) -> None:
                 tensor.zero_()
 
 
+@dataclass(frozen=True)
+class Constant:
+    """The name of a constant of a module, in the place of an argument."""
+
+    name: str
+
+
 class Called(nn.Module):
     """A call of a row. Constants are parameters, or buffers where they are no numbers of weights."""
 
     def __init__(self, fits: Fitted) -> None:
         super().__init__()
-        self._fits, self._names = fits, dict[int, str]()
-        for name, value in fits.setting.arguments.items():
-            for tensor in tensors_of(value) if isinstance(value, Tensor | list | tuple) else []:
-                self._keep(tensor, f"c{len(self._names)}_{name}")
+        self._fits, self._kept = fits, 0
+        arguments = {name: self._with_names(name, value) for name, value in fits.setting.arguments.items()}
+        self._setting = replace(fits.setting, arguments=arguments)
         for index, place in enumerate(fits.setting.places):
             shape = (1, *place.shape[1:]) if fits.way.batch == "first" else place.shape
             for number, _ in enumerate(place.special):
@@ -284,8 +294,15 @@ class Called(nn.Module):
                 self.register_buffer(f"eye{index}", torch.eye(*shape[-2:]) if whole is None else whole)
         self.double()
 
+    def _with_names(self, name: str, value: Any) -> Any:
+        """An argument with names in place of constants, which the module keeps."""
+        if isinstance(value, Tensor):
+            self._kept += 1
+            self._keep(value, f"c{self._kept}_{name}")
+            return Constant(f"c{self._kept}_{name}")
+        return type(value)(self._with_names(name, item) for item in value) if type(value) in (list, tuple) else value
+
     def _keep(self, tensor: Tensor, name: str) -> None:
-        self._names[id(tensor)] = name
         if tensor.is_floating_point() and "running" not in name and tensor.dtype == torch.float64:
             self.register_parameter(name, nn.Parameter(tensor.clone()))
         else:
@@ -317,7 +334,7 @@ class Called(nn.Module):
 
     def result(self, values: Sequence[Tensor]) -> Any:
         """What the operation gives."""
-        setting, operation = self._fits.setting, self._fits.operation
+        setting, operation = self._setting, self._fits.operation
         places = [self._placed(index, place, values[index]) for index, place in enumerate(setting.places)]
         filled = setting.fill(lambda index, place: places[index])
         arguments = {name: self._with_parameters(value) for name, value in filled.items()}
@@ -330,8 +347,8 @@ class Called(nn.Module):
 
     def _with_parameters(self, value: Any) -> Any:
         """An argument with parameters in place of constants."""
-        if isinstance(value, Tensor) and id(value) in self._names:
-            return getattr(self, self._names[id(value)])
+        if isinstance(value, Constant):
+            return getattr(self, value.name)
         return type(value)(map(self._with_parameters, value)) if type(value) in (list, tuple) else value
 
     def _placed(self, index: int, place: Place, value: Tensor) -> Tensor:
