@@ -6,6 +6,7 @@
 #   make docs       build the documentation: build/docs/index.html
 #   make prove      check 10,000 random models, in about an hour; PROVE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
+#   make conditioning  measure how far explanations are from double precision; CONDITIONING_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
 # The first interpreter that is of a supported version and can make a virtual environment.
@@ -16,7 +17,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove bench clean
+.PHONY: demo test test-fast lint format docs prove bench conditioning clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -44,6 +45,9 @@ prove: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+conditioning: $(VENV)/installed-dev $(VENV)/installed-demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.conditioning $(CONDITIONING_ARGS)
 
 $(VENV)/installed-peers: benchmarks/requirements.txt $(VENV)/installed-dev
 	$(BIN)/python -m pip install --constraint constraints.txt --requirement benchmarks/requirements.txt
