@@ -129,7 +129,7 @@ def _explain(network: nn.Module, rules: Preset, images: Tensor, classes: list[in
 
 def errors(relevance: Tensor, wide: Tensor) -> Tensor:
     """The norm of the difference over the norm of that in double precision, of each image."""
-    difference = (relevance.double() - wide).flatten(1).norm(dim=1)
+    difference: Tensor = (relevance.double() - wide).flatten(1).norm(dim=1)
     return difference / wide.flatten(1).norm(dim=1)
 
 
