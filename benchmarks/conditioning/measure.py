@@ -129,8 +129,8 @@ def _explain(network: nn.Module, rules: Preset, images: Tensor, classes: list[in
 
 def errors(relevance: Tensor, wide: Tensor) -> Tensor:
     """The norm of the difference over the norm of that in double precision, of each image."""
-    difference: Tensor = (relevance.double() - wide).flatten(1).norm(dim=1)
-    return difference / wide.flatten(1).norm(dim=1)
+    difference, size = (each.flatten(1).square().sum(1).sqrt() for each in (relevance.double() - wide, wide))
+    return difference / size
 
 
 def cosines(relevance: Tensor, wide: Tensor) -> Tensor:
