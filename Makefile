@@ -7,6 +7,7 @@
 #   make prove      check 10,000 random models, in a few hours; PROVE_ARGS=--help
 #   make mutate     change passes and relevance functions, and see whether the tests notice; MUTATE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
+#   make conditioning  measure how far explanations are from double precision; CONDITIONING_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
 # The first interpreter that is of a supported version and can make a virtual environment.
@@ -17,7 +18,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove mutate bench clean
+.PHONY: demo test test-fast lint format docs prove mutate bench conditioning clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -52,6 +53,9 @@ $(VENV)/installed-mutation: tests/support/mutation/requirements.txt $(VENV)/inst
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+conditioning: $(VENV)/installed-dev $(VENV)/installed-demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.conditioning $(CONDITIONING_ARGS)
 
 $(VENV)/installed-peers: benchmarks/requirements.txt $(VENV)/installed-dev
 	$(BIN)/python -m pip install --constraint constraints.txt --requirement benchmarks/requirements.txt

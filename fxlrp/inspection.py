@@ -70,8 +70,8 @@ class Inspection(Certified):
             >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
             []
         """
-        asked = {"target": target, "seed": seed, "at": at, "only": only, "bypass": bypass}
-        return Balance.of(self.debug(*inputs, rounding=False, **asked, **named))
+        found = self.debug(*inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False, **named)
+        return Balance.of(found)
 
     def debug(
         self,
@@ -173,8 +173,9 @@ class Inspection(Certified):
         asked = Asked(target, seed, at, only, bypass)
         relevances = None
         if inputs or named:
-            question = {"target": target, "seed": seed, "at": at, "only": only, "bypass": bypass}
-            relevances = self.debug(*inputs, rounding=False, **question, **named)
+            relevances = self.debug(
+                *inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False, **named
+            )
         elif asked != Asked():
             raise InputError("a target, a seed and the like need inputs: explain.graph('graph.html', x, target=...)")
         made = self._explanation.require("the annotated graph")

@@ -205,7 +205,8 @@ def _call(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
             return values[each]
         return _WIDE.get(each, each) if isinstance(each, torch.dtype) else each
 
-    args, kwargs = (fx.node.map_aggregate(each, argument) for each in (node.args, node.kwargs))
+    args = [fx.node.map_aggregate(each, argument) for each in node.args]
+    kwargs = {name: fx.node.map_aggregate(each, argument) for name, each in node.kwargs.items()}
     return node.target(*args, **kwargs)
 
 
