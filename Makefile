@@ -5,6 +5,8 @@
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
 #   make prove      check 10,000 random models, in about an hour; PROVE_ARGS=--help
+#   make fuzz       call every public function with wrong arguments; FUZZ_ARGS=--help
+#   make soak       use explainers for long, in threads, processes and with interrupts; SOAK_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
@@ -16,7 +18,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove bench clean
+.PHONY: demo test test-fast lint format docs prove fuzz soak bench clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -41,6 +43,12 @@ docs: $(VENV)/installed-docs
 
 prove: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m prover $(PROVE_ARGS)
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+soak: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m soak $(SOAK_ARGS)
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
