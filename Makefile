@@ -6,6 +6,8 @@
 #   make docs       build the documentation: build/docs/index.html
 #   make prove      check 10,000 random models, in a few hours; PROVE_ARGS=--help
 #   make mutate     change passes and relevance functions, and see whether the tests notice; MUTATE_ARGS=--help
+#   make fuzz       call every public function with wrong arguments; FUZZ_ARGS=--help
+#   make soak       use explainers for long, in threads, processes and with interrupts; SOAK_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
 #   make conditioning  measure how far explanations are from double precision; CONDITIONING_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
@@ -18,7 +20,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove mutate bench conditioning clean
+.PHONY: demo test test-fast lint format docs prove fuzz soak mutate bench conditioning clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -50,6 +52,12 @@ mutate: $(VENV)/installed-mutation
 $(VENV)/installed-mutation: tests/support/mutation/requirements.txt $(VENV)/installed-dev
 	$(BIN)/python -m pip install --constraint constraints.txt --requirement $<
 	@touch $@
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+soak: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/support $(BIN)/python -m soak $(SOAK_ARGS)
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -9,6 +9,7 @@ from fxlrp.compiler import compile
 from fxlrp.debugging.logs import set_logs, set_logs_of_environment
 from fxlrp.explainer import Explainer
 from fxlrp.extensions import Extension, rule_for
+from fxlrp.inputs import named
 from fxlrp.load import load
 from fxlrp.optimizations import Optimizations
 from fxlrp.rules import presets
@@ -34,6 +35,7 @@ __all__ = [
     "errors",
     "evaluate",
     "load",
+    "named",
     "passes",
     "presets",
     "rule_for",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from fxlrp.arguments import flag, shown
 from fxlrp.errors import InputError
 from fxlrp.interface import condition_on
 from fxlrp.question import At, Question
@@ -44,17 +45,17 @@ class Asked:
         """Return the question, given that of the compilation.
 
         Raises:
-            InputError: ``at`` or ``only`` is malformed.
+            InputError: ``at``, ``only`` or a truth value is malformed.
         """
         where = base if self.at is None else Question.of(self.at)
         return replace(
             where,
             only=self._names(),
-            bypass=bool(self.bypass),
+            bypass=flag("bypass", self.bypass),
             stacked=any(isinstance(each, Each) for each in (self.target, self.seed)) or isinstance(self.only, list),
-            coefficients=bool(self.coefficients),
-            returns_output=bool(self.return_output),
-            returns_values=bool(self.return_values),
+            coefficients=flag("coefficients", self.coefficients),
+            returns_output=flag("return_output", self.return_output),
+            returns_values=self.return_values,
         )
 
     @property
@@ -78,12 +79,16 @@ class Asked:
         if self.only is None:
             return ()
         each = self.only if isinstance(self.only, list) else [self.only]
-        if not each or not all(isinstance(one, Mapping) and one for one in each):
+        if not each or not all(isinstance(one, Mapping) and one and _has_names(one) for one in each):
             raise InputError(
                 "only must be a mapping from the names of values to channels, masks or functions, or a list of such "
-                f"mappings, not {self.only!r}"
+                f"mappings, not {shown(self.only)}"
             )
         names = tuple(each[0])
         if any(set(one) != set(names) for one in each):
             raise InputError("the conditions of one call must be on the same values: ask the others in another call")
         return names
+
+
+def _has_names(mapping: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) for name in mapping)

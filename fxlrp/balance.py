@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from fxlrp.arguments import tolerance_of
 from fxlrp.debugging.relevances import Relevances
 from fxlrp.debugging.renamed import renamed
 from fxlrp.printing.html import Table, html_table, in_cells
@@ -90,7 +91,7 @@ class Balance:
         Returns:
             The nodes with ``abs(created) > tolerance * abs(explained)``, or with a NaN.
         """
-        least = tolerance * abs(self.explained)
+        least = tolerance_of(tolerance) * abs(self.explained)
         found = [each for each in self.nodes if not abs(each.created) <= least]
         return tuple(sorted(found, key=lambda each: -abs(each.created)))
 

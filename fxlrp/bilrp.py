@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fxlrp.arguments import flag, mapping, whole
+from fxlrp.concepts.channels import check_explainer
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.targets import each
@@ -62,8 +64,11 @@ def similarity(
         >>> torch.allclose(pairs.sum((1, 2)), (encoder(x) * encoder(y)).sum(1), atol=1e-4)
         True
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise InputError(f"chunk must be a positive integer, not {chunk!r}")
+    check_explainer(explain)
+    flag("cosine", cosine)
+    chunk = whole("chunk", chunk)
+    if pool is not None and (not callable(pool) or isinstance(pool, Tensor)):
+        pool = whole("pool", pool)
     pairs = zip(*(_by_feature(explain, given, pool, chunk, question) for given in (x, y)), strict=True)
     total: Tensor | None = None
     for (first, of_first), (second, of_second) in pairs:
@@ -87,7 +92,8 @@ def _by_feature(
     explain: Explainer, given: Tensor | Mapping[str, Any], pool: Pool, chunk: int, question: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The pooled relevance for chunks of features, ``(features, batch, parts ...)``, each with the embedding."""
-    args, named = ((), dict(given)) if isinstance(given, Mapping) else ((given,), {})
+    by_name = isinstance(given, Mapping)
+    args, named = ((), dict(mapping("x", given, "the names of inputs to them"))) if by_name else ((given,), {})
     start, count = 0, 1
     while start < count:
         seed = each([functools.partial(_feature, index=start + offset) for offset in range(chunk)])
@@ -123,12 +129,13 @@ def _pooled(relevance: Tensor, pool: Pool) -> Tensor:
 def _by_width(relevance: Tensor, width: int) -> Tensor:
     """Relevance of images, ``(count, channels, height, width)``, or of tokens, ``(count, length)``, in squares."""
     dims = relevance.dim()
-    if dims not in (2, 4) or isinstance(width, bool) or width < 1:
+    if dims not in (2, 4):
         raise InputError(
             f"pool={width!r}: a positive width is for images and tokens; for an input of {dims} dimensions give a "
             "function"
         )
     rows = relevance.unsqueeze(1) if dims == 2 else relevance.sum(1)
+    width = min(width, max(relevance.shape[-2:]))
     kernel = (1, width) if dims == 2 else (width, width)
     pooled = F.avg_pool2d(rows.unsqueeze(1), kernel, ceil_mode=True, divisor_override=1).squeeze(1)
     return pooled.squeeze(1) if dims == 2 else pooled

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from fxlrp.answer import Answer
+from fxlrp.arguments import flag
 from fxlrp.capture import Output
 from fxlrp.debugging.stages import log_and_stages, recorded
 from fxlrp.driver import compiled, log_only
@@ -21,6 +23,7 @@ from fxlrp.question import At
 from fxlrp.recipe.recipe import Recipe
 from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
+from fxlrp.rules.resolve import resolve
 
 
 def compile(
@@ -115,8 +118,9 @@ def compile(
         differentiable=request.differentiable,
     )
 
+    observers = log_and_stages if flag("debug", debug) else log_only
+
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:
-        observers = log_and_stages if debug else log_only
         done = compiled(model, inputs, request, ordered, observers)
         return Explanation(
             answers=[Answer.of(done.program)],
@@ -127,4 +131,20 @@ def compile(
             stages=recorded(done.program),
         )
 
-    return Explainer(model, explanation, example_inputs, differentiable=request.differentiable)
+    again = functools.partial(
+        compile,
+        rules=resolve(rules).located(model),
+        example_inputs=example_inputs,
+        constants=request.constants,
+        output=output,
+        at=at,
+        capture=capture,
+        dynamic_shapes=dynamic_shapes,
+        extensions=tuple(extensions),
+        optimize=optimizations,
+        checkpoint=checkpoint,
+        passes=tuple(passes),
+        differentiable=differentiable,
+        debug=debug,
+    )
+    return Explainer(model, explanation, example_inputs, again=again, differentiable=request.differentiable)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from fxlrp import deploy
+from fxlrp.arguments import path_of, shown
 from fxlrp.asked import Asked, Only
 from fxlrp.capture import DynamicShapes
 from fxlrp.capture.lock import is_compiling
 from fxlrp.derivatives import check_derivative, check_untracked
 from fxlrp.errors import ExportError
-from fxlrp.inputs import as_call
+from fxlrp.inputs import as_call, spread
 from fxlrp.inspection import Inspection
 from fxlrp.question import At
 from fxlrp.recipe.recipe import digest
@@ -48,7 +49,8 @@ class Explainer(Inspection):
 
         Args:
             inputs: The inputs of the model, each of shape ``(batch, ...)``, or containers of them.
-            named: Inputs by the names of the model's arguments.
+            named: Inputs by the names of the model's arguments. :func:`fxlrp.named` is for those that have the name of
+                an argument of this method.
             target: The output to explain: an integer, one integer for each sample (a list, an array or an integer
                 tensor), or for an output with several dimensions a tuple with one of these for each dimension after the
                 batch. In a tuple, a slice selects a region and ``...`` a whole dimension; a tensor of shape
@@ -89,6 +91,7 @@ class Explainer(Inspection):
             torch.Size([2, 4])
         """
         asked = Asked(target, seed, at, only, bypass, coefficients, return_output)
+        inputs, named = spread(inputs, named)
         if not self.differentiable:
             check_untracked((*inputs, *named.values(), *asked.controls.values()), self.parameters())
         with nullcontext() if self.differentiable else torch.no_grad():
@@ -110,7 +113,7 @@ class Explainer(Inspection):
 
         Raises:
             RecipeError: A selector or a rule is a function, or a dynamic shape is a named dimension.
-            InputError: The model is not captured yet.
+            InputError: The model is not captured yet, or ``path`` is not a path.
 
         Example:
             >>> import tempfile, torch, fxlrp
@@ -120,8 +123,9 @@ class Explainer(Inspection):
             >>> fxlrp.load(path, model)(torch.ones(2, 4), target=1).shape
             torch.Size([2, 4])
         """
+        file = path_of(path)
         recipe = self._explanation.require("the recipe").recipe
-        recipe.save(path, self._model, self.digest())
+        recipe.save(file, self._model, self.digest())
 
     def digest(self) -> str:
         """A fingerprint of the annotated graph. With equal fingerprints and weights, explanations are equal."""
@@ -175,8 +179,9 @@ class Explainer(Inspection):
             >>> torch.export.load(path).module()(torch.ones(5, 4), torch.tensor([0, 1, 2, 1, 0])).shape
             torch.Size([5, 4])
         """
-        if tuple(outputs) not in (("relevance",), ("relevance", "output")):
-            raise ExportError(f"outputs must be ('relevance',) or ('relevance', 'output'), not {outputs!r}")
+        if not isinstance(outputs, list | tuple) or tuple(outputs) not in (("relevance",), ("relevance", "output")):
+            raise ExportError(f"outputs must be ('relevance',) or ('relevance', 'output'), not {shown(outputs)}")
+        deploy.check_destination(path, format)
         made, values = self._on_call(*as_call(example_inputs))
         signature = made.signature.with_examples(values)
         asked = Asked(target if isinstance(target, Each) else None, None, at, only, bypass, False, len(outputs) > 1)

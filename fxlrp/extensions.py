@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
 from fxlrp.operation import Family, Operation
 from fxlrp.rules.preset import Preset
@@ -83,9 +84,10 @@ def rule_for(
     """
     signatures = _signatures(function)
     name = function.__name__
-    chosen = tuple(operands) if operands is not None else None
-    if isinstance(operands, str) or chosen == ():
-        raise RuleError(f"operands of {name} must be a sequence of argument names, not {operands!r}")
+    is_many = isinstance(operands, Sequence) and not isinstance(operands, str)
+    chosen = tuple(operands) if operands is not None and is_many else None
+    if operands is not None and (not chosen or not all(isinstance(each, str) for each in chosen)):
+        raise RuleError(f"operands of {name} must be a sequence of argument names, not {shown(operands)}")
     fitting = tuple(s for s in signatures if all(_is_operand(s, each) for each in chosen or tuple(s.parameters)[:1]))
     if not fitting:
         known = signatures[0].parameters
@@ -94,7 +96,7 @@ def rule_for(
 
     def declare(relevance: Callable[..., Any]) -> Extension:
         if not callable(relevance):
-            raise RuleError(f"the rule of {name} must be a function, not {relevance!r}")
+            raise RuleError(f"the rule of {name} must be a function, not {shown(relevance)}")
         return Extension(function, Custom(relevance), chosen, fitting)
 
     return declare
@@ -107,7 +109,7 @@ def _is_operand(signature: inspect.Signature, name: str) -> bool:
 
 def _signatures(function: Callable[..., Any]) -> tuple[inspect.Signature, ...]:
     if not callable(function) or isinstance(function, type) or not hasattr(function, "__name__"):
-        raise RuleError(f"rule_for takes a function, not {function!r}")
+        raise RuleError(f"rule_for takes a function, not {shown(function)}")
     try:
         return (inspect.signature(function),)
     except ValueError:
@@ -135,11 +137,13 @@ def extend(vocabulary: Vocabulary, preset: Preset, extensions: Any) -> tuple[Voc
         RuleError: An extension was not made by :func:`rule_for`, or a function has two rules.
     """
     if not isinstance(extensions, Sequence) or isinstance(extensions, str):
-        raise RuleError(f"extensions must be a list of functions decorated with @fxlrp.rule_for, not {extensions!r}")
+        raise RuleError(
+            f"extensions must be a list of functions decorated with @fxlrp.rule_for, not {shown(extensions)}"
+        )
     rules: list[tuple[str, Rule]] = []
     for position, extension in enumerate(extensions):
         if not isinstance(extension, Extension):
-            raise RuleError(f"{extension!r} is not an extension: decorate the rule with @fxlrp.rule_for(function)")
+            raise RuleError(f"{shown(extension)} is not an extension: decorate the rule with @fxlrp.rule_for(function)")
         if any(extension.function is other.function for other in extensions[:position]):
             raise RuleError(f"two extensions have the same function, {extension.function.__name__}: remove one of them")
         operation = extension.operation(vocabulary)

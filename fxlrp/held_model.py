@@ -12,9 +12,10 @@ from fxlrp.answer import Answer
 from fxlrp.asked import Asked
 from fxlrp.capture.lock import is_compiling
 from fxlrp.capture.root_module import move_constants
+from fxlrp.copies import Copied
 from fxlrp.explanation import Explanation
 from fxlrp.first_call import MadeOnInputs
-from fxlrp.inputs import Inputs
+from fxlrp.inputs import Inputs, spread
 from fxlrp.other_copy import check_is_copy
 from fxlrp.provenance import MODEL
 from fxlrp.relevance.sizes import OtherSizesError
@@ -31,7 +32,7 @@ class _Uncaptured(nn.Module):
         self.add_module(MODEL, model)
 
 
-class HeldModel(nn.Module):
+class HeldModel(Copied):
     """A model and the programs that explain it. If capture needs example inputs, it is captured at the first call."""
 
     def __init__(
@@ -40,6 +41,7 @@ class HeldModel(nn.Module):
         make: Callable[[nn.Module, Inputs], Explanation],
         examples: Any,
         *,
+        again: Callable[[nn.Module], Any],
         differentiable: bool = False,
     ) -> None:
         """Compile ``model`` now, or at the first call.
@@ -48,9 +50,11 @@ class HeldModel(nn.Module):
             model: The model.
             make: Compiles the model for its inputs.
             examples: The example inputs. None means the inputs of the first call, if capture needs any.
+            again: Compiles a model in the same way, in another process too.
             differentiable: Whether autograd can differentiate the relevance.
         """
         super().__init__()
+        self._again = again
         self.training = False
         self.differentiable = differentiable
         self._explanation = MadeOnInputs(make, model, examples)
@@ -64,11 +68,14 @@ class HeldModel(nn.Module):
 
     def _on_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Explanation, tuple[Tensor, ...]]:
         """The explanation that takes a call, and its inputs in order. If there is none, the model is captured."""
-        made, values = self._explanation.on_call(self._model, args, kwargs)
+        made, values = self._explanation.on_call(self._model, *spread(args, kwargs))
         if not is_compiling():
             self._modules["graph_module"] = made.graph_module
             self._seen = tuple(InputSpec.of(value) for value in values)
         return made, values
+
+    def _made_from(self) -> nn.Module:
+        return self._model
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeldModel:
         """Move or cast the model, and the constants of every program."""

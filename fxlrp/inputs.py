@@ -20,6 +20,52 @@ Examples: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
 Parameters: TypeAlias = "tuple[inspect.Parameter, ...]"
 
 
+class Named:
+    """Inputs by name, which :func:`named` returns."""
+
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        """Keep the inputs."""
+        self.inputs = inputs
+
+
+def named(**inputs: Any) -> Named:
+    """Name inputs of a call whose names are also those of arguments of the call, such as ``target`` or ``keep``.
+
+    Args:
+        inputs: Inputs by the names of the model's arguments.
+
+    Returns:
+        What an explainer and its methods take in place of these inputs, by position.
+
+    Example:
+        >>> import torch, fxlrp
+        >>> class Weighted(torch.nn.Module):
+        ...     def forward(self, x, *, target):
+        ...         return x * target
+        >>> explain = fxlrp.compile(Weighted().eval())
+        >>> x = torch.ones(2, 3)
+        >>> sorted(explain(fxlrp.named(x=x, target=x), target=1))
+        ['target', 'x']
+    """
+    return Named(inputs)
+
+
+def spread(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call, by position and by name, with those that :func:`named` names.
+
+    Raises:
+        InputError: An input is given twice.
+    """
+    found = dict(kwargs)
+    for each in args:
+        if isinstance(each, Named):
+            twice = found.keys() & each.inputs.keys()
+            if twice:
+                raise InputError(f"the input {min(twice)!r} is given twice")
+            found.update(each.inputs)
+    return tuple(each for each in args if not isinstance(each, Named)), found
+
+
 class ExamplesNeeded(Exception):
     """The model cannot be captured without example inputs."""
 
@@ -139,7 +185,14 @@ class Inputs:
         missing = [name for name, template in arguments.items() if name not in given and _slots(template)]
         if missing:
             names = self._input_arguments()
-            return Misfit(f"expected {len(names)} inputs ({', '.join(names)}), got {len(given)}")
+            hidden = [name for name in missing if name in ARGUMENTS_OF_CALLS]
+            hint = (
+                f". {hidden[0]!r} is also an argument of the call: pass the input by position, or as "
+                f"fxlrp.named({hidden[0]}=...)"
+                if hidden
+                else ""
+            )
+            return Misfit(f"expected {len(names)} inputs ({', '.join(names)}), got {len(given)}{hint}")
         values: list[Any] = []
         for name, template in arguments.items():
             misfit = _collect(template, given[name], name, values) if name in given else None
@@ -236,6 +289,11 @@ class Inputs:
             raise InputError("the example inputs must contain at least one tensor")
         return Inputs(positional, keyword, parameters, examples)
 
+
+ARGUMENTS_OF_CALLS = frozenset(
+    ("target", "seed", "at", "only", "bypass", "coefficients", "return_output", "keep", "path")
+)
+"""The arguments of the calls of an explainer that are not inputs."""
 
 _Parameter = inspect.Parameter
 _BY_POSITION = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)

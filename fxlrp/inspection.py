@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
+from fxlrp.arguments import flag, path_of
 from fxlrp.asked import Asked, Only
 from fxlrp.balance import Balance
 from fxlrp.capture import FrontEnd
@@ -20,6 +21,7 @@ from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
 from fxlrp.errors import InputError
 from fxlrp.graph_page import GraphPage, annotated_graph
+from fxlrp.inputs import Named
 from fxlrp.printing import code, table
 from fxlrp.printing.html import Table
 from fxlrp.printing.selection import view_of
@@ -35,7 +37,7 @@ class Inspection(Certified):
 
     def balance(
         self,
-        *inputs: Tensor,
+        *inputs: Any,
         target: Target = None,
         seed: Seed = None,
         at: At = None,
@@ -70,12 +72,13 @@ class Inspection(Certified):
             >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
             []
         """
-        found = self.debug(*inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False, **named)
+        given = (*inputs, Named(named))
+        found = self.debug(*given, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False)
         return Balance.of(found)
 
     def debug(
         self,
-        *inputs: Tensor,
+        *inputs: Any,
         target: Target = None,
         seed: Seed = None,
         at: At = None,
@@ -121,6 +124,7 @@ class Inspection(Certified):
         question = asked.question(made.main.question)
         if question.stacked:
             raise InputError("one explanation is run node by node: give one target, seed and condition")
+        flag("keep", keep)
         with made.explained_failures(made.main, values):
             steps = made.step_by_step(question)
             return relevances(steps, values, asked.controls, keep=keep, absent=made.absent(), rounding=rounding)
@@ -128,7 +132,7 @@ class Inspection(Certified):
     def graph(
         self,
         path: str | os.PathLike[str] | None = None,
-        *inputs: Tensor,
+        *inputs: Any,
         target: Target = None,
         seed: Seed = None,
         at: At = None,
@@ -170,20 +174,20 @@ class Inspection(Certified):
                 f"the first argument of graph() is the path of the page, not {type(path).__name__}: "
                 "explain.graph('graph.html', x), or explain.graph(None, x) to write no file"
             )
+        file = None if path is None else path_of(path, ".html")
         asked = Asked(target, seed, at, only, bypass)
         relevances = None
         if inputs or named:
-            relevances = self.debug(
-                *inputs, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False, **named
-            )
+            given = (*inputs, Named(named))
+            relevances = self.debug(*given, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False)
         elif asked != Asked():
             raise InputError("a target, a seed and the like need inputs: explain.graph('graph.html', x, target=...)")
         made = self._explanation.require("the annotated graph")
         answer = made.answer(asked.question(made.main.question)) if relevances else made.main
         shapes = infer_shapes(answer.graph_module, answer.annotated, self._seen) if self._seen else {}
         page = GraphPage(annotated_graph(type(self._model).__name__, made, answer, shapes, relevances))
-        if path is not None:
-            page.save(path)
+        if file is not None:
+            page.save(file)
         return page
 
     def read(
@@ -244,7 +248,7 @@ class Inspection(Certified):
             raise InputError("the stages were not kept: compile with fxlrp.compile(..., debug=True)")
         return stages
 
-    def check_stages(self, *inputs: Tensor, target: Target = None, seed: Seed = None, **named: Any) -> StageChecks:
+    def check_stages(self, *inputs: Any, target: Target = None, seed: Seed = None, **named: Any) -> StageChecks:
         """Run every stage of the compilation, and report which pass changed the result, and by how much.
 
         A stage without relevance steps must compute the output of the model. A later stage must compute the relevance

@@ -10,15 +10,18 @@ from typing import Any
 
 from torch import nn
 
+from fxlrp.arguments import flag, path_of, shown
 from fxlrp.compiler import compile
 from fxlrp.errors import RecipeError
 from fxlrp.explainer import Explainer
-from fxlrp.extensions import Extension
+from fxlrp.extensions import Extension, extend
 from fxlrp.file_format import Malformed, anything, mapping_of, parse
-from fxlrp.passes import Pass
+from fxlrp.passes import Pass, pipeline
 from fxlrp.recipe import fingerprint
 from fxlrp.recipe.form import FORMAT, RECIPE
 from fxlrp.recipe.recipe import options, versions
+from fxlrp.rules.presets import default
+from fxlrp.vocabulary import CANONICAL
 
 
 def load(
@@ -44,8 +47,11 @@ def load(
         The explainer.
 
     Raises:
-        RecipeError: The model has changed, the extensions or passes differ, or the file is not a recipe of this
-            version.
+        RecipeError: The model is not a module or has changed, extensions or passes differ, or the file is not a recipe
+            of this version.
+        RuleError: An extension was not made by :func:`fxlrp.rule_for`.
+        InputError: A pass is not one, ``weights`` is not True or False, or a parameter of the model is not finite.
+        CaptureError: The model is in training mode.
 
     Example:
         >>> import tempfile, torch, fxlrp
@@ -55,7 +61,13 @@ def load(
         >>> fxlrp.load(path, model)
         Explainer(Sequential, 3 relevance steps)
     """
-    saved = _read(path)
+    flag("weights", weights)
+    # Checks that they are extensions and passes.
+    extend(CANONICAL, default(), extensions)
+    pipeline.place(passes, pipeline.EXPLANATION)
+    if not isinstance(model, nn.Module):
+        raise RecipeError(f"load takes the model of the recipe, a module, not {shown(model)}")
+    saved = _read(path_of(path, error=RecipeError))
     fingerprint.check(model, saved["model"], weights=weights)
     names = [extension.function.__name__ for extension in extensions]
     if sorted(names) != sorted(saved["extensions"]):
@@ -76,12 +88,12 @@ def load(
     return explain
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    what = f"{os.fspath(path)} is not a recipe of an explainer"
+def _read(path: Path) -> dict[str, Any]:
+    what = f"{path} is not a recipe of an explainer"
     try:
-        saved = parse(Path(path).read_bytes(), mapping_of(anything))
+        saved = parse(path.read_bytes(), mapping_of(anything))
         if saved.get("format") != FORMAT:
-            raise RecipeError(f"{os.fspath(path)} is not a recipe that this version of fxlrp can read")
+            raise RecipeError(f"{path} is not a recipe that this version of fxlrp can read")
         RECIPE(saved, "")
     except Malformed as error:
         raise RecipeError(f"{what}: {error}") from error

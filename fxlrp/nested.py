@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from fxlrp.errors import InputError
+
+_MOST_LEVELS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -39,7 +43,9 @@ def container(value: Any) -> Container | None:
     """
     if isinstance(value, Tensor | Slot | bool | int | float | str | None):
         return None
-    elements, structure = pytree.tree_flatten(value, is_leaf=lambda each: each is not value)
+    # One level: everything below the value is a leaf, also where a list contains itself.
+    first = iter([False])
+    elements, structure = pytree.tree_flatten(value, is_leaf=lambda _: next(first, True))
     if not structure.is_leaf():
         keys = _keys(value, len(elements))
         return Container(keys, tuple(elements), lambda others: pytree.tree_unflatten(list(others), structure))
@@ -77,26 +83,42 @@ def _put(value: Any, keys: Sequence[Any], elements: Sequence[Any]) -> Any:
     return made
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a value with their names, such as ``batch.image``, in order."""
-    parts = container(value)
+def leaves(value: Any, name: str = "", level: int = 0) -> Iterator[tuple[str, Any]]:
+    """The leaves of a value with their names, such as ``batch.image``, in order.
+
+    Raises:
+        InputError: The value has too many levels of containers.
+    """
+    parts = _next_level(value, name, level)
     if parts is None:
         yield name, value
         return
     for key, element in zip(parts.keys, parts.elements, strict=True):
-        yield from leaves(element, f"{name}.{key}" if name else key)
+        yield from leaves(element, f"{name}.{key}" if name else key, level + 1)
 
 
-def replaced(value: Any, new: Callable[[str, Any], Any], name: str = "") -> Any:
-    """The same containers with ``new(name, leaf)`` in place of every leaf."""
-    parts = container(value)
+def replaced(value: Any, new: Callable[[str, Any], Any], name: str = "", level: int = 0) -> Any:
+    """The same containers with ``new(name, leaf)`` in place of every leaf.
+
+    Raises:
+        InputError: The value has too many levels of containers.
+    """
+    parts = _next_level(value, name, level)
     if parts is None:
         return new(name, value)
     elements = [
-        replaced(element, new, f"{name}.{key}" if name else key)
+        replaced(element, new, f"{name}.{key}" if name else key, level + 1)
         for key, element in zip(parts.keys, parts.elements, strict=True)
     ]
     return parts.rebuilt(elements)
+
+
+def _next_level(value: Any, name: str, level: int) -> Container | None:
+    parts = container(value)
+    if parts is not None and level == _MOST_LEVELS:
+        where = name.partition(".")[0] or "a value"
+        raise InputError(f"{where} has more than {_MOST_LEVELS} levels of containers, or contains itself: flatten it")
+    return parts
 
 
 def filled(template: Any, values: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from fxlrp.arguments import flag, shown
 from fxlrp.errors import InputError
 
 
@@ -52,6 +53,11 @@ class Optimizations:
     reuse_memory: bool = True
     nest_regions: bool = False
 
+    def __post_init__(self) -> None:
+        """Check that every option is True or False."""
+        for each in dataclasses.fields(self):
+            flag(each.name, getattr(self, each.name))
+
     @classmethod
     def none(cls) -> Optimizations:
         """Return options that disable every optimization."""
@@ -67,5 +73,5 @@ class Optimizations:
         if isinstance(optimize, Optimizations):
             return optimize
         if not isinstance(optimize, bool):
-            raise InputError(f"optimize must be True, False or an fxlrp.Optimizations, not {optimize!r}")
+            raise InputError(f"optimize must be True, False or an fxlrp.Optimizations, not {shown(optimize)}")
         return cls() if optimize else cls.none()

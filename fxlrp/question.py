@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 
 
@@ -54,7 +55,7 @@ class Question:
             return Question((at,), is_single=not is_glob(at))
         names = tuple(at) if isinstance(at, Sequence) else None
         if not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"at must be a name, or a list of names of inputs, modules or nodes, not {at!r}")
+            raise InputError(f"at must be a name, or a list of names of inputs, modules or nodes, not {shown(at)}")
         return Question(tuple(dict.fromkeys(names)))
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
+from fxlrp.arguments import flag, mapping, shown
 from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
+from fxlrp.capture.outputs import checked_output
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
 from fxlrp.question import At, Question
@@ -60,16 +62,17 @@ class Request:
         checkpoint: bool | int = False,
         constants: Sequence[str] = (),
         at: At = None,
+        output: Selected = None,
+        dynamic_shapes: Mapping[str, Any] | None = None,
         differentiable: bool = False,
-        **options: Any,
     ) -> Request:
         """Check the arguments of :func:`fxlrp.compile` and return the request.
 
         Raises:
             RuleError: A rule, preset or extension does not exist or does not fit.
             CaptureError: The front end is unknown.
-            InputError: The number of checkpoints is invalid, a constant or ``at`` is not a name, or ``differentiable``
-                is not a bool.
+            InputError: The number of checkpoints is invalid, ``dynamic_shapes`` is not a mapping, a constant or ``at``
+                is not a name, ``output`` is not an index or a key, or ``differentiable`` is not a bool.
         """
         preset = resolve(rules)
         front_ends = _front_ends(capture)
@@ -81,8 +84,9 @@ class Request:
             question=Question.of(at),
             segments=_segments(checkpoint),
             constants=_names(constants),
-            differentiable=_flag(differentiable),
-            **options,
+            differentiable=flag("differentiable", differentiable),
+            output=checked_output(output),
+            dynamic_shapes=_open_sizes(dynamic_shapes),
         )
 
     def on(self, model: nn.Module | None) -> Request:
@@ -91,34 +95,32 @@ class Request:
 
 
 def _front_ends(capture: str) -> tuple[FrontEnd, ...]:
-    if capture == "auto":
-        return FRONT_ENDS
-    chosen = tuple(front_end for front_end in FRONT_ENDS if front_end == capture)
+    chosen = tuple(each for each in FRONT_ENDS if capture in ("auto", each)) if isinstance(capture, str) else ()
     if not chosen:
-        raise CaptureError(f"unknown front end {capture!r}; choose one of: auto, {', '.join(FRONT_ENDS)}")
+        raise CaptureError(f"unknown front end {shown(capture)}; choose one of: auto, {', '.join(FRONT_ENDS)}")
     return chosen
 
 
 def _names(constants: Any) -> tuple[str, ...]:
-    if isinstance(constants, str) or not isinstance(constants, Collection):
-        raise InputError(f"constants must be a list of names of inputs, such as ['edge_index'], not {constants!r}")
+    if isinstance(constants, str) or not isinstance(constants, Sequence | Set):
+        raise InputError(f"constants must be a list of names of inputs, such as ['edge_index'], not {shown(constants)}")
     for name in constants:
         if not isinstance(name, str):
-            raise InputError(f"constants must contain the names of inputs, not {name!r}")
+            raise InputError(f"constants must contain the names of inputs, not {shown(name)}")
     return tuple(dict.fromkeys(constants))
 
 
-def _flag(differentiable: Any) -> bool:
-    if not isinstance(differentiable, bool):
-        raise InputError(f"differentiable must be True or False, not {differentiable!r}")
-    return differentiable
+def _open_sizes(dynamic_shapes: Any) -> Mapping[str, Any] | None:
+    if dynamic_shapes is None:
+        return None
+    return mapping("dynamic_shapes", dynamic_shapes, "the names of inputs to their open sizes")
 
 
 def _segments(checkpoint: Any) -> int | None:
     if isinstance(checkpoint, bool):
         return 0 if checkpoint else None
     if not isinstance(checkpoint, int) or checkpoint < 1:
-        raise InputError(f"checkpoint must be True, False or a number of segments, not {checkpoint!r}")
+        raise InputError(f"checkpoint must be True, False or a number of segments, not {shown(checkpoint)}")
     return checkpoint
 
 

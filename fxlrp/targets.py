@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
+from fxlrp.integers import is_integer
 from fxlrp.relevance.targets import Choice, Each, Target, at_target, first_index, positions_of
+
+_MOST_TARGETS = 1_000_000
 
 __all__ = ["Clrp", "Contrast", "Region", "Span", "clrp", "contrast", "each", "region", "span"]
 
@@ -28,7 +33,7 @@ def each(targets: Iterable[Any] | Tensor) -> Each:
         A target or a seed. The results of a call with it have the shape ``(number of targets, batch, ...)``.
 
     Raises:
-        InputError: There are no targets.
+        InputError: There are no targets, or they are not in a list.
 
     Example:
         >>> import torch, fxlrp
@@ -36,7 +41,15 @@ def each(targets: Iterable[Any] | Tensor) -> Each:
         >>> explain(torch.ones(2, 4), target=fxlrp.targets.each([0, 2])).shape
         torch.Size([2, 2, 4])
     """
-    parts = tuple(targets)
+    is_many = (
+        targets.dim() > 0 and not targets.is_nested if isinstance(targets, Tensor) else isinstance(targets, Iterable)
+    )
+    if not is_many or isinstance(targets, str | bytes | Mapping):
+        raise InputError(f"each() needs a list of targets or seeds, not {shown(targets)}")
+    # No more than a batch can hold; an iterator may have no end.
+    parts = tuple(itertools.islice(targets, _MOST_TARGETS + 1))
+    if len(parts) > _MOST_TARGETS:
+        raise InputError(f"each() takes at most {_MOST_TARGETS} targets: ask for them in several calls")
     if not parts:
         raise InputError("each() needs at least one target")
     return Each(parts)
@@ -92,7 +105,7 @@ def contrast(of: Target, against: Target = None, *, dim: int | None = None) -> C
         >>> torch.allclose(explain(x, target=fxlrp.targets.contrast(0, 2)), difference, atol=1e-5)
         True
     """
-    return Contrast(of, against, dim)
+    return Contrast(of, against, _checked_dim(dim))
 
 
 @dataclass(frozen=True)
@@ -138,12 +151,25 @@ def clrp(of: Target, *, dim: int | None = None) -> Clrp:
         >>> explain(torch.ones(2, 4), target=fxlrp.targets.clrp(0)).clamp(min=0).shape
         torch.Size([2, 4])
     """
-    return Clrp(of, dim)
+    return Clrp(of, _checked_dim(dim))
 
 
 def _class_dim(output: Tensor, dim: int | None) -> int:
     """The dimension of the classes: the last one of an output with three dimensions, else dimension 1."""
-    return dim if dim is not None else -1 if output.dim() == 3 else 1
+    found = dim if dim is not None else -1 if output.dim() == 3 else 1
+    if not -output.dim() <= found < output.dim() or found % output.dim() == 0:
+        raise InputError(
+            f"dim={found} must be a dimension of the classes, after the batch, of an output of shape "
+            f"{tuple(output.shape)}"
+        )
+    return found
+
+
+def _checked_dim(dim: Any) -> int | None:
+    if dim is not None and not is_integer(dim):
+        raise InputError(f"dim must be the dimension of the classes, an integer, or None, not {shown(dim)}")
+    checked: int | None = dim
+    return checked
 
 
 @dataclass(frozen=True)
@@ -204,7 +230,7 @@ def span(start: int, stop: int) -> Span:
     """
     for position in (start, stop):
         if isinstance(position, bool) or not isinstance(position, int):
-            raise InputError(f"a span is from one position to another, not {position!r}")
+            raise InputError(f"a span is from one position to another, not {shown(position)}")
     return Span(start, stop)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes.annotate import annotate
@@ -167,12 +168,14 @@ def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass,
     Raises:
         InputError: A pass does not declare its position, names an unknown pass, or cannot be placed.
     """
-    if not isinstance(user_defined, Sequence):
-        raise InputError(f"passes must be a list of passes, not {user_defined!r}")
+    if not isinstance(user_defined, Sequence) or isinstance(user_defined, str):
+        raise InputError(f"passes must be a list of passes, not {shown(user_defined)}")
     known = {each.name for each in (*EXPLANATION, *BACKWARD)}
     for each in user_defined:
         if not isinstance(each, Pass):
-            raise InputError(f"{each!r} is not a pass: decorate the function with @fxlrp.passes.compiler_pass(...)")
+            raise InputError(
+                f"{shown(each)} is not a pass: decorate the function with @fxlrp.passes.compiler_pass(...)"
+            )
         unknown = sorted((each.after | each.before) - known - {other.name for other in user_defined})
         if unknown:
             raise InputError(f"the pass {each.name} names the pass {unknown[0]!r}, which does not exist")

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxlrp.backward.function import explained_forward
-from fxlrp.backward.split import split
+from fxlrp.backward.split import check_compiler, split
 from fxlrp.driver import annotated_program, answer, log_only
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension
@@ -65,6 +65,7 @@ def backend(
     """
     request = Request.of(rules, constants=constants, extensions=extensions)
     passes = pipeline.backward(Optimizations.resolve(optimize))
+    check_compiler(compiler)
 
     def compile_graph(graph_module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         # Imported here because TorchDynamo takes a second to import; by now it is loaded.

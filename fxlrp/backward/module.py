@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxlrp.backward.function import explained_forward
-from fxlrp.backward.split import Split, split
+from fxlrp.backward.split import Split, check_compiler, split
 from fxlrp.capture import EVERY_OUTPUT, restored
 from fxlrp.capture.lock import is_compiling
+from fxlrp.copies import Copied
 from fxlrp.driver import compiled
 from fxlrp.errors import InputError
 from fxlrp.extensions import Extension
@@ -24,6 +26,7 @@ from fxlrp.passes import pipeline
 from fxlrp.refused_inputs import ExplainedFailures
 from fxlrp.request import Capture, Request, check_model
 from fxlrp.rules.presets import Rules
+from fxlrp.rules.resolve import resolve
 from fxlrp.signature import Signature
 
 
@@ -37,15 +40,25 @@ class _Halves:
     captured: fx.Graph
 
 
-class ExplainedModel(nn.Module):
+class ExplainedModel(Copied):
     """A model with the same outputs, whose backward pass computes relevance in place of gradients.
 
     :func:`fxlrp.autograd` returns it. It contains the model itself, not a copy.
     """
 
-    def __init__(self, model: nn.Module, make: Callable[[nn.Module, Inputs], _Halves], examples: Any) -> None:
-        """Capture ``model`` on ``examples``, or at the first call if it needs examples and has none."""
+    def __init__(
+        self,
+        model: nn.Module,
+        make: Callable[[nn.Module, Inputs], _Halves],
+        examples: Any,
+        again: Callable[[nn.Module], ExplainedModel],
+    ) -> None:
+        """Capture ``model`` on ``examples``, or at the first call if it needs examples and has none.
+
+        ``again`` makes the same of a model in another process.
+        """
         super().__init__()
+        self._again = again
         self.training = False
         self.model = model
         self._halves = MadeOnInputs(make, model, examples)
@@ -61,6 +74,9 @@ class ExplainedModel(nn.Module):
             with ExplainedFailures(self.model, halves.signature.inputs, values):
                 outputs = explained_forward(halves.split, values, parameters)
         return restored(halves.captured, outputs)
+
+    def _made_from(self) -> nn.Module:
+        return self.model
 
     def _check_fixed(self, inputs: Inputs, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check that a call passes every argument that was captured with a value other than its default."""
@@ -112,6 +128,7 @@ def autograd(
         CaptureError: The forward graph cannot be captured, or the model is in training mode.
         UnsupportedOpError: Relevance would flow through operations without a rule; all are listed.
         RuleError: A rule, preset or selector does not exist, does not fit, or matches nothing.
+        InputError: An argument is of a wrong type or value, such as a backend that does not exist.
 
     Example:
         >>> import torch, fxlrp
@@ -130,7 +147,9 @@ def autograd(
         output=EVERY_OUTPUT,
         dynamic_shapes=dynamic_shapes,
     ).on(model)
-    passes = pipeline.backward(Optimizations.resolve(optimize))
+    optimizations = Optimizations.resolve(optimize)
+    passes = pipeline.backward(optimizations)
+    check_compiler(compiler)
 
     def halves(model: nn.Module, inputs: Inputs) -> _Halves:
         done = compiled(model, inputs, request, passes)
@@ -138,4 +157,15 @@ def autograd(
         parts = parts if compiler is None else parts.compiled(compiler)
         return _Halves(done.program.graph_module, parts, done.signature, done.program.graph)
 
-    return ExplainedModel(model, halves, example_inputs)
+    again = functools.partial(
+        autograd,
+        rules=resolve(rules).located(model),
+        example_inputs=example_inputs,
+        constants=request.constants,
+        capture=capture,
+        dynamic_shapes=dynamic_shapes,
+        extensions=tuple(extensions),
+        optimize=optimizations,
+        compiler=compiler,
+    )
+    return ExplainedModel(model, halves, example_inputs, again)

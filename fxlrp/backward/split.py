@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.arguments import shown
+from fxlrp.errors import InputError
 from fxlrp.graph_parts import part
 from fxlrp.program import Program, nodes_by_name, returned_by
 
@@ -35,6 +37,21 @@ class Split:
     def compiled(self, compiler: str | Callable[..., Any]) -> Split:
         """Return the program with both parts compiled by ``torch.compile`` with a backend."""
         return replace(self, forward=_compiled(self.forward, compiler), relevance=_compiled(self.relevance, compiler))
+
+
+def check_compiler(compiler: Any) -> None:
+    """Check the argument ``compiler=`` of the public functions.
+
+    Raises:
+        InputError: It is not a backend of ``torch.compile``.
+    """
+    if compiler is None or (callable(compiler) and not isinstance(compiler, type)):
+        return
+    if not isinstance(compiler, str):
+        raise InputError(f"compiler must be a backend of torch.compile, a name or a function, not {shown(compiler)}")
+    if compiler not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise InputError(f"torch.compile has no backend {shown(compiler)}; the backends are: {known}")
 
 
 def _compiled(part: Callable[..., Any], compiler: str | Callable[..., Any]) -> Callable[..., Any]:

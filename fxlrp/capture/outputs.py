@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 from torch import Tensor, fx
 
 from fxlrp import nested
+from fxlrp.arguments import shown
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.nested import Slot
 
@@ -116,7 +117,9 @@ def select_output(returned: Any, output: Output) -> Tensor | fx.Proxy:
             f"the model returns {_named(returned)}, but only a single tensor can be explained: select it with "
             f"fxlrp.compile(..., output=...), {_choices(returned)}"
         )
-    raise InputError(f"output={output!r} selects {_named(returned)}, which is not a tensor: use {_choices(returned)}")
+    raise InputError(
+        f"output={shown(output)} selects {_named(returned)}, which is not a tensor: use {_choices(returned)}"
+    )
 
 
 def follow(returned: Any, output: Output) -> Any:
@@ -126,19 +129,45 @@ def follow(returned: Any, output: Output) -> Any:
     return returned
 
 
+def checked_output(output: Any) -> Selected:
+    """Return the argument ``output=`` of the public functions.
+
+    Raises:
+        InputError: It is not an index, a key or a sequence of these.
+    """
+    if output is None or isinstance(output, Every):
+        return output
+    steps = tuple(output) if isinstance(output, list | tuple) else (output,)
+    found = [each if isinstance(each, str) else _index(each) for each in steps]
+    if None in found:
+        raise InputError(
+            "output must be an index, a key, the name of an attribute or of a value inside the model, or a sequence of "
+            f"indices, keys and names, not {shown(output)}"
+        )
+    known = tuple(each for each in found if each is not None)
+    return known if isinstance(output, list | tuple) else known[0]
+
+
+def _index(value: Any) -> int | None:
+    is_index = isinstance(value, SupportsIndex) and not isinstance(value, bool | Tensor)
+    return value.__index__() if is_index else None
+
+
 def _path(output: Output) -> tuple[int | str, ...]:
     return () if output is None else (output,) if isinstance(output, int | str) else tuple(output)
 
 
 def _pick(returned: Any, step: int | str) -> Any:
     if isinstance(returned, Tensor | fx.Proxy):
-        raise InputError(f"output={step!r} would select from a single tensor: leave out output=")
+        raise InputError(f"output={shown(step)} would select from a single tensor: leave out output=")
     if isinstance(step, str) and not isinstance(returned, Mapping) and hasattr(returned, step):
         return getattr(returned, step)
     try:
         return returned[step]
     except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"the model returns {_named(returned)} without {step!r}: use {_choices(returned)}") from error
+        raise InputError(
+            f"the model returns {_named(returned)} without {shown(step)}: use {_choices(returned)}"
+        ) from error
 
 
 def _named(returned: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.reading import Place
@@ -84,6 +85,16 @@ def coordinates(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.stack([positions // stride % size for stride, size in zip(strides, shape, strict=True)], -1)
 
 
+def check_explainer(explain: Any) -> None:
+    """Check an argument that is an explainer.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(explain, Explainer):
+        raise InputError(f"explain must be an explainer, as fxlrp.compile returns it, not {shown(explain)}")
+
+
 def channel_relevance(explain: Explainer, *inputs: Any, at: str, **question: Any) -> Tensor:
     """Compute the relevance of each channel of a place: the sum over its positions.
 
@@ -107,8 +118,9 @@ def channel_relevance(explain: Explainer, *inputs: Any, at: str, **question: Any
         >>> fxlrp.concepts.channel_relevance(explain, torch.ones(2, 3, 4, 4), at="0", target=1).shape
         torch.Size([2, 8])
     """
+    check_explainer(explain)
     reading = explain.read(*inputs, at=at, **question)
     if len(reading.places) != 1:
-        raise InputError(f"at={at!r} must be the name of one place, not of {len(reading.places)}")
+        raise InputError(f"at={shown(at)} must be the name of one place, not of {len(reading.places)}")
     ((name, place),) = reading.places.items()
     return by_channel(place.relevance, dim_of(name, place, len(reading.output))).sum(2)

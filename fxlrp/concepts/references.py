@@ -9,12 +9,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import as_tensor, flag, path_of, shown, whole
 from fxlrp.concepts.best import NO_CLASS, Best, Top
-from fxlrp.concepts.channels import Reduction, by_channel, coordinates, dim_of, scores
+from fxlrp.concepts.channels import Reduction, by_channel, check_explainer, coordinates, dim_of, scores
 from fxlrp.concepts.class_sums import ClassSums, Statistics
 from fxlrp.concepts.state import read_state
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
+from fxlrp.question import Question
 from fxlrp.reading import Place, Reading
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.relevance.targets import at_target
@@ -67,12 +69,14 @@ class References:
             >>> references.top("0", channel=2).samples.shape
             torch.Size([4])
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InputError(f"k must be a positive integer, not {k!r}")
-        if reduce not in ("sum", "max"):
-            raise InputError(f'reduce must be "sum" or "max", not {reduce!r}')
-        self._explain, self._k, self._reduce, self._relative = explain, k, reduce, bool(relative)
-        self._at: tuple[str, ...] = (at,) if isinstance(at, str) else tuple(at)
+        check_explainer(explain)
+        self._k = whole("k", k)
+        if not isinstance(reduce, str) or reduce not in ("sum", "max"):
+            raise InputError(f'reduce must be "sum" or "max", not {shown(reduce)}')
+        self._explain, self._reduce, self._relative = explain, reduce, flag("relative", relative)
+        self._at = Question.of(at).at
+        if not self._at:
+            raise InputError("at must be the name of a place, or a list of names")
         self._best: dict[str, dict[Measure, Best]] = {}
         self._sums: dict[str, dict[Measure, ClassSums]] = {}
         self._seen = 0
@@ -117,7 +121,7 @@ class References:
         batch = len(reading.output)
         indices = torch.arange(self._seen, self._seen + batch) if samples is None else _indices(samples, batch)
         if bool((indices < 0).any()):
-            raise InputError(f"the indices of samples must not be negative, but samples is {samples!r}")
+            raise InputError(f"the indices of samples must not be negative, but samples is {shown(samples)}")
         of_class = _classes(reading, target, seed) if classes is None else _indices(classes, batch)
         scored = {name: self._scores(name, place, batch) for name, place in reading.places.items()}
         # All places are checked before the first one changes.
@@ -176,6 +180,7 @@ class References:
         """
         best = self._of(self._best, place, by)
         channels = len(best.scores)
+        channel = whole("channel", channel, -channels)
         if not -channels <= channel < channels:
             raise InputError(f"{place!r} has {channels} channels: there is no channel {channel}")
         return best.top(channel)
@@ -194,11 +199,11 @@ class References:
 
     @staticmethod
     def _of(kept: Mapping[str, Mapping[Measure, T]], place: str, by: Measure) -> T:
-        if by not in _MEASURES:
-            raise InputError(f'by must be "relevance" or "activation", not {by!r}')
-        if place not in kept:
+        if not isinstance(by, str) or by not in _MEASURES:
+            raise InputError(f'by must be "relevance" or "activation", not {shown(by)}')
+        if not isinstance(place, str) or place not in kept:
             known = ", ".join(map(repr, kept)) or "none before the first batch"
-            raise InputError(f"there is no place {place!r}; the places are: {known}")
+            raise InputError(f"there is no place {shown(place)}; the places are: {known}")
         return kept[place][by]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -208,8 +213,9 @@ class References:
             path: The file to write.
 
         Raises:
-            InputError: No batch was added.
+            InputError: No batch was added, or ``path`` is not a path.
         """
+        file = path_of(path)
         if not self._best:
             raise InputError("there is nothing to save before the first batch")
         best, sums = (
@@ -226,7 +232,7 @@ class References:
             "best": best,
             "sums": sums,
         }
-        torch.save(state, path)
+        torch.save(state, file)
 
     @staticmethod
     def load(path: str | os.PathLike[str], explain: Explainer) -> References:
@@ -242,7 +248,8 @@ class References:
         Raises:
             InputError: The file does not contain such a state.
         """
-        state = read_state(path)
+        check_explainer(explain)
+        state = read_state(path_of(path))
         found = References(explain, state["at"], k=state["k"], reduce=state["reduce"], relative=state["relative"])
         found._seen, found._digest = state["seen"], state["explainer"]
         for name, measured in state["best"].items():
@@ -261,9 +268,11 @@ class References:
 
 
 def _indices(given: Tensor | Sequence[int], batch: int) -> Tensor:
-    found = torch.as_tensor(given).cpu()
+    found = as_tensor("the classes or samples", given)
     if found.shape != (batch,) or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise InputError(f"classes and samples must have one integer for each of the {batch} samples, not {given!r}")
+        raise InputError(
+            f"classes and samples must have one integer for each of the {batch} samples, not {shown(given)}"
+        )
     return found.to(torch.int64)
 
 

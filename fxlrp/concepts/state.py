@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ _SUMS = {"classes": (_WHOLE, 1), "count": (_WHOLE, 1), "mean": (_REAL, 2), "squa
 _MEASURES = {"relevance", "activation"}
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """Read a state, without running code in the file.
 
     Args:
@@ -41,10 +41,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{os.fspath(path)!r} is not a file of reference samples: {error}") from error
+        raise InputError(f"{str(path)!r} is not a file of reference samples: {error}") from error
     problem = _problem(state)
     if problem:
-        raise InputError(f"{os.fspath(path)!r} is not a file of reference samples: {problem}")
+        raise InputError(f"{str(path)!r} is not a file of reference samples: {problem}")
     return dict(state)
 
 

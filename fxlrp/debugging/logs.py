@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from torch import fx
 
+from fxlrp.arguments import flag
 from fxlrp.errors import InputError
 from fxlrp.printing import table
 from fxlrp.printing.code import graph_text, program_text
@@ -33,13 +34,16 @@ def set_logs(*, passes: bool = False, annotate: bool = False, emit: bool = False
         annotate: Print the annotated graph as a table.
         emit: Print the generated program.
 
+    Raises:
+        InputError: An argument is not True or False.
+
     Example:
         >>> import fxlrp
         >>> fxlrp.set_logs(passes=True)
         >>> fxlrp.set_logs()
     """
     chosen = {"passes": passes, "annotate": annotate, "emit": emit}
-    _switch([name for name, is_on in chosen.items() if is_on])
+    _switch([name for name, is_on in chosen.items() if flag(name, is_on)])
 
 
 def set_logs_of_environment(variable: str | None) -> None:

@@ -37,8 +37,9 @@ class NotFinite:
         nan = inf = 0
         for each in pytree.tree_leaves(value):
             if isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()):
-                bad = each.numel() - int(torch.isfinite(each).sum())
-                own_nan = int(each.isnan().sum()) if bad else 0
+                stored = _stored(each)
+                bad = stored.numel() - int(torch.isfinite(stored).sum())
+                own_nan = int(stored.isnan().sum()) if bad else 0
                 nan, inf = nan + own_nan, inf + bad - own_nan
         return NotFinite(nan, inf)
 
@@ -50,3 +51,10 @@ class NotFinite:
         """Return the counts as in ``3 NaN, 1 Inf``; empty if all elements are finite."""
         counts = ((self.nan, "NaN"), (self.inf, "Inf"))
         return ", ".join(f"{count} {name}" for count, name in counts if count)
+
+
+def _stored(value: Tensor) -> Tensor:
+    """The elements that a tensor stores: a sparse constant of a graph is a value, too."""
+    if value.layout == torch.sparse_coo:
+        return value.coalesce().values()
+    return value if value.layout == torch.strided else value.values()

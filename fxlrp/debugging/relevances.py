@@ -22,7 +22,7 @@ from fxlrp.debugging.shares import Constant, at_zeros, bias_of, bias_share
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
 from fxlrp.printing.html import Table, html_table
-from fxlrp.program import receivers
+from fxlrp.program import nodes_by_name, receivers
 
 HEADERS = (
     *("node", "operation", "rule", "shape", "received", "min", "max", "not finite"),
@@ -332,6 +332,9 @@ class _Observer:
         self.zeros: dict[fx.Node, float] = {}
         self.kept: dict[fx.Node, Tensor] = {}
         self._keep = keep
+        nodes = nodes_by_name(steps.program.graph)
+        # The program itself refuses a target or a seed that is no tensor, or one of a wrong kind.
+        self._controls = {nodes[name] for name in steps.program.emitted.interface.controls.values()}
         self._relevances = {
             *(steps.start, *(relevance for _, relevance in steps.ends)),
             *(each for flow in steps.flows for each in (*flow.received, *flow.passed_on)),
@@ -348,6 +351,8 @@ class _Observer:
 
     def __call__(self, node: fx.Node, value: Any) -> None:
         """Record the value of a node."""
+        if node in self._controls:
+            return
         if node not in self._relevances:
             self.values[node] = NotFinite.of(value)
             if node in self._to_hold:

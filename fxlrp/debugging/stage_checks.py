@@ -11,7 +11,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, fx
 
+from fxlrp.arguments import tolerance_of
 from fxlrp.debugging.stages import Stage
+from fxlrp.errors import InputError
 from fxlrp.printing.html import Table, html_table, in_cells
 
 HEADERS = ("", "stage", "count", "computes", "difference", "changed", "problem")
@@ -60,7 +62,8 @@ class StageChecks:
         Args:
             tolerance: The largest ``changed`` that is correct.
         """
-        return tuple(each for each in self.checks if each.problem or not each.changed <= tolerance)
+        most = tolerance_of(tolerance)
+        return tuple(each for each in self.checks if each.problem or not each.changed <= most)
 
     def table(self, tolerance: float = 1e-4) -> Table:
         """Return the checks as text.
@@ -116,12 +119,16 @@ def check(
     """
     references: dict[str, tuple[Tensor, ...]] = {"output": (output,)}
     before = dict(references)
-    checks = []
+    checks: list[StageCheck] = []
     for index, stage in enumerate(stages):
         computes = "output" if stage.is_forward else "relevance"
         try:
             result = _run(stage.graph, graph_module, values if stage.is_forward else arguments)
         except Exception as error:
+            # A program that is right so far refuses the target or the seed.
+            is_first = computes not in references and not any(each.problem for each in checks)
+            if isinstance(error, InputError) and is_first:
+                raise
             problem = f"{type(error).__name__}: {error}".splitlines()[0]
             checks.append(StageCheck(index, stage.name, stage.count, computes, math.nan, math.nan, problem))
             continue

@@ -11,6 +11,7 @@ from typing import overload
 from tabulate import tabulate
 from torch import fx
 
+from fxlrp.arguments import shown
 from fxlrp.debugging.logs import PassLog
 from fxlrp.printing.code import graph_text
 from fxlrp.printing.html import html_table, in_cells
@@ -135,8 +136,8 @@ class Stages(Sequence[Stage]):
 
     def _index(self, name: str) -> int:
         names = [stage.name for stage in self.stages]
-        if name not in names:
-            raise KeyError(f"unknown stage {name!r}; the stages are: {', '.join(dict.fromkeys(names))}")
+        if not isinstance(name, str) or name not in names:
+            raise KeyError(f"unknown stage {shown(name)}; the stages are: {', '.join(dict.fromkeys(names))}")
         return names.index(name)
 
 

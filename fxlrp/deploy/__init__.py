@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from fxlrp.arguments import path_of, shown
 from fxlrp.capture import DynamicShapes
 from fxlrp.deploy import onnx, package
 from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS
@@ -16,7 +17,16 @@ from fxlrp.deploy.program import Exportable, ExportedExplanation, ExportTarget, 
 from fxlrp.errors import ExportError
 from fxlrp.inputs import Examples
 
-__all__ = ["Examples", "ExportTarget", "Exportable", "Format", "metadata", "rules_of", "write"]
+__all__ = [
+    "Examples",
+    "ExportTarget",
+    "Exportable",
+    "Format",
+    "check_destination",
+    "metadata",
+    "rules_of",
+    "write",
+]
 
 Format: TypeAlias = Literal["export", "aoti", "onnx"]
 
@@ -48,11 +58,22 @@ def write(
     Raises:
         ExportError: The format is unknown, or the explanation cannot be exported to it.
     """
-    if format not in _WRITERS:
-        raise ExportError(f"unknown format {format!r}; choose one of: {', '.join(_WRITERS)}")
+    file = check_destination(path, format)
     writer = _WRITERS[format]
-    if Path(path).suffix != writer.suffix:
-        raise ExportError(f"a file of the format {format!r} must end in {writer.suffix}, but got {os.fspath(path)!r}")
     writer.require()
     program = export(explanation, target=target, dynamic_shapes=dynamic_shapes, decompositions=writer.decompositions)
-    writer.write(program, Path(path), describe(explanation, program))
+    writer.write(program, file, describe(explanation, program))
+
+
+def check_destination(path: str | os.PathLike[str], format: Format) -> Path:
+    """Check the format of a file, and that its name fits.
+
+    Raises:
+        ExportError: The format is unknown, or the name ends otherwise.
+    """
+    if not isinstance(format, str) or format not in _WRITERS:
+        raise ExportError(f"unknown format {shown(format)}; choose one of: {', '.join(_WRITERS)}")
+    file, suffix = path_of(path, error=ExportError), _WRITERS[format].suffix
+    if file.suffix != suffix:
+        raise ExportError(f"a file of the format {format!r} must end in {suffix}, but got {shown(os.fspath(path))}")
+    return file

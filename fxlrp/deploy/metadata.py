@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxlrp.arguments import path_of
 from fxlrp.deploy.program import Exportable, ExportedExplanation
 from fxlrp.errors import ExportError
 from fxlrp.extras import require
@@ -87,9 +88,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> fxlrp.deploy.metadata(path)["inputs"][0]
         {'name': 'input', 'dtype': 'float32', 'shape': ['batch', 4]}
     """
-    name, is_onnx = repr(os.fspath(path)), Path(path).suffix == ".onnx"
+    file = path_of(path, error=ExportError)
+    name, is_onnx = repr(os.fspath(path)), file.suffix == ".onnx"
     try:
-        content = _of_onnx(Path(path)) if is_onnx else _of_archive(Path(path))
+        content = _of_onnx(file) if is_onnx else _of_archive(file)
         if content is None:
             raise ExportError(f"{name} is not an explanation that fxlrp exported")
         found: dict[str, Any] = parse(content, _METADATA)

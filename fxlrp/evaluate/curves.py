@@ -9,6 +9,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 from fxlrp.evaluate.picture import draw
 from fxlrp.printing.html import Table, html_table, in_cells
@@ -131,6 +132,9 @@ def merged(results: Sequence[Flipping]) -> Flipping:
         >>> fxlrp.evaluate.merged(parts)["LRP"].srg.shape
         torch.Size([10])
     """
+    is_list = isinstance(results, list | tuple)
+    if not is_list or not all(isinstance(each, Flipping) for each in results):
+        raise InputError(f"merged() takes a list of results of pixel_flipping, not {shown(results)}")
     if not results:
         raise InputError("there are no results to merge")
     first, *others = results

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fxlrp.arguments import mapping, shown
 from fxlrp.errors import InputError
 from fxlrp.evaluate.curves import Curves, Flipping
 from fxlrp.evaluate.regions import Regions, Width, ranks
@@ -90,8 +91,10 @@ def pixel_flipping(
     _check(model, x, target, steps, batch_size)
     regions = Regions.of(x, dims, region)
     allowed = _allowed(where, x, regions)
+    if not is_integer(seed) or not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed must be an integer of 64 bits, not {shown(seed)}")
     generator = torch.Generator().manual_seed(seed)
-    named = dict(arguments or {})
+    named = {} if arguments is None else dict(mapping("arguments", arguments, "names to values"))
     scored = _Scored(model, x, named, score, target)
     given = dict(relevance) if isinstance(relevance, Mapping) else {"relevance": relevance}
     explained = {name: _explained(each, x, target, named) for name, each in given.items()}
@@ -111,13 +114,22 @@ def _check(model: Any, x: Any, target: Any, steps: Any, batch_size: Any) -> None
         raise InputError("model must be the model itself; explainers are passed as relevance")
     if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
         raise InputError("the model is in training mode: call model.eval() first")
-    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool or x.layout != torch.strided or not len(x):
+    if (
+        not isinstance(x, Tensor)
+        or x.is_nested
+        or x.is_meta
+        or x.is_complex()
+        or x.dtype == torch.bool
+        or x.layout != torch.strided
+        or not x.dim()
+        or not len(x)
+    ):
         raise InputError("x must be a dense tensor of real numbers or of integers, with at least one sample")
     if isinstance(target, Each):
         raise InputError("pixel flipping takes one target for each sample: call it once for each of several")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if not is_integer(value) or value < 1:
-            raise InputError(f"{name} must be a positive integer, not {value!r}")
+            raise InputError(f"{name} must be a positive integer, not {shown(value)}")
 
 
 def _allowed(where: Tensor | None, x: Tensor, regions: Regions) -> Tensor:
@@ -145,9 +157,11 @@ def _explained(explanation: Any, x: Tensor, target: Target, arguments: Mapping[s
 
 def _baselines(names: Sequence[str] | None, x: Tensor, explained: Mapping[str, Any]) -> Sequence[str]:
     chosen = names if names is not None else (RANDOM, GRADIENT) if x.is_floating_point() else (RANDOM,)
+    if not isinstance(chosen, list | tuple):
+        raise InputError(f"baselines must be a list of names, not {shown(chosen)}")
     for name in chosen:
-        if name not in (RANDOM, GRADIENT):
-            raise InputError(f"baselines are {RANDOM!r} and {GRADIENT!r}, not {name!r}")
+        if not isinstance(name, str) or name not in (RANDOM, GRADIENT):
+            raise InputError(f"baselines are {RANDOM!r} and {GRADIENT!r}, not {shown(name)}")
         if name in explained:
             raise InputError(f"{name!r} is a baseline: give the explanation another name, or choose baselines=")
     if GRADIENT in chosen and not x.is_floating_point():
@@ -162,8 +176,8 @@ class _Scored:
         self, model: Callable[..., Tensor], x: Tensor, arguments: Mapping[str, Any], score: Score, target: Target
     ) -> None:
         self._model, self._x, self._arguments = model, x, arguments
-        if not callable(score) and score not in ("output", "probability"):
-            raise InputError(f"score must be 'output', 'probability' or a function, not {score!r}")
+        if not callable(score) and not (isinstance(score, str) and score in ("output", "probability")):
+            raise InputError(f"score must be 'output', 'probability' or a function, not {shown(score)}")
         self._score = score
         with torch.no_grad():
             # A copy, because a model may change its input in place.

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 from fxlrp.integers import is_integer
 
@@ -49,12 +50,14 @@ class Regions:
         found = tuple(sorted(dim + x.dim() if dim < 0 else dim for dim in chosen if is_integer(dim)))
         if not 0 < len(set(found)) == len(chosen) or any(dim not in range(1, x.dim()) for dim in found):
             raise InputError(
-                f"dims={dims!r} must contain different dimensions, after the batch, of an input of shape "
+                f"dims={shown(dims)} must contain different dimensions, after the batch, of an input of shape "
                 f"{tuple(x.shape)}"
             )
         widths = tuple(width) if isinstance(width, Sequence) else (width,) * len(found)
         if len(widths) != len(found) or not all(is_integer(each) and each > 0 for each in widths):
-            raise InputError(f"region={width!r} must be a positive integer, or one for each of {len(found)} dimensions")
+            raise InputError(
+                f"region={shown(width)} must be a positive integer, or one for each of {len(found)} dimensions"
+            )
         labels, count = torch.zeros((), dtype=torch.long, device=x.device), 1
         for dim, each in zip(found, widths, strict=True):
             along = -(-x.shape[dim] // each)

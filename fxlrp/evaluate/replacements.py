@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
+from fxlrp.integers import is_integer
 
 Replacement: TypeAlias = "str | float | Tensor | Callable[[Tensor], Tensor]"
+
+_WIDEST = 100
+# An expanded tensor may have more elements than any memory.
+_MOST = 2**40
 
 _NAMES = ("mean", "zero", "blur")
 
@@ -39,7 +45,7 @@ def replacement_of(replace: Replacement, x: Tensor, dims: Sequence[int]) -> Tens
         if not isinstance(found, Tensor):
             raise InputError(f"the function replace must return a tensor, not a {type(found).__name__}")
     else:
-        raise InputError(f"replace must be a name, a number, a tensor or a function, not {replace!r}")
+        raise InputError(f"replace must be a name, a number, a tensor or a function, not {shown(replace)}")
     if found.is_floating_point() and not x.is_floating_point():
         raise InputError(f"the input is {x.dtype}: replace must be a token, an integer, not {found.dtype}")
     try:
@@ -87,9 +93,19 @@ def blur(sigma: float, dims: Sequence[int] = (-2, -1)) -> Callable[[Tensor], Ten
         torch.Size([1, 3, 16, 16])
     """
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
-        raise InputError(f"sigma must be a positive number, not {sigma!r}")
+        raise InputError(f"sigma must be a positive number, not {shown(sigma)}")
+    if not isinstance(dims, list | tuple) or not all(map(is_integer, dims)):
+        raise InputError(f"dims must be a list of dimensions, not {shown(dims)}")
 
     def blurred(x: Tensor) -> Tensor:
+        if (
+            not isinstance(x, Tensor)
+            or x.layout != torch.strided
+            or x.is_nested
+            or x.is_meta
+            or not 0 < x.numel() < _MOST
+        ):
+            raise InputError(f"blur takes a dense tensor with elements that fit into memory, not {shown(x)}")
         if not x.is_floating_point() or any(not -x.dim() <= dim < x.dim() for dim in dims):
             raise InputError(f"blur along dims={tuple(dims)} needs real numbers, not {x.dtype} of {tuple(x.shape)}")
         return _blurred(x, dims, sigma)
@@ -101,6 +117,8 @@ def _blurred(x: Tensor, dims: Sequence[int], sigma: float | None) -> Tensor:
     """Blur along each dimension; without a ``sigma`` by an eighth of its size."""
     for dim in dims:
         width = x.shape[dim] / 8 if sigma is None else sigma
+        # Beyond the border the nearest value repeats, so a wider Gaussian than this changes no more.
+        width = min(width, _WIDEST * x.shape[dim])
         radius = math.ceil(3 * width)
         steps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
         kernel = torch.exp(-((steps / width) ** 2) / 2)

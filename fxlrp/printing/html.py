@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
-from pathlib import Path
 
-from fxlrp.errors import InputError
+from fxlrp.arguments import path_of
 
 __all__ = ["Table", "html_table", "in_cells", "save_page"]
 
@@ -62,9 +61,7 @@ def save_page(path: str | os.PathLike[str], page: str) -> None:
     Raises:
         InputError: The path does not end in ``.html``.
     """
-    if Path(path).suffix.lower() != ".html":
-        raise InputError(f"path={str(path)!r} does not end in .html")
-    Path(path).write_text(page, encoding="utf-8")
+    path_of(path, ".html").write_text(page, encoding="utf-8")
 
 
 def in_cells(rows: Iterable[Sequence[str | float | None]], floats: str = ".6g") -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from fxlrp.absence import why_absent
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 from fxlrp.integers import is_integer
 from fxlrp.places import Places
@@ -43,11 +44,11 @@ def view_of(
     """
     for name, value in {"relevance": relevance, "fold": fold}.items():
         if value is not None and not isinstance(value, bool):
-            raise InputError(f"{name} must be True, False or None, not {value!r}")
+            raise InputError(f"{name} must be True, False or None, not {shown(value)}")
     if not isinstance(constants, bool):
-        raise InputError(f"constants must be True or False, not {constants!r}")
+        raise InputError(f"constants must be True or False, not {shown(constants)}")
     if width is not None and (not is_integer(width) or width < 1):
-        raise InputError(f"width must be a number of characters, or None, not {width!r}")
+        raise InputError(f"width must be a number of characters, or None, not {shown(width)}")
     hidden = _hidden(hide)
     view = View(None, frozenset(), relevance, hidden, width, fold, constants)
     if only is None:
@@ -59,7 +60,7 @@ def view_of(
 def _hidden(hide: str | Sequence[str]) -> tuple[str, ...]:
     names = (hide,) if isinstance(hide, str) else hide
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"hide must be a name, or a list of names, not {hide!r}")
+        raise InputError(f"hide must be a name, or a list of names, not {shown(hide)}")
     return tuple(names)
 
 

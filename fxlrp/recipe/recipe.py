@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxlrp.arguments import path_of
 from fxlrp.capture import EVERY_OUTPUT, FrontEnd, Output
 from fxlrp.capture.escaped_paths import ESCAPED
 from fxlrp.errors import RecipeError
@@ -116,7 +116,7 @@ class Recipe:
             "model": fingerprint(model),
             "graph": graph,
         }
-        Path(path).write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
+        path_of(path).write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
 
 
 def options(saved: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
 
@@ -90,13 +91,14 @@ def _of_channels(value: Tensor, channels: Any, name: str, dim: int) -> Tensor:
         dtype = torch.long if isinstance(channels, list | tuple) and not channels else None
         indices = torch.as_tensor(channels, dtype=dtype, device=value.device).reshape(-1)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"only={{{name!r}: ...}}: a condition must be {_ACCEPTED}, not {channels!r}") from error
+        raise InputError(f"only={{{name!r}: ...}}: a condition must be {_ACCEPTED}, not {shown(channels)}") from error
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise InputError(f"only={{{name!r}: ...}}: a condition must be {_ACCEPTED}, not {channels!r}")
+        raise InputError(f"only={{{name!r}: ...}}: a condition must be {_ACCEPTED}, not {shown(channels)}")
+    indices = indices.long()
     chosen = torch.zeros(size, dtype=torch.bool, device=value.device)
     if indices.numel():
         if not is_compiling() and not bool(((indices >= -size) & (indices < size)).all()):
-            raise InputError(f"only={{{name!r}: {channels!r}}}: the value has {size} channels")
+            raise InputError(f"only={{{name!r}: {shown(channels)}}}: the value has {size} channels")
         chosen = chosen.index_fill(0, torch.where(indices < 0, indices + size, indices), True)
     return chosen.reshape(_along(value, dim))
 

@@ -87,6 +87,8 @@ def _seed_relevance(output: Tensor, seed: Tensor | Callable[[Tensor], Tensor]) -
     relevance = seed if isinstance(seed, Tensor) else seed(output.clone())
     if not isinstance(relevance, Tensor):
         raise InputError(f"the seed function must return a tensor, not a {type(relevance).__name__}")
+    if relevance.is_nested:
+        raise InputError("the seed is a nested tensor: pad it, with torch.nested.to_padded_tensor(...)")
     if relevance.shape != output.shape:
         raise InputError(f"the seed has shape {tuple(relevance.shape)}, but the output has shape {tuple(output.shape)}")
     if relevance.is_complex():

@@ -22,7 +22,7 @@ from fxlrp.relevance import linear_specialized
 from fxlrp.relevance.allocation import allocates
 from fxlrp.relevance.linear_maps import Geometry, bias_gradient, forward, geometry_of, transposed, weight_gradient
 from fxlrp.relevance.linear_terms import TermsOf, argument_of_terms, epsilon_argument, input_of_terms
-from fxlrp.relevance.numerics import as_type_of, stabilize, stabilize_one_sign
+from fxlrp.relevance.numerics import as_type_of, held, stabilize, stabilize_one_sign
 from fxlrp.relevance.proportional import LinearMap, backpropagated, epsilons, proportional
 from fxlrp.relevance.step import Absorber, Argument, Contribution, Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.bounds import TensorBound
@@ -189,7 +189,7 @@ def linear_zbox(
 def bound(value: Bound, x: Tensor, weight: Tensor) -> Tensor:
     """The bound of every input, broadcast."""
     if isinstance(value, int | float):
-        return torch.full_like(x, value)
+        return torch.full_like(x, held(value, x.dtype))
     if isinstance(value, Tensor):
         fitting = fit(value, x)
         if fitting is None:

@@ -25,6 +25,12 @@ def normal_(size: Tensor, epsilon: float) -> Tensor:
     return size.clamp_(min=least) if epsilon < least else size
 
 
+def held(value: float, dtype: torch.dtype) -> float:
+    """A number, or the largest of its sign that a type holds."""
+    most = torch.finfo(dtype).max
+    return min(max(value, -most), most)
+
+
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = z + epsilon * sgn(z)`` with ``sgn(0) = 1``; for an ``epsilon`` that rounds to 0 zeros become ones.
 
@@ -45,7 +51,9 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
 
 def stabilize_clipped(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = sgn(z) * max(|z|, epsilon)``; for an ``epsilon`` that rounds to 0 zeros become ones."""
-    return _without_zeros(z) if epsilon < smallest(z) else normal_(z.abs().clamp(min=epsilon), epsilon).copysign(z)
+    if epsilon < smallest(z):
+        return _without_zeros(z)
+    return normal_(z.abs().clamp(min=held(epsilon, z.dtype)), epsilon).copysign(z)
 
 
 def stabilize_relative(z: Tensor, epsilon: float, clip: bool, dims: tuple[int, ...] | None) -> Tensor:

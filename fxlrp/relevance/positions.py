@@ -14,7 +14,7 @@ from fxlrp.relevance.targets import Target, has_class_for_each_token, positions_
 def asked_positions(
     value: Tensor, classes: int, target: Target = None, seed: object = None, tokens: Sequence[Tensor] = ()
 ) -> Tensor | None:
-    """Return the positions that are explained, ``(batch or 1, count)``; None for all.
+    """Return the positions that are explained, ``(batch or 1, count)``; None for all, or if there are none.
 
     Args:
         value: A value from which the outputs are computed position by position, ``(batch, length, features)``.
@@ -26,7 +26,7 @@ def asked_positions(
     Raises:
         InputError: The target does not fit the output.
     """
-    if seed is not None:
+    if seed is not None or value.dim() != 3:
         return None
     like = value[..., :1].expand(-1, -1, classes)
     if target is not None:

@@ -16,6 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.capture.lock import is_compiling
 from fxlrp.errors import InputError
 from fxlrp.wrapped import layers
@@ -181,7 +182,7 @@ def _for_each_dimension(target: Target, output: Tensor) -> Sequence[Any]:
     elif isinstance(target, slice) or _integer(target) is not None:
         parts = [target]
     else:
-        raise InputError(f"the target must be {_ACCEPTED}, not {target!r}")
+        raise InputError(f"the target must be {_ACCEPTED}, not {shown(target)}")
     if len(parts) != dims:
         needed = f"needs {dims} for each sample" if dims else "takes no target"
         raise InputError(
@@ -209,10 +210,10 @@ def _positions(index: Any, output: Tensor, dim: int) -> Tensor | None:
         return _of_samples(_integers(index, output.device), output, dim)
     position = _integer(index)
     if position is None:
-        raise InputError(f"the target must be {_ACCEPTED}, not {index!r}")
+        raise InputError(f"the target must be {_ACCEPTED}, not {shown(index)}")
     if not -size <= position < size:
         raise InputError(
-            f"the target {index!r} is out of range for dimension {dim} of an output of shape {tuple(output.shape)}"
+            f"the target {shown(index)} is out of range for dimension {dim} of an output of shape {tuple(output.shape)}"
         )
     position = position + size if position < 0 else position
     return torch.full((1, 1), position, dtype=torch.long, device=output.device)
@@ -236,12 +237,12 @@ def _of_slice(index: slice, size: Any, device: torch.device) -> Tensor | None:
     given = (index.start, index.stop, index.step)
     start, stop, step = (None if end is None else _integer(end) for end in given)
     if any(end is not None and _integer(end) is None for end in given) or (step is not None and step < 1):
-        raise InputError(f"a slice of the target must have integers, and a positive step, not {index!r}")
+        raise InputError(f"a slice of the target must have integers, and a positive step, not {shown(index)}")
     if start is None and stop is None and step is None:
         return None
     positions = torch.arange(size, device=device)[start:stop:step]
     if positions.shape[0] == 0:
-        raise InputError(f"the target {index!r} selects nothing from a dimension of {size}")
+        raise InputError(f"the target {shown(index)} selects nothing from a dimension of {size}")
     return positions.unsqueeze(0)
 
 
@@ -250,7 +251,7 @@ def _integers(value: Any, device: torch.device) -> Tensor:
     try:
         indices = value if isinstance(value, Tensor) else torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"the target must be {_ACCEPTED}, not {value!r}") from error
+        raise InputError(f"the target must be {_ACCEPTED}, not {shown(value)}") from error
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise InputError(f"the target must contain integers, not {indices.dtype}")
     if indices.device != device:
@@ -287,4 +288,4 @@ def _described(target: Any) -> str:
     if isinstance(target, Tensor):
         *_, target = layers(target)
         return f"{target.tolist()}" if target.numel() <= 8 else f"of shape {tuple(target.shape)}"
-    return repr(target)
+    return shown(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,7 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import as_tensor, shown
 from fxlrp.errors import RuleError
+from fxlrp.integers import is_integer
 from fxlrp.rules.rule import number
 
 
@@ -25,6 +28,24 @@ class TensorBound:
 
     shape: tuple[int, ...]
     values: tuple[float, ...]
+
+    @staticmethod
+    def of(shape: Any, values: Any) -> TensorBound:
+        """Return the bound of a shape and elements that anyone may have written.
+
+        Raises:
+            RuleError: They are not sizes and finite numbers, or their counts differ.
+        """
+        sizes = [each for each in shape if is_integer(each) and each > 0] if isinstance(shape, list | tuple) else []
+        found = [number(each) for each in values] if isinstance(values, list | tuple) else []
+        elements = [float(each) for each in found if each is not None]
+        is_whole = isinstance(shape, list | tuple) and isinstance(values, list | tuple)
+        if not is_whole or len(sizes) != len(shape) or not math.prod(sizes) == len(elements) == len(values):
+            raise RuleError(
+                "a tensor must have a shape of positive sizes, and as many finite numbers, not "
+                f"shape={shown(shape)} and values={shown(values)}"
+            )
+        return TensorBound(tuple(sizes), tuple(elements))
 
     def tensor(self) -> Tensor:
         """Return the bound as a tensor in double precision."""
@@ -61,20 +82,20 @@ def bound(name: str, value: Any) -> Bound:
     if not found or len(numbers) != len(found):
         raise RuleError(
             f"ZBox: {name} must be a finite number, one number for each channel, or a tensor that broadcasts to the "
-            f"input, not {value!r}"
+            f"input, not {shown(value)}"
         )
     return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _of_tensor(name: str, value: Any) -> Bound:
-    tensor = torch.as_tensor(value).detach()
+    tensor = as_tensor(f"ZBox: {name}", value, RuleError)
     if tensor.is_complex() or tensor.dtype == torch.bool or tensor.numel() == 0:
         raise RuleError(
             f"ZBox: {name} must contain real numbers, but has the type {tensor.dtype}, {tensor.numel()} of them"
         )
     values = tuple(float(item) for item in tensor.double().flatten().tolist())
     if any(number(item) is None for item in values):
-        raise RuleError(f"ZBox: {name} contains NaN or infinity")
+        raise RuleError(f"ZBox: {name} contains NaN, infinity or a number that single precision does not hold")
     if len(values) == 1:
         return values[0]
     return values if tensor.dim() == 1 else TensorBound(tuple(tensor.shape), values)

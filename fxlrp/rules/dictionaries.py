@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from fxlrp.arguments import mapping as as_mapping
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
 from fxlrp.rules import specs
 from fxlrp.rules.bounds import TensorBound
@@ -39,6 +42,8 @@ def to_dict(preset: Preset) -> dict[str, Any]:
         >>> fxlrp.rules.to_dict(fxlrp.presets.epsilon().override([("layer4.*", fxlrp.rules.Gamma(0.1))]))["rules"]
         [{'select': 'layer4.*', 'origin': 'user pair 0', 'rule': 'Gamma', 'gamma': 0.1}]
     """
+    if not isinstance(preset, Preset):
+        raise RuleError(f"to_dict takes a preset, such as fxlrp.presets.epsilon(), not {shown(preset)}")
     pairs = [
         {"select": _dump_selector(pair.selector), "origin": pair.origin, **dump(pair.rule)} for pair in preset.pairs
     ]
@@ -67,12 +72,15 @@ def from_dict(mapping: Mapping[str, Any]) -> Preset:
         >>> print(fxlrp.rules.from_dict(wanted).pairs[0].rule)
         Gamma(gamma=0.1)
     """
+    mapping = as_mapping("rules", mapping, "keys to values", RuleError)
     if any(isinstance(value, Rule) for value in mapping.values()):
-        raise RuleError(f"rules as objects must be a list of (selector, rule) pairs, not a dictionary: {mapping!r}")
+        raise RuleError(
+            f"rules as objects must be a list of (selector, rule) pairs, not a dictionary: {shown(mapping)}"
+        )
     _check_keys(mapping, _WHOLE if "name" in mapping else _CHANGES, "the dictionary of rules")
     tables = mapping.get("rules", [])
     if not isinstance(tables, list | tuple):
-        raise RuleError(f"rules: must be a list of dictionaries, not {tables!r}")
+        raise RuleError(f"rules: must be a list of dictionaries, not {shown(tables)}")
     pairs = [_pair(table, f"rules[{index}]") for index, table in enumerate(tables)]
     if "name" in mapping:
         epsilon, start = mapping.get("epsilon", 1e-6), mapping.get("starts_with_one", False)
@@ -80,11 +88,20 @@ def from_dict(mapping: Mapping[str, Any]) -> Preset:
             raise RuleError("name: must be a string, and starts_with_one True or False")
         return Preset(mapping["name"], tuple(pairs), epsilon, start)
     name, parameters = mapping.get("preset", "default"), mapping.get("parameters", {})
-    if name not in PRESETS:
-        raise RuleError(f"preset: there is no preset {name!r}; choose one of: {', '.join(PRESETS)}")
-    if not isinstance(parameters, Mapping):
-        raise RuleError(f"parameters: must be a dictionary, not {parameters!r}")
-    return PRESETS[name](**parameters).override((pair.selector, pair.rule) for pair in pairs)
+    if not isinstance(name, str) or name not in PRESETS:
+        raise RuleError(f"preset: there is no preset {shown(name)}; choose one of: {', '.join(PRESETS)}")
+    base = _made(name, as_mapping("parameters", parameters, "names to values", RuleError))
+    return base.override([(pair.selector, pair.rule) for pair in pairs])
+
+
+def _made(name: str, parameters: Mapping[str, Any]) -> Preset:
+    known = inspect.signature(PRESETS[name]).parameters
+    unknown = [key for key in parameters if key not in known]
+    missing = [each.name for each in known.values() if each.default is each.empty and each.name not in parameters]
+    if unknown or missing:
+        problem = f"has no parameter {unknown[0]!r}" if unknown else f"needs the parameter {missing[0]!r}"
+        raise RuleError(f"parameters: the preset {name!r} {problem}; its parameters are: {', '.join(known) or 'none'}")
+    return PRESETS[name](**parameters)
 
 
 def dump(rule: Rule) -> dict[str, Any]:
@@ -116,9 +133,9 @@ def load(saved: Mapping[str, Any]) -> Rule:
     name = saved["rule"]
     cls = getattr(specs, _RENAMED.get(name, name), None) if isinstance(name, str) else None
     if not (isinstance(cls, type) and issubclass(cls, Rule)) or cls.__name__ not in specs.__all__:
-        raise RuleError(f"this version of fxlrp has no rule {name!r}")
+        raise RuleError(f"this version of fxlrp has no rule {shown(name)}")
     if cls in (Rule, specs.Custom):
-        raise RuleError(f"this version of fxlrp has no rule {name!r} that a dictionary can contain")
+        raise RuleError(f"this version of fxlrp has no rule {shown(name)} that a dictionary can contain")
     parameters = {key: _load_parameter(value) for key, value in saved.items() if key != "rule"}
     unknown = parameters.keys() - {field.name for field in dataclasses.fields(cls)}
     if unknown:
@@ -129,19 +146,22 @@ def load(saved: Mapping[str, Any]) -> Rule:
 def _load_parameter(value: Any) -> Any:
     if isinstance(value, Mapping):
         _check_keys(value, {"shape", "values"}, "a tensor", needed=("shape", "values"))
-        return TensorBound(tuple(value["shape"]), tuple(value["values"]))
+        return TensorBound.of(value["shape"], value["values"])
     return tuple(value) if isinstance(value, list) else value
 
 
 def _pair(table: Any, where: str) -> Pair:
     if not isinstance(table, Mapping):
-        raise RuleError(f"{where}: must be a dictionary with the keys 'select' and 'rule', not {table!r}")
+        raise RuleError(f"{where}: must be a dictionary with the keys 'select' and 'rule', not {shown(table)}")
     for key in ("select", "rule"):
         if key not in table:
             raise RuleError(f"{where}: the key {key!r} is missing")
+    origin = table.get("origin", "")
+    if not isinstance(origin, str):
+        raise RuleError(f"{where}: origin must be a string, not {shown(origin)}")
     rule = {key: value for key, value in table.items() if key not in ("select", "origin")}
     try:
-        return Pair(_load_selector(table["select"]), load(rule), str(table.get("origin", "")))
+        return Pair(_load_selector(table["select"]), load(rule), origin)
     except RuleError as error:
         raise RuleError(f"{where}: {error}") from error
 
@@ -167,7 +187,7 @@ def _load_selector(saved: Any) -> Selector:
     known = {"first_layer", "inside", "class"}
     if not isinstance(saved, Mapping) or len(saved) != 1 or not saved.keys() <= known:
         raise RuleError(
-            f"select: must be a string or a dictionary with one of {', '.join(sorted(known))}, not {saved!r}"
+            f"select: must be a string or a dictionary with one of {', '.join(sorted(known))}, not {shown(saved)}"
         )
     ((kind, value),) = saved.items()
     if kind == "first_layer" and value is True:
@@ -177,7 +197,7 @@ def _load_selector(saved: Any) -> Selector:
     cls = getattr(nn, value, None) if kind == "class" and isinstance(value, str) else None
     if isinstance(cls, type) and issubclass(cls, nn.Module):
         return cls
-    raise RuleError(f"select: {kind} cannot be {value!r}")
+    raise RuleError(f"select: {kind} cannot be {shown(value)}")
 
 
 def _check_keys(mapping: Mapping[str, Any], known: set[str], what: str, needed: tuple[str, ...] = ()) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from fxlrp.arguments import flag, shown
 from fxlrp.errors import RuleError
 from fxlrp.operation import Family
 from fxlrp.rules.rule import Rule
@@ -62,7 +63,15 @@ class Preset:
     starts_with_one: bool = False
 
     def __post_init__(self) -> None:
-        """Check the stabilizer."""
+        """Check the parameters."""
+        if not isinstance(self.name, str):
+            raise RuleError(f"the name of a preset must be a string, not {shown(self.name)}")
+        if not isinstance(self.pairs, tuple) or not all(isinstance(pair, Pair) for pair in self.pairs):
+            raise RuleError(
+                f"the pairs of a preset must be a tuple of Pair, not {shown(self.pairs)}: "
+                "preset.override([(selector, rule)]) adds pairs to a preset"
+            )
+        flag("starts_with_one", self.starts_with_one, RuleError)
         object.__setattr__(self, "epsilon", Epsilon(self.epsilon).epsilon)
 
     def override(self, pairs: Iterable[tuple[Selector, Rule]]) -> Preset:
@@ -100,6 +109,8 @@ class Preset:
 
 
 def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair]:
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str | Mapping | Tensor):
+        raise RuleError(f"rules must be a list of (selector, rule) pairs, not {shown(pairs)}")
     checked = []
     for index, item in enumerate(pairs):
         if (
@@ -112,7 +123,7 @@ def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair
             raise RuleError(f"rules[{index}] has the class {name} as its rule: call it, as in fxlrp.rules.{name}(...)")
         if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Rule)):
             raise RuleError(
-                f"rules[{index}] is {item!r}, not a (selector, rule) pair such as ('add', fxlrp.rules.Equal())"
+                f"rules[{index}] is {shown(item)}, not a (selector, rule) pair such as ('add', fxlrp.rules.Equal())"
             )
         checked.append(Pair(item[0], item[1], f"user pair {known + index}"))
     return checked

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
 from fxlrp.rules.dictionaries import from_dict
 from fxlrp.rules.preset import Preset
@@ -34,7 +35,7 @@ def resolve(rules: Rules) -> Preset:
         return rules
     if isinstance(rules, str):
         if rules not in PRESETS:
-            raise RuleError(f"there is no preset {rules!r}; choose one of: {', '.join(PRESETS)}")
+            raise RuleError(f"there is no preset {shown(rules)}; choose one of: {', '.join(PRESETS)}")
         needed = _needed(PRESETS[rules])
         if needed:
             raise RuleError(f"the preset {rules!r} needs {' and '.join(needed)}: {_call(rules)}")
@@ -43,13 +44,14 @@ def resolve(rules: Rules) -> Preset:
         name = next(name for name, function in PRESETS.items() if function is rules)
         raise RuleError(f"rules=fxlrp.presets.{name} is a function that returns the preset: call it, {_call(name)}")
     if isinstance(rules, Rule) or (isinstance(rules, type) and issubclass(rules, Rule)):
-        shown = f"{rules.__name__}(...)" if isinstance(rules, type) else rules
-        raise RuleError(f"rules={rules} is a single rule; add a selector for its nodes: rules=[(selector, {shown})]")
+        rule = f"{rules.__name__}(...)" if isinstance(rules, type) else rules
+        raise RuleError(f"rules={rules} is a single rule; add a selector for its nodes: rules=[(selector, {rule})]")
     if isinstance(rules, Mapping):
         return from_dict(rules)
     pairs: Any = rules
     if not isinstance(pairs, Sequence):
         raise RuleError(
-            f"rules must be a preset's name, a preset, a dictionary or a list of (selector, rule) pairs, not {rules!r}"
+            "rules must be a preset's name, a preset, a dictionary or a list of (selector, rule) pairs, not "
+            f"{shown(rules)}"
         )
     return default().override(pairs)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
+
+_LARGEST = torch.finfo(torch.float32).max
 
 # The parameters that only a value other than the default is worth showing for.
 _DETAILS = ("stabilizer", "bias", "bias_in_sign", "signal")
@@ -68,12 +72,15 @@ def _short(value: Any) -> str:
 
 
 def number(value: Any) -> int | float | None:
-    """A finite number as one of Python's own types; None for anything else, such as a truth value or a tensor."""
+    """A number as one of Python's own types; None for anything else, such as a truth value or a tensor.
+
+    Single precision must hold it, because relevance is computed in the type of the input.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     # NumPy's numbers are numbers too, but their repr is not valid in generated code.
     found = int(value) if isinstance(value, numbers.Integral) else float(value)
-    return found if abs(found) <= sys.float_info.max else None
+    return found if abs(found) <= _LARGEST else None
 
 
 def require_number(rule: Rule, *names: str) -> None:
@@ -82,7 +89,11 @@ def require_number(rule: Rule, *names: str) -> None:
         value = getattr(rule, name)
         found = number(value)
         if found is None or found < 0:
-            raise RuleError(f"{type(rule).__name__}: {name} must be a finite number of at least 0, not {value!r}")
+            too_large = isinstance(value, int | float) and value > _LARGEST
+            hint = f": single precision holds at most {_LARGEST:.2g}" if too_large else ""
+            raise RuleError(
+                f"{type(rule).__name__}: {name} must be a finite number of at least 0, not {shown(value)}{hint}"
+            )
         object.__setattr__(rule, name, found)
 
 
@@ -90,7 +101,7 @@ def require_flag(rule: Rule, *names: str) -> None:
     """Check that parameters of a rule are True or False."""
     for name in names:
         if not isinstance(getattr(rule, name), bool):
-            raise RuleError(f"{type(rule).__name__}: {name} must be True or False, not {getattr(rule, name)!r}")
+            raise RuleError(f"{type(rule).__name__}: {name} must be True or False, not {shown(getattr(rule, name))}")
 
 
 @dataclass(frozen=True)

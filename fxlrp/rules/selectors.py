@@ -9,6 +9,7 @@ from typing import TypeAlias, cast
 
 from torch import fx, nn
 
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
 from fxlrp.operation import Operation
 from fxlrp.provenance import module_stack
@@ -86,8 +87,8 @@ def check_selector(selector: Selector, operations: Mapping[str, Operation]) -> N
         raise RuleError(f"the selector {selector.__name__} is a class, but not a module class{hint}")
     if not (isinstance(selector, str | FirstLayer | Inside) or callable(selector)):
         raise RuleError(
-            f"{selector!r} is not a selector: use a module class (nn.Conv2d), a module of the model, a glob on the "
-            f"module path ('layer4.*'), an operation ('add') or a predicate on the node"
+            f"{shown(selector)} is not a selector: use a module class (nn.Conv2d), a module of the model, a glob on "
+            f"the module path ('layer4.*'), an operation ('add') or a predicate on the node"
         )
 
 

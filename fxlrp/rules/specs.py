@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
 from fxlrp.rules.first_layer import Flat, WSquare, ZBox
 from fxlrp.rules.gradients import Backpropagation, DeconvReLU, Gradient, GuidedReLU, SmoothReLU
@@ -362,4 +363,4 @@ class Custom(Rule):
     def __post_init__(self) -> None:
         """Check the parameter."""
         if not callable(self.function) or not hasattr(self.function, "__name__"):
-            raise RuleError(f"Custom: function must be a function with a name, not {self.function!r}")
+            raise RuleError(f"Custom: function must be a function with a name, not {shown(self.function)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fxlrp.arguments import shown
 from fxlrp.errors import RuleError
 from fxlrp.integers import is_integer
 from fxlrp.rules.rule import ByEpsilon, require_flag
@@ -72,5 +73,5 @@ class RelativeEpsilon(ByEpsilon):
             return
         dims = tuple(self.dims) if isinstance(self.dims, list | tuple) else ()
         if not dims or not all(map(is_integer, dims)):
-            raise RuleError(f"RelativeEpsilon: dims must be a tuple of integers or None, not {self.dims!r}")
+            raise RuleError(f"RelativeEpsilon: dims must be a tuple of integers or None, not {shown(self.dims)}")
         object.__setattr__(self, "dims", dims)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import as_tensor
 from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.pictures import rgb
@@ -56,17 +57,7 @@ def _tensor_of(values: Any, what: str) -> Tensor:
         raise InputError(f"{what} is a tuple of {len(values)} tensors: pass one of them")
     if isinstance(values, Tensor):
         return values
-    try:
-        return torch.as_tensor(_copied(values) if hasattr(values, "__array__") else values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} is not a tensor, an array or a list of numbers: {error}") from error
-
-
-def _copied(values: Any) -> Any:
-    """An array in the order of memory and of bytes that tensors have: flipped, read-only or of another machine."""
-    numpy = require("numpy", EXTRA)
-    array = numpy.asarray(values)
-    return numpy.array(array, array.dtype.newbyteorder("="), order="C")
+    return as_tensor(what, values)
 
 
 def pixels_of(relevance: Any) -> Tensor:

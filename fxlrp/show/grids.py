@@ -15,7 +15,7 @@ from fxlrp.show.colors import FAINT
 from fxlrp.show.figures import LINE, NOTES, TEXT, Sheet, default_style, inches, lines_of
 from fxlrp.show.heatmaps import Heatmap
 from fxlrp.show.picture import Picture
-from fxlrp.show.scale import QUANTILE, Scale, minus, number, real, scale_of
+from fxlrp.show.scale import QUANTILE, Scale, checked_quantile, minus, number, real, scale_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -183,6 +183,7 @@ def _titles(titles: Sequence[Any] | None, table: Rows, *, flat: bool) -> list[tu
 def _on_scale(table: Rows, scale: Any, quantile: float) -> tuple[Rows, float | None, str]:
     """Return the cells on the requested scale, the common scale, and the caption."""
     found = [cell for row in table for cell in row if isinstance(cell, Heatmap)]
+    checked_quantile(quantile)
     if isinstance(scale, str) and scale != "shared":
         raise InputError(f"scale={scale!r} is not None, 'shared' or a number")
     if not found:
@@ -192,7 +193,7 @@ def _on_scale(table: Rows, scale: Any, quantile: float) -> tuple[Rows, float | N
     if scale is not None:
         everything = torch.cat([each.relevance.flatten() for each in found])
         whose = f" of all {len(found)} heatmaps" if len(found) > 1 else ""
-        chosen = scale_of(everything, quantile, None if scale == "shared" else scale, whose)
+        chosen = scale_of(everything, quantile, None if isinstance(scale, str) else scale, whose)
         shown = tuple(tuple(cell.at(chosen) if isinstance(cell, Heatmap) else cell for cell in row) for row in table)
         return shown, chosen.value, str(chosen)
     if len({each.scale for each in found}) == 1:

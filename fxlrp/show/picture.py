@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fxlrp.errors import InputError
+from fxlrp.arguments import path_of
 from fxlrp.extras import require
 from fxlrp.show.arrays import EXTRA, from_bytes
 from fxlrp.show.colors import EDGE, FAINT, INK, PAPER
@@ -58,9 +58,8 @@ class Picture:
         Raises:
             InputError: The path does not end in ``.png``.
         """
-        if Path(path).suffix.lower() != ".png":
-            raise InputError(f"path={str(path)!r} does not end in .png; for other formats: picture.image.save(path)")
-        Path(path).write_bytes(self._repr_png_())
+        file = path_of(path, ".png", "; for other formats: picture.image.save(path)")
+        file.write_bytes(self._repr_png_())
 
     def _repr_png_(self) -> bytes:
         info = require("PIL.PngImagePlugin", EXTRA).PngInfo()

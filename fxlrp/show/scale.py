@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxlrp.arguments import shown
 from fxlrp.errors import InputError
 
 QUANTILE = 0.995
@@ -36,6 +37,15 @@ class Scale:
         return f"full color at ±{number(self.value)} ({self.how})" if self.value else self.how
 
 
+def checked_quantile(quantile: Any) -> float:
+    """Return the argument ``quantile=`` of the pictures.
+
+    Raises:
+        InputError: It is not in (0, 1].
+    """
+    return real("quantile", quantile, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
 def scale_of(relevance: Tensor, quantile: float = QUANTILE, scale: float | None = None, whose: str = "") -> Scale:
     """Choose the scale of a picture.
 
@@ -48,7 +58,7 @@ def scale_of(relevance: Tensor, quantile: float = QUANTILE, scale: float | None 
     Raises:
         InputError: The quantile is not in (0, 1], or the scale is not a positive number.
     """
-    quantile = real("quantile", quantile, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+    quantile = checked_quantile(quantile)
     if scale is not None:
         what = "a positive number: it is the relevance that gets the full color"
         return Scale(real("scale", scale, what, lambda value: 0 < value < math.inf), "given")
@@ -77,9 +87,10 @@ def real(name: str, value: Any, what: str, fits: Callable[[float], bool]) -> flo
     Raises:
         InputError: It is not.
     """
-    found = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    is_number = hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and not getattr(value, "is_meta", False)
+    found = value.item() if is_number else value
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not fits(found):
-        raise InputError(f"{name}={value!r} is not {what}")
+        raise InputError(f"{name}={shown(value)} is not {what}")
     return float(found)
 
 

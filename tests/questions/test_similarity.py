@@ -87,7 +87,7 @@ def test_tokens_and_places() -> None:
 def test_what_does_not_fit() -> None:
     explain = fxlrp.compile(encoder(), LRP0)
     cases: list[tuple[Any, str]] = [
-        ({"chunk": 0}, "chunk must be a positive integer"),
+        ({"chunk": 0}, "chunk must be a whole number"),
         ({"pool": 0}, "a positive width"),
         ({"pool": torch.sum}, "keeps the first dimension"),
         ({"at": ["0", "1"]}, "one input or place can be explained, not 2"),

@@ -65,7 +65,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"presett": "epsilon"}, "unknown key 'presett'"),
     ({"preset": "none"}, "preset: there is no preset 'none'"),
     ({"preset": "epsilon", "parameters": {"gamma": 1}}, "gamma"),
-    ({"preset": "epsilon", "parameters": 1}, "parameters: must be a dictionary"),
+    ({"preset": "epsilon", "parameters": 1}, "parameters must be a mapping"),
     ({"rules": 3}, "rules: must be a list"),
     ({"rules": [PAIR, 3]}, r"rules\[1\]: must be a dictionary"),
     ({"rules": [{"rule": "Gamma"}]}, r"rules\[0\]: the key 'select' is missing"),

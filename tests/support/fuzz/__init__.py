@@ -1,0 +1,1 @@
+"""Wrong arguments for the public functions, and what may come of them."""
