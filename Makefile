@@ -5,6 +5,7 @@
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
 #   make prove      check 10,000 random models, in about an hour; PROVE_ARGS=--help
+#   make evidence   measure which rules find what decides and write docs/evidence.md; EVIDENCE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
@@ -16,7 +17,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove bench clean
+.PHONY: demo test test-fast lint format docs prove bench evidence clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -44,6 +45,9 @@ prove: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+evidence: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $(EVIDENCE_ARGS)
 
 $(VENV)/installed-peers: benchmarks/requirements.txt $(VENV)/installed-dev
 	$(BIN)/python -m pip install --constraint constraints.txt --requirement benchmarks/requirements.txt
