@@ -80,6 +80,8 @@ def scores(
     explained, inputs = networks.explained(network, chosen.inputs)
     shape = "x".join(map(str, inputs[0].shape[1:]))
     architecture = f"{problem.kind} {cell.network} {shape} {problem.classes}"
+    if any(isinstance(module, nn.LSTM) for module in network.modules()):
+        architecture += f" {cell.name}"  # explain.on does not take an LSTM with other weights
     subject = Subject(explained, inputs, chosen.labels, problem.kind, architecture, problem.bounds, cell.seed)
     methods = [method for method in of_half(problem.half) if only is None or method.name in only]
     return {method.name: _scores(method, subject, problem, chosen) for method in methods}

@@ -30,6 +30,7 @@ def page(results: Results, picture: str, template: str | None = None) -> str:
         "comparisons": lambda: _comparisons(results),
         "losses": lambda: _losses(results),
         "networks": lambda: _by_network(results),
+        "strengths": lambda: _strengths(results),
         "candidates": lambda: _candidates(results),
         "cells": lambda: _by_problem(results),
         "left out": lambda: _left_out(results),
@@ -45,6 +46,10 @@ def page(results: Results, picture: str, template: str | None = None) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return tabulate(rows, headers=header, tablefmt="github", disable_numparse=True, stralign="left")
+
+
+def _title(name: str) -> str:
+    return f"`{name}`" if name in names("preset") else name
 
 
 def _number(value: float | None) -> str:
@@ -64,11 +69,12 @@ def _where(results: Results) -> str:
     return (
         f"{networks} networks are explained, in {len(results.of('report'))} cells that are reported (up to "
         f"{counts['report']} seeds each) and {len(results.of('choose'))} cells that serve to choose (up to "
-        f"{counts['choose']} seeds each). The run took {seconds / 60:.0f} minutes on one core that it shared "
-        f"({', '.join(results.where.values())})."
+        f"{counts['choose']} seeds each). The cells took {seconds / 60:.0f} minutes together, one thread "
+        f"each ({', '.join(results.where.values())})."
     )
 
 
+NEAR, FAR = 0.03, 0.15  # behind the best preset in rank accuracy
 HALVES: tuple[Half, ...] = ("report", "choose")
 
 
@@ -92,9 +98,7 @@ def _summary(results: Results) -> str:
         running = [cell for cell in cells if cell.runs(name)]
         means = [_number(mean([cell for cell in running if cell.family == family], name)) for family in families]
         overall = [_number(mean(running, name)), _number(mean(running, name, "mass"))]
-        rows.append(
-            (f"`{name}`" if name in names("preset") else name, *overall, *means, f"{len(running)}/{len(cells)}")
-        )
+        rows.append((_title(name), *overall, *means, f"{len(running)}/{len(cells)}"))
     return _table(("method", "rank", "mass", *(f"rank, {family}" for family in families), "cells"), rows)
 
 
@@ -140,9 +144,12 @@ def _losses(results: Results) -> str:
     rows = []
     others = [name for name in names("preset", "other") if name != DEFAULT]
     for cell in results.of("report"):
+        if not cell.runs(DEFAULT):
+            rows.append((cell.title, "does not run", "", "", ""))
+            continue
         differences = {name: cell.difference(DEFAULT, name) for name in others if cell.runs(name)}
         lost = {name: spread for name, spread in differences.items() if spread.outcome == "worse"}
-        if not lost or not cell.runs(DEFAULT):
+        if not lost:
             continue
         worst = min(lost, key=lambda name: lost[name].mean)
         against = [name for name in GOALS if name in lost]
@@ -166,12 +173,29 @@ def _by_network(results: Results) -> str:
     networks = list(dict.fromkeys(cell.network for cell in cells))
     rows = [
         (
-            f"`{name}`" if name in names("preset") else name,
+            _title(name),
             *(_number(mean([cell for cell in cells if cell.network == network], name)) for network in networks),
         )
         for name in names("preset", "other", "baseline")
     ]
     return _table(("method", *networks), rows)
+
+
+def _strengths(results: Results) -> str:
+    """Where each preset is as good as the best of them, and where it is not."""
+    groups: dict[str, list[CellResults]] = {}
+    for cell in results.of("report"):
+        groups.setdefault(f"{cell.family}: {cell.network}", []).append(cell)
+    presets = [name for name in names("preset") if name != DEFAULT]
+    best = {title: max(mean(cells, name) or 0.0 for name in presets) for title, cells in groups.items()}
+    rows = []
+    for name in presets:
+        means = {title: mean(cells, name) for title, cells in groups.items()}
+        behind = {title: best[title] - value for title, value in means.items() if value is not None}
+        near = ", ".join(title for title, gap in behind.items() if gap <= NEAR)
+        far = ", ".join(title for title, gap in behind.items() if gap >= FAR)
+        rows.append((_title(name), near, far))
+    return _table(("preset", "among the best", "far behind"), rows)
 
 
 def _candidates(results: Results) -> str:
@@ -210,7 +234,7 @@ def _by_problem(results: Results, metric: Metric = "rank") -> str:
         rows = []
         for name in names("preset", "other", "baseline"):
             texts = [_cell(cell, name, metric) for cell in cells]
-            rows.append((f"`{name}`" if name in names("preset") else name, *texts))
+            rows.append((_title(name), *texts))
         sections.append(f"### {title}\n\n" + _table(("method", *(cell.network for cell in cells)), rows))
     return "\n\n".join(sections)
 
