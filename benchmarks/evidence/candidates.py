@@ -16,11 +16,10 @@ OTHERS = ("linear", "add", "sub", "mean", "adaptive_avg_pool2d", "matmul")
 def candidate(
     convolution: Rule | None = None,
     stem: Rule | None = None,
-    dense: Rule | None = None,
     relative: float | None = None,
     attention: bool = True,
 ) -> Callable[[], Preset]:
-    """A preset of rules for convolutions, the first layer and dense layers.
+    """A preset of rules for convolutions and for the first layer.
 
     With ``relative`` LRP-epsilon has an epsilon of that share of the root mean square of each output, and recurrent
     layers that number as it is. Without ``attention`` its weights are constants, as in CP-LRP.
@@ -30,8 +29,6 @@ def candidate(
         chosen.append((FirstLayer(), stem))
     if convolution is not None:
         chosen += [(name, convolution) for name in CONVOLUTIONS]
-    if dense is not None:
-        chosen.append(("linear", dense))
     if not attention:
         chosen += [(name, Constant()) for name in ("softmax", "safe_softmax")]
         chosen.append(("matmul", SignalTakeAll(relative or 1e-6)))
@@ -53,8 +50,6 @@ CANDIDATES: Mapping[str, Callable[[], Preset]] = {
     "z+, relative 0.1": candidate(ZPlus(), relative=0.1),
     "relative 0.1": candidate(relative=0.1),
     "gamma 0.5, relative 0.1": candidate(Gamma(0.5), relative=0.1),
-    "gamma 1, relative 0.1": candidate(Gamma(1.0), relative=0.1),
     "gamma 0.5, relative 0.1, epsilon stem": candidate(Gamma(0.5), stem=RelativeEpsilon(0.1), relative=0.1),
     "gamma 0.5, relative 0.1, constant attention": candidate(Gamma(0.5), relative=0.1, attention=False),
-    "gamma 0.5, also dense": candidate(Gamma(0.5), dense=Gamma(0.5)),
 }

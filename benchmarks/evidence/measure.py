@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.evidence import metrics, networks, training
-from benchmarks.evidence.methods import METHODS, Method, NotApplicable, Subject
+from benchmarks.evidence.methods import Method, NotApplicable, Subject, of_half
 from benchmarks.evidence.plan import Cell, Plan
 from benchmarks.evidence.problems import PROBLEMS
 from benchmarks.evidence.samples import Problem, Samples
@@ -51,7 +51,7 @@ def measure(cell: Cell, plan: Plan, cache_folder: Path) -> dict[str, Any]:
     if record["accuracy"] >= record["threshold"]:
         chosen = test[right.nonzero()[: plan.explained, 0]]
         record["explained"] = len(chosen)
-        record["methods"] = scores(cell, problem, network, chosen)
+        record["methods"] = scores(cell, problem, network, chosen, plan.methods)
     record["seconds"] = time.perf_counter() - start
     return record
 
@@ -73,13 +73,17 @@ def trained(cell: Cell, plan: Plan, problem: Problem, data: Samples, folder: Pat
     return network, done
 
 
-def scores(cell: Cell, problem: Problem, network: nn.Module, chosen: Samples) -> dict[str, dict[str, Any]]:
+def scores(
+    cell: Cell, problem: Problem, network: nn.Module, chosen: Samples, only: tuple[str, ...] | None
+) -> dict[str, dict[str, Any]]:
     """What each method scores, or why it does not run."""
     explained, inputs = networks.explained(network, chosen.inputs)
     shape = "x".join(map(str, inputs[0].shape[1:]))
     architecture = f"{problem.kind} {cell.network} {shape} {problem.classes}"
+    if any(isinstance(module, nn.LSTM) for module in network.modules()):
+        architecture += f" {cell.name}"  # explain.on does not take an LSTM with other weights
     subject = Subject(explained, inputs, chosen.labels, problem.kind, architecture, problem.bounds, cell.seed)
-    methods = [method for method in METHODS if method.group != "candidate" or problem.half == "choose"]
+    methods = [method for method in of_half(problem.half) if only is None or method.name in only]
     return {method.name: _scores(method, subject, problem, chosen) for method in methods}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from benchmarks.evidence.candidates import CANDIDATES
-from benchmarks.evidence.samples import Kind
+from benchmarks.evidence.samples import Half, Kind
 from fxlrp.rules.preset import Preset
 from fxlrp.rules.presets import PRESETS
 
@@ -64,12 +64,8 @@ def by_fxlrp(name: str, rules: Callable[[Subject], Preset], subject: Subject) ->
     """The relevance by some rules. What is compiled for an architecture serves all networks of it."""
     key = (name, subject.architecture)
     if key not in _compiled:
-        _compiled[key] = fxlrp.compile(
-            subject.network,
-            rules=rules(subject),
-            example_inputs=subject.inputs,
-            constants=["edges"] if subject.kind == "graph" else [],
-        )
+        constants = ["edges"] if subject.kind == "graph" else []
+        _compiled[key] = fxlrp.compile(subject.network, rules=rules(subject), constants=constants)
     relevance: Tensor = _compiled[key].on(subject.network)(*subject.inputs, target=subject.targets)
     return relevance
 
@@ -129,6 +125,8 @@ OTHERS = {
     "saliency": "Saliency",
     "DeepLift": "DeepLift",
 }
+# Not measured on the half that serves to choose: no default preset is made of them, and some take long to compile.
+ONLY_REPORTED = (*GRADIENTS, "gradient", "Sobel")
 METHODS: tuple[Method, ...] = (
     *(Method(name, "preset", partial(by_fxlrp, name, partial(preset, name))) for name in PRESETS),
     *(Method(name, "other", partial(by_captum, theirs)) for name, theirs in OTHERS.items()),
@@ -139,3 +137,10 @@ METHODS: tuple[Method, ...] = (
         for name in CANDIDATES
     ),
 )
+
+
+def of_half(half: Half) -> list[Method]:
+    """The methods that are measured on a half."""
+    if half == "report":
+        return [method for method in METHODS if method.group != "candidate"]
+    return [method for method in METHODS if method.name not in ONLY_REPORTED]

@@ -93,9 +93,12 @@ class Attention(nn.Module):
         self.inputs, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.inputs(x).chunk(3, -1))
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        q, k, v = self.inputs(x).chunk(3, -1)
+        mixed = nn.functional.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v))
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):

@@ -25,6 +25,7 @@ class Plan:
     explained: int = 100  # of the test samples that the network classifies correctly
     steps: int | None = None  # at most in training; None: what each problem says
     threshold: float | None = None
+    methods: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ QUICK = Plan(
     explained=10,
     steps=150,
     threshold=0.5,
+    methods=("default", "epsilon", "epsilon_gamma_box", "gradient x input", "saliency", "Sobel", "random", "gamma 0.5"),
 )
 
 

@@ -31,6 +31,8 @@ def _tris() -> Iterator[Problem]:
                 partial(tris.make, scenario, noise),
                 (("linear",) if scenario == "linear" else ()) + IMAGE_NETWORKS,
                 bounds=(-1.0, 1.0),
+                steps=400,
+                good=0.9,
                 threshold=0.8,  # that of (Clark et al., 2024)
             )
 
