@@ -38,11 +38,12 @@ def _differences(model: nn.Module, other: nn.Module) -> Iterator[str]:
     """What is different. Only the first one is certain to be described correctly."""
     yield from _compare(dict(_classes(model)), dict(_classes(other)), "module")
     yield from _compare(dict(_tensors(model)), dict(_tensors(other)), "parameter or buffer")
+    registered = _Registered(model, other)
     for (path, module), copied in zip(model.named_modules(), other.modules(), strict=True):
         if module.extra_repr() != copied.extra_repr():
             yield f"the module {path!r} is {copied}, not {module}"
         for name in sorted(_own(module).keys() | _own(copied).keys()):
-            if not _equal(vars(module).get(name), vars(copied).get(name)):
+            if not _equal(vars(module).get(name), vars(copied).get(name), registered):
                 yield f"the attribute {name!r} of the module {path!r} has another value"
 
 
@@ -77,13 +78,32 @@ def _own(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _equal(one: Any, other: Any) -> bool:
+class _Registered:
+    """The parameters and buffers of both models, which attributes may list, as those of recurrent layers do."""
+
+    def __init__(self, model: nn.Module, other: nn.Module) -> None:
+        self._ours, self._theirs = dict(self._names(model)), dict(self._names(other))
+
+    @staticmethod
+    def _names(model: nn.Module) -> Iterator[tuple[int, str]]:
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            yield id(value), name
+
+    def correspond(self, one: Tensor, other: Tensor) -> bool:
+        """Whether the tensors are a parameter or buffer of their models, of the same name."""
+        name = self._ours.get(id(one))
+        return name is not None and name == self._theirs.get(id(other))
+
+
+def _equal(one: Any, other: Any, registered: _Registered) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one is other or (one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all()))
+        if one is other or registered.correspond(one, other):
+            return True
+        return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(_equal(*pair, registered) for pair in zip(one, other, strict=True))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_equal(one[key], other[key], registered) for key in one)
     if isinstance(one, _SIMPLE) or isinstance(other, _SIMPLE):
         return type(one) is type(other) and bool(one == other)
     # Another object, such as a function or a configuration, which both copies may have of their own.

@@ -120,7 +120,7 @@ def _trace(
         fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
         # With gradients, autograd composes transposed maps of operations that have derivatives themselves.
         mode = torch.set_grad_enabled(step.facts.differentiable)
-        with ONE_CAPTURE, mode, fake_mode, without_fake_weights():
+        with ONE_CAPTURE, mode, _without_onednn(), fake_mode, without_fake_weights():
             fakes = [
                 _fake(environment, spec, f"value{index}") if any_sizes else _fixed(spec)
                 for index, spec in enumerate(specs)
@@ -145,6 +145,20 @@ def _trace(
             f"the relevance step of the {describe(step.node, step.operation.name)} cannot be derived ({reason}): write "
             f"a rule with @fxlrp.rule_for"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Do not trace its recurrent layers: they return a workspace for their derivative only if autograd runs them.
+
+    ``torch.backends.mkldnn.flags`` also sets the precision of other devices, and warns where there are none.
+    """
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 @contextlib.contextmanager

@@ -142,3 +142,20 @@ _MODEL: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(3, 4), nn.Leak
 def test_another_structure_is_refused(model: nn.Module, other: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         fxlrp.compile(model.eval()).on(other)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_list_their_weights_among_their_attributes(kind: Any) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = kind(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, other, x = Reader().eval(), Reader().eval(), random(2, 5, 4).float()
+    explain = fxlrp.compile(model, "epsilon", example_inputs=x)
+    expected = fxlrp.compile(other, "epsilon", example_inputs=x)(x, target=1)
+    assert_relevance(explain.on(other)(x, target=1), expected, 1e-6)

@@ -13,7 +13,7 @@ import fxlrp
 import zoo
 from fxlrp import presets, rules
 from fxlrp.errors import RuleError
-from helpers import slow_ones
+from helpers import epsilon_with, slow_ones
 from oracles import assert_relevance, random, randomize
 
 
@@ -294,3 +294,25 @@ def test_in_the_backward_of_a_model() -> None:
     fxlrp.autograd(model, "guided_backprop")(leaf)[:, 1].sum().backward()
     assert leaf.grad is not None
     assert_relevance(leaf.grad, expected)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_in_single_precision(kind: Any) -> None:
+    """Their kernel in single precision gives derivatives to autograd only."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = kind(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model = Reader().eval()
+    explain = fxlrp.compile(model, epsilon_with(("layer", rules.Gradient())), example_inputs=torch.randn(2, 4, 4))
+    for length in (5, 3):
+        x = torch.randn(2, length, 4)
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+        torch.testing.assert_close(explain(x, target=1), x * gradient, rtol=1e-4, atol=1e-6)
