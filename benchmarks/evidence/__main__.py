@@ -69,4 +69,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # of this process; training is slow where weights have become subnormal
     sys.exit(main())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from benchmarks.evidence.measure import measure
 from benchmarks.evidence.plan import Plan, cells
 from benchmarks.settings import Settings
@@ -19,7 +17,6 @@ NETWORKS = "networks"
 
 def run(plan: Plan, folder: Path) -> None:
     """Measure every cell of a plan that ``folder`` has no record of, and keep the trained networks there."""
-    torch.set_flush_denormal(True)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECORDS
     done = {json.dumps(record["cell"]) for record in read(file)}

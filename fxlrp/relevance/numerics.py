@@ -11,9 +11,12 @@ from fxlrp.relevance.form import Form, reads_form
 _UNKNOWN_COMPLEX = "the types of complex values must be known: compile with example_inputs"
 
 
-def smallest(z: Tensor) -> float:
-    """The smallest positive number of the type of ``z`` that every device distinguishes from zero."""
-    return torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
+def rounds_to_zero(epsilon: float, z: Tensor) -> bool:
+    """Whether a stabilizer is zero, or less than every positive number of the type of ``z``.
+
+    Where subnormal numbers count as zero (``torch.set_flush_denormal``), the smallest of double precision does, too.
+    """
+    return epsilon <= 0 or epsilon < torch.finfo(z.dtype).tiny * torch.finfo(z.dtype).eps
 
 
 def normal_(size: Tensor, epsilon: float) -> Tensor:
@@ -44,14 +47,14 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """
     if z.is_complex():
         raise InputError(_UNKNOWN_COMPLEX)
-    if epsilon < smallest(z):
+    if rounds_to_zero(epsilon, z):
         return _without_zeros(z)
     return normal_(z.abs().add_(epsilon), epsilon).copysign_(z)
 
 
 def stabilize_clipped(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = sgn(z) * max(|z|, epsilon)``; for an ``epsilon`` that rounds to 0 zeros become ones."""
-    if epsilon < smallest(z):
+    if rounds_to_zero(epsilon, z):
         return _without_zeros(z)
     return normal_(z.abs().clamp(min=held(epsilon, z.dtype)), epsilon).copysign(z)
 

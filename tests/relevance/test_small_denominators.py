@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,3 +55,21 @@ def test_sums_that_are_larger_have_the_epsilon_that_was_given(rule: Rule) -> Non
 def test_types_with_more_range_divide_by_epsilon(dtype: torch.dtype) -> None:
     found = explained(Epsilon(1e-6), [1.0, -1.0], torch.ones(1, 2, dtype=dtype), 1.0).double()
     torch.testing.assert_close(found, torch.tensor([[1e6, -1e6]], dtype=torch.float64), rtol=1e-2, atol=0)
+
+
+def test_lrp_0_where_subnormal_numbers_count_as_zero() -> None:
+    """The smallest number of double precision is zero there, in PyTorch and in Python."""
+    script = """
+import torch, fxlrp
+model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).double().eval()
+with torch.no_grad():
+    model[0].bias[:2] = -9
+x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+(gradient,) = torch.autograd.grad(model(x)[:, 1].sum(), x)
+assert torch.set_flush_denormal(True)
+found = fxlrp.compile(model, fxlrp.presets.epsilon(0.0))(x.detach(), target=1)
+torch.testing.assert_close(found, x * gradient)
+"""
+    # In a process of its own: the mode belongs to a thread, and cannot be read.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
