@@ -10,19 +10,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import fx
 
 from fxlrp.errors import UnsupportedOpError
+from fxlrp.ledger import Ledger
 from fxlrp.program import Program, Relevance
 from fxlrp.provenance import MODEL, describe, provenance
 from fxlrp.relevance import implementation
 from fxlrp.relevance.parameters import arguments_with_values, declared_parameter_relevance, parameter_relevance
 from fxlrp.relevance.step import Implementation, Step, StepFacts
-
-if TYPE_CHECKING:
-    from fxlrp.propagate import Ledger
 
 
 def reads_of(program: Program, path: str) -> tuple[fx.Node, ...]:

@@ -15,10 +15,11 @@ from fxlrp.channels import channel_dim
 from fxlrp.errors import InputError
 from fxlrp.inputs import identifier
 from fxlrp.interface import Interface, Result, condition_on
+from fxlrp.ledger import Condition, Ledger
 from fxlrp.passes.base import compiler_pass
 from fxlrp.places import Places
 from fxlrp.program import Emitted, Program, annotation, input_name, inputs_among, receivers
-from fxlrp.propagate import Condition, Ledger, propagate
+from fxlrp.propagate import propagate
 from fxlrp.provenance import describe, provenance
 from fxlrp.question import Question
 from fxlrp.relevance.coefficients import initial_coefficient
