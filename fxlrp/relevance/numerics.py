@@ -11,7 +11,7 @@ from fxlrp.relevance.form import Form, reads_form
 _UNKNOWN_COMPLEX = "the types of complex values must be known: compile with example_inputs"
 
 
-def rounds_to_zero(epsilon: float, z: Tensor) -> bool:
+def counts_as_zero(epsilon: float, z: Tensor) -> bool:
     """Whether a stabilizer is zero, or less than every positive number of the type of ``z``.
 
     Where subnormal numbers count as zero (``torch.set_flush_denormal``), the smallest of double precision does, too.
@@ -47,14 +47,14 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """
     if z.is_complex():
         raise InputError(_UNKNOWN_COMPLEX)
-    if rounds_to_zero(epsilon, z):
+    if counts_as_zero(epsilon, z):
         return _without_zeros(z)
     return normal_(z.abs().add_(epsilon), epsilon).copysign_(z)
 
 
 def stabilize_clipped(z: Tensor, epsilon: float) -> Tensor:
     """``s(z) = sgn(z) * max(|z|, epsilon)``; for an ``epsilon`` that rounds to 0 zeros become ones."""
-    if rounds_to_zero(epsilon, z):
+    if counts_as_zero(epsilon, z):
         return _without_zeros(z)
     return normal_(z.abs().clamp(min=held(epsilon, z.dtype)), epsilon).copysign(z)
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates, with_in_place_form
-from fxlrp.relevance.numerics import divide_components, normal_, rounds_to_zero, stabilize
+from fxlrp.relevance.numerics import counts_as_zero, divide_components, normal_, stabilize
 from fxlrp.relevance.step import Step
 
 
 def rescale_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale`, in the memory of ``C``."""
-    if rounds_to_zero(epsilon, z) or not _is_precise(factor, z):
+    if counts_as_zero(epsilon, z) or not _is_precise(factor, z):
         return rescale(factor, z, epsilon)
     return factor.addcdiv_(factor, z.abs().add_(epsilon), value=-epsilon)
 
@@ -30,7 +30,7 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     Half precision rounds nonzero sums to zero; if epsilon is below its resolution, they keep their ``C``.
     """
     rounds_to_zero = z.dtype in (torch.bfloat16, torch.float16) and epsilon < torch.finfo(z.dtype).eps
-    if rounds_to_zero(epsilon, z):
+    if counts_as_zero(epsilon, z):
         return factor.clone() if rounds_to_zero else factor.masked_fill(z == 0, 0.0)
     # |z| / (|z| + epsilon) is 1 - epsilon / (|z| + epsilon), which takes fewer passes over memory, and is 1 where a
     # mask made z infinite.
@@ -40,7 +40,7 @@ def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
 
 def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale_positive`, in the memory of ``C`` if the product ``z * C`` cannot overflow."""
-    if rounds_to_zero(epsilon, z) or not _is_precise(factor, z):
+    if counts_as_zero(epsilon, z) or not _is_precise(factor, z):
         return rescale_positive(factor, z, epsilon)
     return factor.mul_(z).div_(z + epsilon)
 
@@ -49,7 +49,7 @@ def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
 @with_in_place_form(rescale_positive_)
 def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale` where ``z`` is nowhere negative."""
-    if rounds_to_zero(epsilon, z):
+    if counts_as_zero(epsilon, z):
         return factor.masked_fill(z == 0, 0.0)
     return torch.addcdiv(factor, factor, z + epsilon, value=-epsilon)
 
@@ -89,7 +89,7 @@ def _is_precise(*tensors: Tensor) -> bool:
 def stabilize_positive_(z: Tensor, epsilon: float) -> Tensor:
     """:func:`stabilize_positive` in the memory of ``z``."""
     stabilized = torch.threshold_(z, 0.0, 1.0).add_(epsilon)
-    return stabilized if rounds_to_zero(epsilon, z) else normal_(stabilized, epsilon)
+    return stabilized if counts_as_zero(epsilon, z) else normal_(stabilized, epsilon)
 
 
 @allocates
@@ -100,7 +100,7 @@ def stabilize_positive(z: Tensor, epsilon: float) -> Tensor:
     Any divisor is also valid where ``z`` is negative, for relevance that is zero there.
     """
     stabilized = F.threshold(z, 0.0, 1.0).add_(epsilon)
-    return stabilized if rounds_to_zero(epsilon, z) else normal_(stabilized, epsilon)
+    return stabilized if counts_as_zero(epsilon, z) else normal_(stabilized, epsilon)
 
 
 def over_value(step: Step, epsilon: float) -> fx.Node:

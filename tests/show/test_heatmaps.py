@@ -125,9 +125,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "meta": (torch.zeros(2, 2, device="meta"), r"is on the meta device"),
     "dict": ({"image": torch.zeros(2, 2), "mask": None}, r"is a dict: pass the entry of one input, of 'image', 'mask'"),
     "pair": ((torch.zeros(2, 2), torch.zeros(3)), r"is a tuple of 2 tensors: pass one of them"),
-    "text": ("relevance", r"relevance is not a tensor, an array or a list of numbers"),
-    "None": (None, r"relevance is not a tensor"),
-    "ragged": ([[1.0], [1.0, 2.0]], r"relevance is not a tensor"),
+    "text": ("relevance", r"relevance must be a tensor, an array or a list of numbers"),
+    "None": (None, r"relevance must be a tensor"),
+    "ragged": ([[1.0], [1.0, 2.0]], r"relevance must be a tensor"),
 }
 
 
@@ -273,7 +273,7 @@ IMAGES: dict[str, tuple[Any, str]] = {
     "floating point": (Image.new("F", (2, 2)), "pixels of mode F, which do not say which value is white"),
     "complex": (torch.zeros(2, 2, dtype=torch.complex64), r"shape \(2, 2\) is complex: pass its real part"),
     "vector": (torch.zeros(4), r"is not \(C, H, W\)"),
-    "path": ("cat.png", r"image is not a tensor, an array or a list of numbers"),
+    "path": ("cat.png", r"image must be a tensor, an array or a list of numbers"),
     "other ratio": (torch.zeros(3, 4, 2), r"image has 4 x 2 pixels and the relevance 2 x 2 positions: pass the part"),
     "smaller": (torch.zeros(3, 1, 1), r"relevance has 2 x 2 positions, more than the 1 x 1 pixels .*enlarge the image"),
 }

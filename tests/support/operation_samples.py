@@ -109,7 +109,7 @@ def call_as_written(operation: Operation, arguments: Mapping[str, Any]) -> Any:
     Losses that fxlrp computes itself are those of torch.
     """
     args, kwargs = _split(operation, arguments)
-    if operation.function.__module__ == losses.__name__:
+    if getattr(operation.function, "__module__", None) == losses.__name__:
         return getattr(F, operation.name)(*args, **kwargs)
     if inspect.ismethoddescriptor(operation.function) and hasattr(torch.Tensor, operation.function.__name__):
         return getattr(args[0], operation.function.__name__)(*args[1:], **kwargs)
