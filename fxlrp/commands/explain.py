@@ -10,7 +10,9 @@ from typing import Any
 
 from fxlrp.command_line import add_command, at_least_one, in_short, one_line
 from fxlrp.commands.arguments import MODEL, add_device, add_rules, device_of, preset_of
-from fxlrp.commands.subjects import DEFAULT, RANDOM, Kind, Subject, load
+from fxlrp.commands.subject import Kind, Subject
+from fxlrp.commands.subjects import load
+from fxlrp.commands.weights import DEFAULT, RANDOM
 from fxlrp.errors import InputError
 
 

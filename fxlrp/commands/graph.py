@@ -15,7 +15,9 @@ import fxlrp
 from fxlrp.command_line import add_command, at_least_one, is_terminal
 from fxlrp.commands.arguments import MODEL, add_rules, preset_of
 from fxlrp.commands.images import existing
-from fxlrp.commands.subjects import DEFAULT, Subject, compiled, load
+from fxlrp.commands.subject import Subject
+from fxlrp.commands.subjects import compiled, load
+from fxlrp.commands.weights import DEFAULT
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extras import require

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.commands.subjects import DEFAULT, Kind, Normalization, Subject, because
-from fxlrp.commands.weights import fill
+from fxlrp.commands.reasons import because
+from fxlrp.commands.subject import Kind, Normalization, Subject
+from fxlrp.commands.weights import DEFAULT, fill
 from fxlrp.errors import InputError
 from fxlrp.extras import import_torchvision, require
 from fxlrp.pictures import rgb

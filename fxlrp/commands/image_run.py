@@ -14,7 +14,8 @@ from torch import Tensor
 from fxlrp import show
 from fxlrp.commands.images import files_of, shown
 from fxlrp.commands.progress import Progress
-from fxlrp.commands.subjects import Subject, check_output, compiled
+from fxlrp.commands.subject import Subject
+from fxlrp.commands.subjects import check_output, compiled
 from fxlrp.commands.summary import Result
 from fxlrp.errors import FxlrpError, InputError
 from fxlrp.explainer import Explainer

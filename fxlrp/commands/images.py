@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxlrp.commands.subjects import Normalization
+from fxlrp.commands.subject import Normalization
 from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.pictures import rgb

@@ -14,8 +14,9 @@ from torch import nn
 
 from fxlrp.command_line import in_short
 from fxlrp.commands.images import DEFAULT_IMAGES, IMAGENET, default_image
-from fxlrp.commands.subjects import RANDOM, Subject, because
-from fxlrp.commands.weights import fill
+from fxlrp.commands.reasons import because
+from fxlrp.commands.subject import Subject
+from fxlrp.commands.weights import RANDOM, fill
 from fxlrp.errors import InputError
 from fxlrp.provenance import is_users_file
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from fxlrp import show
 from fxlrp.commands.images import existing
 from fxlrp.commands.progress import Progress
-from fxlrp.commands.subjects import Subject, check_output, compiled, lines_of
+from fxlrp.commands.subject import Subject
+from fxlrp.commands.subjects import check_output, compiled, lines_of
 from fxlrp.commands.summary import Result
 from fxlrp.errors import FxlrpError, InputError
 from fxlrp.explainer import Explainer

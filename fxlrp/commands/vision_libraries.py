@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxlrp.commands.subjects import DEFAULT, Normalization, Subject, because
-from fxlrp.commands.weights import fill
+from fxlrp.commands.reasons import because
+from fxlrp.commands.subject import Normalization, Subject
+from fxlrp.commands.weights import DEFAULT, fill
 from fxlrp.errors import InputError
 from fxlrp.extras import import_torchvision, require
 from fxlrp.pictures import rgb

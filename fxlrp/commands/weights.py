@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxlrp.commands.subjects import because
+from fxlrp.commands.reasons import because
 from fxlrp.errors import InputError
 from fxlrp.extras import require
 
+DEFAULT, RANDOM = "DEFAULT", "RANDOM"
 # Training scripts keep the weights of the model beside other things under these names.
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PARALLEL = "module."

@@ -16,7 +16,7 @@ from command_models import MODULE, enter
 from fxlrp.__main__ import main
 from fxlrp.commands.images import default_image
 from fxlrp.commands.progress import Progress
-from fxlrp.commands.subjects import Normalization
+from fxlrp.commands.subject import Normalization
 from fxlrp.extras import import_torchvision
 
 LRP_0 = ["--rules", "epsilon", "--parameters", "epsilon=0"]
