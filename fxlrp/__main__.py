@@ -31,8 +31,9 @@ def parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fxlrp {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (explain, graph, rules, check, survey, completion):
+    for command in (explain, graph, rules, check, survey):
         command.add(commands)
+    completion.add(commands, parser)
     return parser
 
 

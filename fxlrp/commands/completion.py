@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +15,17 @@ SHELLS = ("bash", "zsh")
 _RULES = "_fxlrp_rules"
 
 
-def add(commands: Any) -> None:
-    """Declare the command."""
+def add(commands: Any, whole: argparse.ArgumentParser) -> None:
+    """Declare the command.
+
+    Args:
+        commands: As for the other commands.
+        whole: The parser of all commands.
+    """
     parser = add_command(
         commands,
         "completion",
-        _run,
+        functools.partial(_run, whole),
         help="print the script that completes commands in bash or zsh",
         examples=(
             "fxlrp completion bash > ~/.local/share/bash-completion/completions/fxlrp",
@@ -29,11 +35,8 @@ def add(commands: Any) -> None:
     parser.add_argument("shell", choices=SHELLS, help="the shell")
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(whole: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     shtab = require("shtab", "completion")
-    from fxlrp.__main__ import parser  # it declares this command
-
-    whole = parser()
     for action in _actions(whole):
         # What an argument takes is its metavar. shtab reads the attribute `complete`.
         takes = set(str(action.metavar).split("|"))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
+from certified import Recurrent
 from derivatives import NETS, made
 from fxlrp.errors import InputError
 from oracles import assert_relevance, random
@@ -146,16 +147,9 @@ def test_another_structure_is_refused(model: nn.Module, other: Any, message: str
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers_list_their_weights_among_their_attributes(kind: Any) -> None:
-    class Reader(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.head = kind(4, 6, batch_first=True), nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.layer(x)[0][:, -1])
-
     torch.manual_seed(0)
-    model, other, x = Reader().eval(), Reader().eval(), random(2, 5, 4).float()
+    model, other = (Recurrent(kind(4, 6, batch_first=True)).eval() for _ in range(2))
+    x = random(2, 5, 4).float()
     explain = fxlrp.compile(model, "epsilon", example_inputs=x)
     expected = fxlrp.compile(other, "epsilon", example_inputs=x)(x, target=1)
     assert_relevance(explain.on(other)(x, target=1), expected, 1e-6)

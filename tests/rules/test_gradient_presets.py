@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 import fxlrp
 import zoo
+from certified import Recurrent
 from fxlrp import presets, rules
 from fxlrp.errors import RuleError
 from helpers import epsilon_with, slow_ones
@@ -300,16 +301,8 @@ def test_in_the_backward_of_a_model() -> None:
 def test_recurrent_layers_in_single_precision(kind: Any) -> None:
     """Their kernel in single precision gives derivatives to autograd only."""
 
-    class Reader(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.head = kind(4, 6, batch_first=True), nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.layer(x)[0][:, -1])
-
     torch.manual_seed(0)
-    model = Reader().eval()
+    model = Recurrent(kind(4, 6, batch_first=True)).eval()
     explain = fxlrp.compile(model, epsilon_with(("layer", rules.Gradient())), example_inputs=torch.randn(2, 4, 4))
     for length in (5, 3):
         x = torch.randn(2, length, 4)
