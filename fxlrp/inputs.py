@@ -291,7 +291,10 @@ class Inputs:
 
 
 ARGUMENTS_OF_CALLS = frozenset(
-    ("target", "seed", "at", "only", "bypass", "coefficients", "return_output", "keep", "path")
+    (
+        *("target", "seed", "at", "only", "bypass", "coefficients", "return_output"),
+        *("keep", "path", "rounding", "tolerance"),
+    )
 )
 """The arguments of the calls of an explainer that are not inputs."""
 

@@ -125,6 +125,7 @@ class Inspection(Certified):
         if question.stacked:
             raise InputError("one explanation is run node by node: give one target, seed and condition")
         flag("keep", keep)
+        flag("rounding", rounding)
         with made.explained_failures(made.main, values):
             steps = made.step_by_step(question)
             return relevances(steps, values, asked.controls, keep=keep, absent=made.absent(), rounding=rounding)

@@ -15,7 +15,7 @@ import fxlrp
 from fxlrp.errors import InputError
 from fxlrp.inputs import ARGUMENTS_OF_CALLS
 
-METHODS = ("forward", "balance", "debug", "graph", "read", "check_stages")
+METHODS = ("forward", "balance", "debug", "graph", "read", "check_stages", "certify")
 
 
 class Kept(nn.Module):

@@ -263,7 +263,7 @@ def test_a_graph_that_is_wrong_is_a_bug_of_fxlrp() -> None:
             call.args = (graph.call_function(torch.t, (call.args[0],)), *call.args[1:])
     made.graph_module.recompile()
     object.__setattr__(made.main, "annotated", broken)
-    object.__setattr__(made.main, "constants", None)
+    object.__setattr__(made.main, "keeping", None)
     with pytest.raises(InternalError, match="linear"):
         explain(x)
 
