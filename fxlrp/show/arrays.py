@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fxlrp.arguments import as_tensor
+from fxlrp.arguments import as_tensor, shown
 from fxlrp.errors import InputError
 from fxlrp.extras import require
 from fxlrp.pictures import rgb
@@ -138,9 +138,11 @@ def names_of(names: Any, what: str) -> tuple[str, ...]:
     Raises:
         InputError: It is not one.
     """
-    listed = names.tolist() if hasattr(names, "tolist") else names
+    # Numbers are not made a list first: an expanded tensor can have more of them than there is memory for.
+    is_array = hasattr(names, "tolist") and getattr(getattr(names, "dtype", None), "kind", "") in ("U", "O")
+    listed = names.tolist() if is_array else names
     if isinstance(listed, str) or not isinstance(listed, Sequence):
-        raise InputError(f"{what}={names!r} is not a sequence of strings")
+        raise InputError(f"{what}={shown(names)} is not a sequence of strings")
     wrong = [each for each in listed if not isinstance(each, str)]
     if wrong:
         raise InputError(f"{what} contains {wrong[0]!r}, which is not a string")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import random
+import resource
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,20 @@ from fxlrp.errors import FxlrpError
 # For each function. FXLRP_FUZZ is the number of all calls of each function.
 COUNT = int(os.environ.get("FXLRP_FUZZ", "8"))
 SLOW = ("export", "autograd")
+GIGABYTES = 4
+
+
+@pytest.fixture(autouse=True)
+def limited_memory() -> Iterator[None]:
+    """A call that needs gigabytes fails, and does not end the process or that of others."""
+    if sys.platform != "linux":
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GIGABYTES * 2**30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in CALLS])

@@ -88,7 +88,7 @@ def test_what_does_not_fit() -> None:
     explain = fxlrp.compile(encoder(), LRP0)
     cases: list[tuple[Any, str]] = [
         ({"chunk": 0}, "chunk must be a whole number"),
-        ({"pool": 0}, "a positive width"),
+        ({"pool": 0}, "pool must be a whole number of at least 1"),
         ({"pool": torch.sum}, "keeps the first dimension"),
         ({"at": ["0", "1"]}, "one input or place can be explained, not 2"),
     ]

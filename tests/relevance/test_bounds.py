@@ -108,7 +108,7 @@ def test_a_tensor_that_does_not_broadcast(shape: tuple[int, ...]) -> None:
         (float("nan"), 1.0, "low must be a finite number"),
         (0.0, float("inf"), "high must be a finite number"),
         ((0.0, float("nan")), 1.0, "low must be"),
-        (torch.tensor([[0.0, float("nan")]]), 1.0, "low contains NaN or infinity"),
+        (torch.tensor([[0.0, float("nan")]]), 1.0, "low contains NaN, infinity"),
         ("0", 1.0, "low must be"),
         (None, 1.0, "low must be"),
         (True, 2.0, "low must be"),
