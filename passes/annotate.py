@@ -20,7 +20,7 @@ from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation, operation_under, receivers
 from fxlrp.provenance import describe
 from fxlrp.relevance import fitting_rules, implementation
-from fxlrp.relevance.derived import is_derivative, stands_for_complex
+from fxlrp.relevance.derived import complex_reason, is_derivative, stands_for_complex
 from fxlrp.relevance.step import Choice, Implementation, Receivers
 from fxlrp.relevance.tokens import MAPPED, MapTokens
 from fxlrp.rules.preset import Pair
@@ -166,14 +166,12 @@ class _Walk:
         specs = (self.program.facts.values.get(value.name) for value in values)
         if how.of_complex or not any(spec is not None and spec.dtype.is_complex for spec in specs):
             return ""
-        if is_derivative(rule):
-            return "complex: a derived step"
-        if not stands_for_complex(rule):
+        if not is_derivative(rule) and not stands_for_complex(rule):
             raise RuleError(
                 f"{rule} is not defined for complex values: choose fxlrp.rules.Epsilon() for the "
                 f"{describe(node, operation.name)}"
             )
-        return "complex: LRP-epsilon of real and imaginary parts"
+        return complex_reason(operation, rule)
 
     def _problem(self, node: fx.Node, operation: Operation | None) -> str:
         """Why an operation cannot carry relevance; empty if it can."""

@@ -212,10 +212,26 @@ def is_derivative(rule: Rule) -> bool:
     return type(rule) in ANY
 
 
+def _selects_parts(operation: Operation, rule: Rule) -> bool:
+    """Whether real and imaginary parts are moved, or dropped, as a change of the type does."""
+    return isinstance(rule, PassThrough) and operation.family is Family.SHAPE
+
+
+def complex_reason(operation: Operation, rule: Rule) -> str:
+    """What is done in place of a step that complex values do not fit, for the table."""
+    if is_derivative(rule):
+        return "complex: a derived step"
+    if _selects_parts(operation, rule):
+        return "complex: to the parts that it reads"
+    return "complex: LRP-epsilon of real and imaginary parts"
+
+
 def complex_implementation(operation: Operation, rule: Rule) -> Implementation:
-    """A derived step of a derivative, or LRP-epsilon by components, for a step that complex values do not fit."""
+    """The step in place of one that complex values do not fit, as :func:`complex_reason` says."""
     if is_derivative(rule):
         return ANY[type(rule)]
+    if _selects_parts(operation, rule):
+        return _SELECTED
     return _FACTORS if operation.family in (Family.PRODUCT, Family.MATMUL) else _ONE
 
 
@@ -225,11 +241,10 @@ _SEVERAL = Implementation(_emit_several(_epsilon), of_parameter=like_receiver(_e
 _SHARES = proportional(LinearMap(transposed, total=_linear_part))
 
 TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear, of_parameter=like_receiver(_linear))}
-SELECTION: RuleTable = {
-    PassThrough: Implementation(
-        _emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True, frozen=SELECTED
-    )
-}
+_SELECTED = Implementation(
+    _emit_selection, of_parameter=like_receiver(_emit_selection), of_complex=True, frozen=SELECTED
+)
+SELECTION: RuleTable = {PassThrough: _SELECTED}
 FUNCTION: RuleTable = {Epsilon: Implementation(_emit_function, of_parameter=like_receiver(_emit_function))}
 ANY: Mapping[type[Rule], Implementation] = {
     Gradient: replace(_ONE, emit=_gradient, of_parameter=None, vanishes=False, absorber=None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,3 +200,27 @@ def test_complex_values_that_the_compiler_does_not_know_are_refused() -> None:
     with pytest.raises(fxlrp.errors.InputError, match="compile with example_inputs"):
         fxlrp.compile(model, "epsilon")(x, target=0)
     assert fxlrp.compile(model, "epsilon", example_inputs=x)(x, target=0).shape == x.shape
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_a_cast_to_complex_numbers_passes_on_the_real_part_also_where_it_is_zero(capture: Any) -> None:
+    """A function that is not zero at zero gives relevance to zeros behind it, and the cast moves it."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = torch.view_as_real(torch.relu(x).cdouble())  # type: ignore[attr-defined]
+            return self.head(torch.cos(parts).flatten(1))
+
+    torch.manual_seed(0)
+    model, x = Model().double().eval(), torch.randn(3, 6, dtype=torch.float64)
+    found = fxlrp.compile(model, example_inputs=x, capture=capture)(x, target=1)
+    behind = fxlrp.compile(model, example_inputs=x, capture=capture)(x, target=1, at="view_as_real")
+    torch.testing.assert_close(found, behind[..., 0])
+    shares = model.head.weight[1] * torch.cos(torch.view_as_real(x.relu().to(torch.complex128))).flatten(1)
+    output = model(x)[:, 1:2]
+    expected = (shares * output / (output + 1e-6 * output.sign())).reshape(3, 6, 2)[..., 0]
+    torch.testing.assert_close(found, expected)
