@@ -99,7 +99,8 @@ def composites() -> Iterator[Operation]:
     yield from rows(Family.COMPOSITE, _SCHEMAS, allocates=True)
     together: dict[str, Any] = {"variadic": "tensors", "multiple_results": True}
     yield row(Family.COMPOSITE, "broadcast_tensors(tensors*)", torch.ops.aten.broadcast_tensors.default, **together)
-    yield row(Family.COMPOSITE, f"cross_entropy(input*, target, {_CROSS_ENTROPY})", allocates=True)
+    cross_entropy = f"cross_entropy(input*, target, {_CROSS_ENTROPY})"
+    yield row(Family.COMPOSITE, cross_entropy, aliases=("cross_entropy_loss",), allocates=True)
     for name in ("max", "min"):
         yield _composite(name, getattr(torch, name), {"input": REQUIRED, "dim": None, "keepdim": False, "other": None})
     yield _composite(

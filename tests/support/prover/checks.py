@@ -92,11 +92,12 @@ def compiled(model: nn.Module, preset: Preset, x: Tensor, **options: Any) -> fxl
     except LostInputError:
         reject()
     except UnsupportedOpError as error:
-        # Its kernel has no derivative that could be traced.
-        assume("cannot be derived" not in str(error))
+        # Its kernel has no derivative that could be traced, or nothing of the input is left, as in an index.
+        assume(not any(reason in str(error) for reason in ("cannot be derived", "cannot carry relevance")))
         raise
     except CaptureError as error:
-        assume("in-place" not in str(error) and "in place" not in str(error))
+        reasons = ("in-place", "in place", "no relevance can flow")
+        assume(not any(reason in str(error) for reason in reasons))
         raise
 
 

@@ -138,9 +138,15 @@ class Model(nn.Module):
         return out
 
     def is_moderate(self, x: Tensor) -> bool:
-        """Whether no value is infinite or so large that rounding errors are all that is left."""
-        with torch.no_grad():
-            return all(bool((value.abs() < LARGEST).all()) for value in (*self.values(x), self(x)))
+        """Whether the model runs, and no value is infinite or so large that rounding errors are all that is left."""
+        try:
+            with torch.no_grad():
+                return all(bool((value.abs() < LARGEST).all()) for value in (*self.values(x), self(x)))
+        except RuntimeError as error:
+            # PyTorch changes no expanded value in place.
+            if "refers to a single memory location" in str(error):
+                return False
+            raise
 
 
 def shape_of(part: Part, shapes: Sequence[Shape]) -> Shape:

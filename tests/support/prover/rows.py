@@ -256,9 +256,16 @@ def _is_homogeneous(fits: Fitted) -> bool:
 
 def _conserves(fits: Fitted, homogeneous: bool) -> bool:
     """Whether no number is added, and all operands take part."""
-    passes = fits.operation.family is Family.ACTIVATION and len(fits.reads) == 1 and _carries(fits)
+    is_activation = fits.operation.family is Family.ACTIVATION and len(fits.reads) == 1 and _carries(fits)
+    # Behind a mask, what a function gives a zero has nowhere to go.
+    passes = is_activation and _is_zero_at_zero(fits)
     places = fits.setting.places
     return (homogeneous or passes) and all(place.domain == "any" and not place.special for place in places)
+
+
+def _is_zero_at_zero(fits: Fitted) -> bool:
+    result = Called(fits)(*(torch.zeros(BATCH, *shape, dtype=torch.float64) for shape in fits.reads))
+    return not bool(result.detach().any())
 
 
 def zero_biases(model: nn.Module) -> None:
