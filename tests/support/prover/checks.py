@@ -18,6 +18,7 @@ from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError, Unsup
 from fxlrp.operation import Family
 from fxlrp.rules.preset import Preset
 from fxlrp.targets import each
+from fxlrp.vocabulary import CANONICAL
 from prover.models import CLASSES, KINDS, Model, Program
 from prover.oracle import Book, NotDefinedError, relevance_of
 from prover.parts import SIZES, Part
@@ -264,6 +265,11 @@ def _is_differentiated(part: Part) -> bool:
     return part.homogeneous and not part.changes
 
 
+def _is_regular(part: Part) -> bool:
+    """Derivatives of decompositions are infinite where singular values are equal."""
+    return part.operation is None or CANONICAL.operations[part.operation].family is not Family.MATRIX_FUNCTION
+
+
 def _conserves(part: Part) -> bool:
     return part.conserves
 
@@ -309,6 +315,6 @@ CHECKS: Mapping[str, Check] = {
     "batch = samples": Check(a_batch_is_its_samples, _separates),
     "backward = explanation": Check(backward_is_the_explanation, kinds=REAL),
     "conservation": Check(relevance_is_conserved, _conserves),
-    "finite": Check(extreme_inputs_have_finite_relevance, kinds=REAL),
+    "finite": Check(extreme_inputs_have_finite_relevance, _is_regular, kinds=REAL),
     "questions = one at a time": Check(questions_are_those_one_at_a_time, cost=2),
 }
