@@ -46,6 +46,11 @@ def avg_pool_transposed(
 @allocates
 def adaptive_avg_pool_transposed(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
     """``A^T(r)`` of adaptive average pooling over ``dims`` dimensions."""
+    more = x.dim() - dims - 2
+    if more > 0:
+        # Pooling to one window takes any number of dimensions in front, and the kernel of its derivative does not.
+        flat = adaptive_avg_pool_transposed(r.flatten(0, more), x.flatten(0, more), dims=dims)
+        return flat.reshape(x.shape)
     backward = aten._adaptive_avg_pool3d_backward if dims == 3 else aten._adaptive_avg_pool2d_backward
     transposed: Tensor = backward.default(lift(r, dims), lift(x, dims))
     return lower(transposed, dims)

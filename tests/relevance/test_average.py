@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import fxlrp
 import oracles
 from fxlrp import rules
-from helpers import Function, epsilon_with, explained, seed_of
+from helpers import LRP0, Function, epsilon_with, explained, seed_of
 from oracles import (
     One,
     assert_relevance,
@@ -103,3 +104,18 @@ def test_average_of_zeros() -> None:
     means = torch.where(x.mean((2, 3)) == 0, torch.ones(()), x.mean((2, 3)))
     relevance = explained(One(lambda x: x.mean((2, 3))), (x,), seed, epsilon_with(("mean", rules.Epsilon(0.0))))
     assert_relevance(relevance, x / 16 * (seed / means)[:, :, None, None])
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_adaptive_pooling_to_one_window_with_any_number_of_dimensions_in_front(dims: int, more: int) -> None:
+    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[dims - 1]
+    x = random(2, *[3] * (more + 1), *[4] * dims)
+    try:
+        pool(x, 1)
+    except RuntimeError:
+        pytest.skip("PyTorch does not take it")
+    model = One(lambda x: pool(x, 1).flatten(1).sum(1, keepdim=True)).eval()
+    found = fxlrp.compile(model, LRP0, example_inputs=x)(x, target=0)
+    # Each element counts with one over the number of elements of its window.
+    assert_relevance(found, x / 4**dims, 1e-12)
