@@ -161,7 +161,11 @@ def rules_are_those_of_the_book(program: Program) -> list[fxlrp.Explainer]:
     """AttnLRP or CP-LRP, without a stabilizer."""
     model, x = built(program)
     name = ("attnlrp", "cplrp")[program.seed % 2]
-    expected = relevance_of(model, x, 1, Book(weights_are_constant=name == "cplrp"))
+    try:
+        expected = relevance_of(model, x, 1, Book(weights_are_constant=name == "cplrp"))
+    except NotDefinedError:
+        # Parts for which it is defined can meet in a way for which it is not, such as a product of a value with itself.
+        reject()
     explain = compiled(model, preset(name, epsilon=0.0), x)
     assert_close(explain(x, target=1), expected, 1e-6)
     return [explain]
