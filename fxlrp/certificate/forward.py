@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from fxlrp.certificate.double import InDouble
-from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
+from fxlrp.debugging.step_by_step import NodeFlow, StepByStep, last_uses
 from fxlrp.program import operation_under
 from fxlrp.relevance import implementation
 from fxlrp.relevance.held import Frozen, Held
@@ -57,7 +57,7 @@ def run_forward(
     """
     walk = _Walk(steps, tolerance)
     values: dict[fx.Node, Any] = {}
-    last = _last_uses(forward)
+    last = last_uses(forward)
     for node in forward:
         args, kwargs = run.call(node, values)
         values[node] = inputs[node] if node.op == "placeholder" else run.value(node, args, kwargs)
@@ -157,12 +157,3 @@ def _random_like(value: Tensor, generator: torch.Generator) -> Tensor:
     size = value.abs().square().mean().sqrt() if value.numel() else value.abs().sum()
     noise = torch.randn(value.shape, dtype=value.dtype, generator=generator).to(value.device)
     return noise * torch.where(size > 0, size, 1.0)
-
-
-def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, the nodes that no later one reads."""
-    last = {source: node for node in nodes for source in (node, *node.all_input_nodes)}
-    found: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
-    for source, node in last.items():
-        found[node].append(source)
-    return found

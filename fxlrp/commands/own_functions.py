@@ -109,7 +109,7 @@ def _prepared(name: str, prepare: Callable[[Any], Any], given: Any) -> Any:
 
 
 def _where(error: Exception) -> str:
-    """The innermost line of the user's code in the traceback of an error."""
+    """The line of the user's code in which an error was raised, or that called what raised it."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"at {error.filename}:{error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]

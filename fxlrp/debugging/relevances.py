@@ -333,7 +333,7 @@ class _Observer:
         self.kept: dict[fx.Node, Tensor] = {}
         self._keep = keep
         nodes = nodes_by_name(steps.program.graph)
-        # The program itself refuses a target or a seed that is no tensor, or one of a wrong kind.
+        # The program itself refuses a target or a seed that is not a tensor, or that is one of a wrong kind.
         self._controls = {nodes[name] for name in steps.program.emitted.interface.controls.values()}
         self._relevances = {
             *(steps.start, *(relevance for _, relevance in steps.ends)),

@@ -17,7 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from fxlrp.debugging.node_location import NodeLocation
-from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
+from fxlrp.debugging.step_by_step import NodeFlow, StepByStep, last_uses
 from fxlrp.program import receivers
 
 VISIBLE = 0.01
@@ -121,7 +121,7 @@ class RoundingObserver:
         self._relevances = {steps.start, *(each for flow in flows for each in (*flow.received, *flow.passed_on))}
         self._ends = {relevance for _, relevance in steps.ends}
         self._squares = [0.0, 0.0, 0.0, 0.0]
-        self._last_uses = _last_uses(steps.program.graph)
+        self._last_uses = last_uses(tuple(steps.program.graph.nodes))
         model = steps.program.graph_module
         self._is_narrow = any(each.dtype in _WIDE for each in (*model.parameters(), *model.buffers()))
         self._problem = ""
@@ -183,17 +183,6 @@ class RoundingObserver:
             added = _Sized.sum(waiting.values()).ratio - before
             losses.append(Loss(NodeLocation.of(flow.node, vocabulary), added))
         return tuple(sorted(losses, key=lambda each: -each.added))
-
-
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """The nodes that each node is the last to read."""
-    last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        last.update(dict.fromkeys((node, *node.all_input_nodes), node))
-    uses: dict[fx.Node, list[fx.Node]] = {}
-    for read, reader in last.items():
-        uses.setdefault(reader, []).append(read)
-    return uses
 
 
 def _call(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

@@ -118,3 +118,12 @@ class _Observed(fx.Interpreter):
         value = super().run_node(n)
         self._observe(n, value)
         return value
+
+
+def last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, the nodes that no later one reads."""
+    last = {source: node for node in nodes for source in (node, *node.all_input_nodes)}
+    found: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
+    for source, node in last.items():
+        found[node].append(source)
+    return found
