@@ -10,7 +10,7 @@ import torch
 
 from fxlrp.asked import Only
 from fxlrp.data.plan import Plan
-from fxlrp.data.portable import Arrays, Call, arrays_of, moved
+from fxlrp.data.portable import Arrays, Call, arrays_of, joined, moved
 from fxlrp.data.samples import Samples
 from fxlrp.data.settings import digest_of_call
 from fxlrp.data.store import array_names
@@ -134,16 +134,18 @@ def explained(question: Question, samples: Samples, plan: Plan, done: Sequence[b
             is_first = rows.start == 0
             found.append(first.arrays_of(batch.call) if is_first else question.arrays(batch.call))
         if rows.stop % plan.per_part == 0:
-            yield Part(start // plan.per_part, range(start, rows.stop), joined(found))
+            yield Part(start // plan.per_part, range(start, rows.stop), joined(found) if found else None)
             found = []
     if rows.stop % plan.per_part:
-        yield Part(start // plan.per_part, range(start, rows.stop), joined(found))
+        yield Part(start // plan.per_part, range(start, rows.stop), joined(found) if found else None)
 
 
-def joined(batches: Sequence[Arrays]) -> Arrays | None:
-    """The arrays of a part; None if there are no batches."""
-    if len(batches) < 2:
-        return batches[0] if batches else None
-    import numpy as np  # which Zarr needs
+@dataclass(frozen=True)
+class Local:
+    """Explain in this process, as :func:`fxlrp.data.explain` does by default."""
 
-    return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+    def explained(
+        self, question: Question, samples: Samples, plan: Plan, done: Sequence[bool], first: First
+    ) -> Iterator[Part]:
+        """Explain the parts that are not done; the arguments are those of :func:`explained`."""
+        return explained(question, samples, plan, done, first)

@@ -5,8 +5,9 @@ This module is sent to them as it is, so it must not import fxlrp.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -142,9 +143,9 @@ def arrays_of(
     rows = {name: each.movedim(0, 1) if stacked else each for name, each in relevance.items()}
     arrays = {name: _array(each, dtype) for name, each in rows.items()}
     arrays[OUTPUT] = _array(output, None)
-    classes = _classes(output, target)
-    if classes is not None:
-        arrays[TARGET] = classes.cpu().numpy()
+    explained = _explained_classes(output, target)
+    if explained is not None:
+        arrays[TARGET] = explained.cpu().numpy()
     return arrays
 
 
@@ -154,7 +155,7 @@ def _array(value: Tensor, dtype: torch.dtype | None) -> Any:
     return value.detach().to("cpu", dtype).contiguous().numpy()
 
 
-def _classes(output: Tensor, target: Any) -> Tensor | None:
+def _explained_classes(output: Tensor, target: Any) -> Tensor | None:
     """The explained class of each sample; None where it is not an index of the second dimension."""
     if output.dim() != 2:
         return None
@@ -167,3 +168,111 @@ def _classes(output: Tensor, target: Any) -> Tensor | None:
     if given.dim() > 1:
         return None
     return given.expand(len(output)) % output.shape[1]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What an actor needs to explain parts of a dataset.
+
+    Args:
+        program: The file of the exported program.
+        order: The names of its inputs, in order.
+        names: The names of the arrays of relevance, in the order of its results.
+        stacked: Whether the results for several questions are stacked in front.
+        dtype: The type of the stored relevance; None for its own.
+        class_count: The number of classes, if the last input of the program is the target of each sample.
+        threads: The number of threads.
+        device: The device on which the program runs.
+        dataset: The dataset.
+        collate: Makes a batch of samples.
+        inputs: Which part of a batch is the input.
+        target: The target, as for :func:`call_of`.
+        batches: The first sample of each batch of a part, and the one after the last.
+    """
+
+    program: bytes = field(repr=False)
+    order: tuple[str, ...]
+    names: tuple[str, ...]
+    stacked: bool
+    dtype: torch.dtype | None
+    class_count: int | None
+    threads: int
+    device: str
+    dataset: Any
+    collate: Callable[[list[Any]], Any]
+    inputs: Inputs
+    target: Any
+    batches: Mapping[int, Sequence[tuple[int, int]]]
+
+    def loaded(self) -> Callable[..., Any]:
+        """Load the program onto the device."""
+        program = torch.export.load(io.BytesIO(self.program))
+        weights = [*program.state_dict.values(), *program.constants.values()]
+        if any(isinstance(each, Tensor) and each.device.type != self.device for each in weights):
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, self.device)
+        found: Callable[..., Any] = program.module()
+        return found
+
+    def arrays(self, run: Callable[..., Any], part: int) -> Arrays:
+        """Explain a part by the loaded program."""
+        found = []
+        for start, stop in self.batches[part]:
+            batch = self.collate([self.dataset[index] for index in range(start, stop)])
+            call = call_of(batch, self.inputs, self.target, start)
+            given = dict(zip(self.order, call.args, strict=False)) if call.args else call.kwargs
+            values = [given[name] for name in self.order]
+            if self.class_count is not None:
+                index = torch.as_tensor(call.target).to(torch.int64).expand(call.size)
+                values.append(torch.where(index < 0, index + self.class_count, index))
+            with torch.no_grad():
+                *relevance, output = run(*moved(values, torch.device(self.device)))
+            named = dict(zip(self.names, relevance, strict=True))
+            found.append(arrays_of(named, output, call.target, self.dtype, self.stacked))
+        return joined(found)
+
+
+class Actor:
+    """The actor of Ray that explains parts."""
+
+    def __init__(self, worker: Any) -> None:
+        """Load the program.
+
+        Args:
+            worker: A reference to the :class:`Worker`.
+        """
+        import ray
+
+        self._worker: Worker = ray.get(worker)
+        torch.set_num_threads(self._worker.threads)
+        self._run = self._worker.loaded()
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Explain the part whose number is in a batch of one row."""
+        part = int(batch["part"][0])
+        return {"part": [part], "arrays": [packed(self._worker.arrays(self._run, part))]}
+
+
+def joined(batches: Sequence[Arrays]) -> Arrays:
+    """The arrays of a part, from those of its batches."""
+    import numpy as np
+
+    return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+
+
+def packed(arrays: Arrays) -> bytes:
+    """Return arrays as bytes."""
+    import numpy as np
+
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def unpacked(content: bytes) -> Arrays:
+    """Return the arrays that :func:`packed` turned into bytes."""
+    import numpy as np
+
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +14,10 @@ import torch
 from fxlrp.arguments import flag, path_of, shown, whole
 from fxlrp.asked import Only
 from fxlrp.concepts.channels import check_explainer
-from fxlrp.data import local
-from fxlrp.data.local import First, Part, Question
+from fxlrp.data.local import First, Local, Part, Question
 from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Inputs
+from fxlrp.data.ray_engine import Ray
 from fxlrp.data.samples import Samples, samples_of
 from fxlrp.data.settings import check_same, described, digest_of, digest_of_weights
 from fxlrp.data.store import EXTRA, Results, Store, sole_writer
@@ -30,6 +30,9 @@ from fxlrp.version import __version__
 
 Dtype: TypeAlias = "Literal['float16', 'float32', 'float64'] | torch.dtype | None"
 
+Engine: TypeAlias = "Literal['local', 'ray'] | Ray"
+
+_ENGINES: Mapping[str, Callable[[], Local | Ray]] = {"local": Local, "ray": Ray}
 _DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -50,6 +53,7 @@ def explain(
     chunk_size: int | None = None,
     compress: bool = False,
     progress: bool = True,
+    engine: Engine = "local",
 ) -> Results:
     """Explain every sample of a dataset, and write the relevance and the output into a Zarr store.
 
@@ -78,6 +82,8 @@ def explain(
             the other.
         compress: Whether chunks are compressed, by Zstandard. Relevance in single precision hardly becomes smaller.
         progress: Whether to show a progress bar.
+        engine: What explains: "local", this process; "ray", two actors of Ray Data; or :class:`fxlrp.data.Ray` with
+            their number and resources. The store is the same.
 
     Returns:
         The results, as :func:`fxlrp.data.read` returns them.
@@ -106,6 +112,7 @@ def explain(
     question = Question(explain, at, only, flag("bypass", bypass), _dtype(dtype))
     flag("compress", compress)
     flag("progress", progress)
+    chosen = _engine(engine)
     require("zarr", EXTRA)
     if progress:
         require("tqdm", EXTRA)
@@ -113,7 +120,7 @@ def explain(
         first = First.of(question, samples, plan)
         store = _opened(path, question, samples, plan, first, compress=compress)
         if not store.is_complete:
-            parts = local.explained(question, samples, plan, store.done(), first)
+            parts = chosen.explained(question, samples, plan, store.done(), first)
             _write(store, parts, plan, progress=progress)
     return store.results()
 
@@ -125,6 +132,16 @@ def _dtype(given: Any) -> torch.dtype | None:
     if not isinstance(given, str) or given not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, or None, not {shown(given)}")
     return _DTYPES[given]
+
+
+def _engine(given: Any) -> Local | Ray:
+    if isinstance(given, Local | Ray):
+        return given
+    if not isinstance(given, str) or given not in _ENGINES:
+        raise InputError(
+            f"engine must be {' or '.join(map(repr, _ENGINES))}, or fxlrp.data.Ray(...), not {shown(given)}"
+        )
+    return _ENGINES[given]()
 
 
 def _opened(path: Path, question: Question, samples: Samples, plan: Plan, first: First, *, compress: bool) -> Store:
