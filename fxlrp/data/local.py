@@ -12,13 +12,14 @@ from fxlrp.asked import Only
 from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Arrays, Call, arrays_of, joined, moved
 from fxlrp.data.samples import Samples
-from fxlrp.data.settings import digest_of_call
+from fxlrp.data.settings import described, digest_of, digest_of_call, digest_of_weights
 from fxlrp.data.store import array_names
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.inputs import Named
 from fxlrp.question import At
 from fxlrp.relevance.targets import Each
+from fxlrp.version import __version__
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,26 @@ class Local:
     ) -> Iterator[Part]:
         """Explain the parts that are not done; the arguments are those of :func:`explained`."""
         return explained(question, samples, plan, done, first)
+
+
+def settings_of(question: Question, samples: Samples, plan: Plan) -> dict[str, Any]:
+    """Return what must be the same where a run is resumed; the explainer must be captured."""
+    explain, dataset = question.explain, samples.dataset
+    return {
+        "model": type(explain._model).__name__,
+        "weights": digest_of_weights(explain._model),
+        "rules": explain.digest(),
+        "target": described(samples.target),
+        "at": described(question.at),
+        "only": described(question.only),
+        "bypass": question.bypass,
+        "inputs": described(samples.inputs),
+        "dataset": f"{type(dataset).__module__}.{type(dataset).__qualname__}",
+        "names": None if samples.names is None else digest_of(samples.names),
+        "samples": plan.samples,
+        "batch_size": plan.batch_size,
+        "chunk_size": plan.chunk_size,
+        "device": question.device.type,
+        "fxlrp": __version__,
+        "torch": str(torch.__version__),
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -14,19 +13,19 @@ import torch
 from fxlrp.arguments import flag, path_of, shown, whole
 from fxlrp.asked import Only
 from fxlrp.concepts.channels import check_explainer
-from fxlrp.data.local import First, Local, Part, Question
+from fxlrp.data.local import First, Local, Part, Question, settings_of
 from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Inputs
+from fxlrp.data.progress import progress_bar
 from fxlrp.data.ray_engine import Ray
 from fxlrp.data.samples import Samples, samples_of
-from fxlrp.data.settings import check_same, described, digest_of, digest_of_weights
+from fxlrp.data.settings import check_same
 from fxlrp.data.store import EXTRA, Results, Store, sole_writer
 from fxlrp.deploy import rules_of
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
 from fxlrp.extras import require
 from fxlrp.question import At
-from fxlrp.version import __version__
 
 Dtype: TypeAlias = "Literal['float16', 'float32', 'float64'] | torch.dtype | None"
 
@@ -147,7 +146,7 @@ def _engine(given: Any) -> Local | Ray:
 def _opened(path: Path, question: Question, samples: Samples, plan: Plan, first: First, *, compress: bool) -> Store:
     """The store, a new one or one to resume."""
     settings = {
-        **_settings(question, samples, plan),
+        **settings_of(question, samples, plan),
         "first_batch": first.digest,
         "arrays": {name: f"{array.dtype} {list(array.shape[1:])}" for name, array in first.arrays.items()},
         "compress": compress,
@@ -166,34 +165,12 @@ def _opened(path: Path, question: Question, samples: Samples, plan: Plan, first:
     return Store.create(path, plan, first.arrays, attributes=attributes, names=samples.names, compress=compress)
 
 
-def _settings(question: Question, samples: Samples, plan: Plan) -> dict[str, Any]:
-    explain, dataset = question.explain, samples.dataset
-    return {
-        "model": type(explain._model).__name__,
-        "weights": digest_of_weights(explain._model),
-        "rules": explain.digest(),
-        "target": described(samples.target),
-        "at": described(question.at),
-        "only": described(question.only),
-        "bypass": question.bypass,
-        "inputs": described(samples.inputs),
-        "dataset": f"{type(dataset).__module__}.{type(dataset).__qualname__}",
-        "names": None if samples.names is None else digest_of(samples.names),
-        "samples": plan.samples,
-        "batch_size": plan.batch_size,
-        "chunk_size": plan.chunk_size,
-        "device": question.device.type,
-        "fxlrp": __version__,
-        "torch": str(torch.__version__),
-    }
-
-
 def _write(store: Store, parts: Iterator[Part], plan: Plan, *, progress: bool) -> None:
     """Write the parts while the next ones are explained, and note the end."""
     done = store.done()
     written = int(sum(len(plan.rows(part)) for part, is_done in enumerate(done) if is_done))
     samples = plan.samples or 0
-    with _bar(plan.samples, written, progress) as advance, ThreadPoolExecutor(1) as writer:
+    with progress_bar(plan.samples, written, progress) as advance, ThreadPoolExecutor(1) as writer:
         pending: Future[None] | None = None
         for part in parts:
             samples = max(samples, part.rows.stop)
@@ -208,13 +185,3 @@ def _write(store: Store, parts: Iterator[Part], plan: Plan, *, progress: bool) -
         if pending is not None:
             pending.result()
     store.finish(samples)
-
-
-@contextmanager
-def _bar(samples: int | None, written: int, shown: bool) -> Iterator[Callable[[int], Any]]:
-    if not shown:
-        yield lambda count: None
-        return
-    tqdm = require("tqdm", EXTRA).tqdm
-    with tqdm(total=samples, initial=written, unit="sample") as bar:
-        yield bar.update
