@@ -203,9 +203,11 @@ class Store:
                     f"{array.dtype}, but a store has one shape for all samples, here {known.shape[1:]} of "
                     f"{known.dtype}: give inputs of one size"
                 )
-            finite = torch.from_numpy(array).isfinite()
-            if not finite.all():
-                bad = rows.start + finite.reshape(len(finite), -1).all(1).tolist().index(False)
+            values = torch.from_numpy(array)
+            # The least and the largest value are NaN if one is; this reads the values once, isfinite() several times.
+            if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+                finite = values.isfinite().reshape(len(values), -1).all(1)
+                bad = rows.start + finite.tolist().index(False)
                 raise InputError(
                     f"{name} of sample {bad} is not finite, or not in the range of {array.dtype}: explain.debug(...) "
                     "shows where NaN and infinity first appear"
