@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 Inputs: TypeAlias = "int | str | Sequence[int | str] | Callable[[Any], Any] | None"
 Arrays: TypeAlias = "dict[str, Any]"
@@ -39,6 +40,18 @@ class Call:
     kwargs: Mapping[str, Any]
     target: Any
     size: int
+
+
+def collated(samples: list[Any]) -> Any:
+    """Make a batch of samples, as ``torch.utils.data.DataLoader`` does by default.
+
+    Raises:
+        SampleError: Their sizes or types do not fit.
+    """
+    try:
+        return default_collate(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SampleError(f"the samples cannot be made a batch: {error}; collate_fn may make one of them") from error
 
 
 def call_of(batch: Any, inputs: Inputs, target: Any, first: int) -> Call:

@@ -90,6 +90,7 @@ def explain(
     Raises:
         InputError: An argument is of a wrong type or value, a sample does not fit, relevance is not finite, the store
             was written with other settings, or another process writes into it.
+        OSError: The store cannot be written.
         ImportError: A package of the extra ``data`` is not installed.
 
     Example:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset
 
 from fxlrp.arguments import as_tensor, shown
 from fxlrp.data.images import Images
 from fxlrp.data.plan import Plan
-from fxlrp.data.portable import Call, Inputs, SampleError, call_of
+from fxlrp.data.portable import Call, Inputs, SampleError, call_of, collated
 from fxlrp.errors import InputError
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    try:
+        yield
+    except SampleError as error:
+        raise InputError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Samples:
     @property
     def count(self) -> int | None:
         """The number of samples; None where the dataset does not say it."""
-        return len(self.dataset) if hasattr(type(self.dataset), "__len__") else None
+        return _length(self.dataset)
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -63,18 +72,8 @@ class Samples:
             read = [self.dataset[index] for index in range(min(size, len(self.dataset)))]
         if not read:
             raise InputError(f"the dataset {type(self.dataset).__name__} has no samples")
-        return self.call(self.collate(read), 0)
-
-    def call(self, batch: Any, first: int) -> Call:
-        """The call for a batch that starts at an index.
-
-        Raises:
-            InputError: The inputs are not in it.
-        """
-        try:
-            return call_of(batch, self.inputs, self.target, first)
-        except SampleError as error:
-            raise InputError(str(error)) from error
+        with _input_errors():
+            return call_of(self.collate(read), self.inputs, self.target, 0)
 
     def batches(self, plan: Plan, done: Sequence[bool]) -> Iterator[Batch]:
         """The batches in order; of an iterable dataset also those of parts that are done, without their calls.
@@ -82,17 +81,21 @@ class Samples:
         Raises:
             InputError: The inputs are not in a batch, or the dataset has another number of samples than it says.
         """
+        with _input_errors():
+            yield from self._batches(plan, done)
+
+    def _batches(self, plan: Plan, done: Sequence[bool]) -> Iterator[Batch]:
         options: dict[str, Any] = {"collate_fn": self.collate, "num_workers": self.workers}
         if not self.is_iterable:
             wanted = _Wanted(plan, done)
             loader = DataLoader(self.dataset, batch_sampler=wanted, **options)
             for rows, batch in zip(wanted.rows(), loader, strict=True):
-                yield Batch(rows, self.call(batch, rows.start))
+                yield Batch(rows, call_of(batch, self.inputs, self.target, rows.start))
             return
         # Samples that are done are read again, because nothing else says where the others begin.
         start = 0
         for batch in DataLoader(self.dataset, batch_size=plan.batch_size, **options):
-            call = self.call(batch, start)
+            call = call_of(batch, self.inputs, self.target, start)
             rows = range(start, start + call.size)
             part, start = start // plan.per_part, rows.stop
             if plan.samples is not None and start > plan.samples:
@@ -142,7 +145,7 @@ def samples_of(dataset: Any, inputs: Any, target: Any, collate: Any, workers: in
         InputError: One is of a wrong type or value.
     """
     iterable = isinstance(dataset, IterableDataset)
-    by_index = hasattr(type(dataset), "__getitem__") and hasattr(type(dataset), "__len__")
+    by_index = hasattr(type(dataset), "__getitem__") and _length(dataset) is not None
     if not iterable and (isinstance(dataset, str | bytes | dict) or not by_index):
         hint = ": fxlrp.data.Images(folder, prepare) is one of images" if isinstance(dataset, str) else ""
         raise InputError(f"dataset must be a dataset of torch, with a length and an order, not {shown(dataset)}{hint}")
@@ -155,11 +158,21 @@ def samples_of(dataset: Any, inputs: Any, target: Any, collate: Any, workers: in
         raise InputError(f"collate_fn must be a function of a list of samples, not {shown(collate)}")
     many = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not callable(inputs) and inputs is not None and not (many and all(map(_is_key, many))):
-        raise InputError(f"inputs must be an index, a key, a list of these, or a function of the batch, not {inputs!r}")
-    count = len(dataset) if hasattr(type(dataset), "__len__") else None
+        raise InputError(
+            f"inputs must be an index, a key, a list of these, or a function of the batch, not {shown(inputs)}"
+        )
+    count = _length(dataset)
     if count == 0:
         raise InputError(f"the dataset {type(dataset).__name__} has no samples")
-    return Samples(dataset, collate or default_collate, inputs, _target_of(target, count), workers)
+    return Samples(dataset, collate or collated, inputs, _target_of(target, count), workers)
+
+
+def _length(dataset: Any) -> int | None:
+    """The number of samples; None where the dataset does not say it, as tensors without dimensions."""
+    try:
+        return len(dataset)
+    except (TypeError, RuntimeError):
+        return None
 
 
 def _is_key(key: Any) -> bool:
@@ -173,11 +186,15 @@ def _target_of(target: Any, count: int | None) -> Any:
     if not isinstance(target, Tensor | list) and not hasattr(target, "__array__"):
         return target
     found = as_tensor("target", target)
-    if found.dim() == 0:
-        return int(found)
-    if count is None or len(found) != count:
+    is_whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if found.dim() == 0 and is_whole:
+        return found.item()
+    if found.dim() and (count is None or len(found) != count):
         has = "does not say how many samples it has" if count is None else f"has {count} samples"
         raise InputError(f"target has entries for {len(found)} samples, but the dataset {has}")
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+    if not is_whole:
         raise InputError(f"target must have an integer for each sample, not {shown(target)}")
-    return found.to(torch.int64)
+    index = found.to(torch.int64)
+    if not found.dtype.is_signed and bool((index < 0).any()):
+        raise InputError(f"target has integers that are larger than any class: {shown(target)}")
+    return index

@@ -63,6 +63,7 @@ def read(path: str | os.PathLike[str]) -> Results:
 
     Raises:
         InputError: There is no such store.
+        OSError: The path cannot be read.
         ImportError: Zarr is not installed.
     """
     return Store.open(path_of(path), "r").results()
