@@ -172,7 +172,7 @@ def compared(port: int, kind: str, side: int, clients: int, count: int, rounds: 
 
 
 def many(port: int, pid: int, side: int, count: int, parts: int = 10) -> tuple[list[float], Counter[int]]:
-    """Send many requests by 200 clients, one of twenty of them bad; return the memory after each part."""
+    """Send many requests by 200 clients, a twentieth bad and a twentieth images; return the memory after each part."""
     memory, statuses = [], Counter[int]()
     for part in range(parts):
         requests, expected = [], []
@@ -182,7 +182,7 @@ def many(port: int, pid: int, side: int, count: int, parts: int = 10) -> tuple[l
                 requests.append((path, body))
                 expected.append(status)
             else:
-                requests.append(image_request(seed, side) if seed % 5 == 1 else language_request(seed))
+                requests.append(image_request(seed, side) if seed % 20 == 1 else language_request(seed))
                 expected.append(200)
         replies, _ = asyncio.run(load(port, requests, 200))
         assert [reply.status for reply in replies] == expected, "a request is lost or has another answer"
