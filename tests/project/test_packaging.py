@@ -132,7 +132,7 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
     extras = {"vision", "text", "operators", "survey", "demo", "show", "onnx", "docs", "test", "dev"}
-    extras |= {"captum", "completion", "data", "quantus", "inseq", "ray"}
+    extras |= {"captum", "completion", "data", "quantus", "inseq", "ray", "serve"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause AND MIT AND EPL-1.0"
