@@ -230,8 +230,8 @@ class Program:
 
     @property
     def checked(self) -> frozenset[str]:
-        """The nodes that stay though nothing may read them: the masks of conditions, which check and count these."""
-        return frozenset() if self._emitted is None else frozenset(self._emitted.interface.conditions)
+        """The nodes that stay though nothing may read them: they check and count targets, seeds and conditions."""
+        return frozenset() if self._emitted is None else frozenset(self._emitted.interface.differing)
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
@@ -242,13 +242,9 @@ class Program:
 
     @property
     def start(self) -> int:
-        """The position of the first initial relevance in the graph; the forward program precedes it.
-
-        Where no relevance reaches a result, dead-code removal leaves no initial relevance: all nodes are forward then.
-        """
+        """The position of the first initial relevance in the graph; the forward program precedes it."""
         starts = set(self.emitted.interface.starts.values())
-        positions = (index for index, node in enumerate(self.graph.nodes) if node.name in starts)
-        return min(positions, default=len(self.graph.nodes))
+        return min(index for index, node in enumerate(self.graph.nodes) if node.name in starts)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """Return a copy on a copy of the model. Facts refer to nodes, which cannot be copied without their graph."""
