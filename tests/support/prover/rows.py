@@ -22,8 +22,12 @@ from prover.shapes import BATCH, Shape, batched, fitted, of_whole_batch, with_ba
 
 # What only passes write, and models do not.
 OF_PASSES = ("expect_dims", "mask_scores", "sum_bags")
-# The size of a result depends on values, so that its derived step cannot be traced.
-REFUSED = ("linalg_lstsq",)
+REFUSED: Mapping[str, str] = {
+    "linalg_lstsq": "fxlrp refuses it, as the size of a result depends on values",
+    "contains": "fxlrp refuses it of a tensor, as control flow would depend on values",
+    "longest": "written where packed sequences are captured only",
+}
+"""Rows that fxlrp refuses, and why: their derived step cannot be traced, or their call cannot be captured."""
 WRITABLE: Mapping[str, Operation] = {name: each for name, each in SAMPLED.items() if name not in (*OF_PASSES, *REFUSED)}
 # What torch raises for a call that it does not take.
 REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
