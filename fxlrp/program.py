@@ -64,10 +64,17 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Flow:
-    """The relevance that a step received for each result of the node, and passed to each operand."""
+    """The relevance that a step received for results of the node, and passed to each operand.
+
+    Args:
+        received: The relevance of each result that received any.
+        passed_on: The relevance that each operand receives.
+        results: The positions of these results; None for that of an operation with one result.
+    """
 
     received: tuple[Relevance, ...]
     passed_on: tuple[Relevance, ...]
+    results: tuple[int | None, ...] = (None,)
 
 
 def operation_under(operation: Operation, rule: Rule) -> Operation:
