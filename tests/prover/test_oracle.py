@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oracles import assert_relevance, random
-from prover.oracle import Book, relevance_of
+from prover.oracle import Book, NotDefinedError, relevance_of
 
 
 class BroadcastTwice(nn.Module):
@@ -34,3 +34,17 @@ def test_a_result_that_is_an_operand_keeps_the_others(of_aten: bool) -> None:
     for is_constant in (False, True):
         found = relevance_of(model, x, 1, Book(weights_are_constant=is_constant))
         assert_relevance(found, x * gradient, 1e-9)
+
+
+class Overwritten(nn.Module):
+    """The relevance of the elements that are replaced is lost."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.clone()
+        out[:, 0] = 1.0
+        return out
+
+
+def test_a_change_in_place_is_not_defined() -> None:
+    with pytest.raises(NotDefinedError, match="in place"):
+        relevance_of(Overwritten(), random(2, 6), 1, Book(weights_are_constant=False))

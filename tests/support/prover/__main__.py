@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from tabulate import tabulate
@@ -32,11 +35,29 @@ def main() -> None:
     parser.add_argument("--check", choices=CHECKS, action="append", help="a check to run; all by default")
     parser.add_argument("--pass", choices=AIMS, action="append", dest="passes", help="a pass to aim at; all by default")
     parser.add_argument("--planted", action="store_true", help="look for faults that are planted, instead")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, among which checks and passes are divided")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    # Operations that are deprecated or experimental say so.
-    warnings.simplefilter("ignore")
+    _prepare()
     sys.exit(_planted(options.seed) if options.planted else _prove(options))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A check, or a pass to aim at, with the number of models to try."""
+
+    name: str
+    examples: int
+    seed: int
+    is_pass: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task tried: the row of the table, the calls of operations, and a problem that it found."""
+
+    row: list[object]
+    calls: Counter[str]
+    problem: str | None
 
 
 def _prove(options: argparse.Namespace) -> bool:
@@ -45,31 +66,48 @@ def _prove(options: argparse.Namespace) -> bool:
     passes = options.passes or ([] if is_chosen else list(AIMS))
     examples = options.examples * (RANDOM if passes and checks else 10) // 10
     share = examples / max(sum(1 / CHECKS[name].cost for name in checks), 1e-9)
+    turns = max(1, sum(AIMS[name].turns for name in passes))
+    rest = options.examples - examples * bool(checks)
+    tasks = [Task(name, max(1, round(share / CHECKS[name].cost)), options.seed) for name in checks]
+    tasks += [Task(name, max(1, rest * AIMS[name].turns // turns), options.seed, is_pass=True) for name in passes]
     calls: Counter[str] = Counter()
     rows, failed = [], False
-    for name in checks:
-        start, tried = time.perf_counter(), Counter[str]()
-        problem = violation(name, max(1, round(share / CHECKS[name].cost)), options.seed, tried)
-        counted = [tried.pop(each, 0) for each in (MODELS, LEFT_OUT)]
-        rows.append([name, *counted, "", time.perf_counter() - start, "holds" if problem is None else "fails"])
-        failed |= _tell(rows[-1], problem)
-        calls += tried
-    turns = max(1, sum(AIMS[name].turns for name in passes))
-    for name in passes:
-        start = time.perf_counter()
-        share = (options.examples - examples * bool(checks)) * AIMS[name].turns // turns
-        counts, problem = _aim(name, max(1, share), options.seed, calls)
-        found = [counts[True] + counts[False], counts[None], counts[True], time.perf_counter() - start]
-        rows.append([f"with {name} = without", *found, "holds" if problem is None else "fails"])
-        failed |= _tell(rows[-1], problem)
+    for outcome in _outcomes(tasks, options.jobs):
+        row, problem = outcome.row, outcome.problem
+        print(f"{row[0]}: {row[-1]}", problem or "", sep="\n" if problem else "", file=sys.stderr, flush=True)
+        rows.append(row)
+        calls += outcome.calls
+        failed |= problem is not None
     print(tabulate(rows, headers=("check", MODELS, LEFT_OUT, "applied", "seconds", ""), floatfmt=".0f"))
     print(coverage(calls))
     return failed
 
 
-def _tell(row: list[object], problem: str | None) -> bool:
-    print(f"{row[0]}: {row[-1]}", problem or "", sep="\n" if problem else "", file=sys.stderr, flush=True)
-    return problem is not None
+def _outcomes(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
+    if jobs == 1:
+        yield from map(_outcome, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, _prepare) as pool:
+        yield from pool.imap(_outcome, tasks)
+
+
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    # Operations that are deprecated or experimental say so.
+    warnings.simplefilter("ignore")
+
+
+def _outcome(task: Task) -> Outcome:
+    start, calls = time.perf_counter(), Counter[str]()
+    if task.is_pass:
+        counts, problem = _aim(task.name, task.examples, task.seed, calls)
+        found: list[object] = [counts[True] + counts[False], counts[None], counts[True]]
+    else:
+        problem = violation(task.name, task.examples, task.seed, calls)
+        found = [*(calls.pop(each, 0) for each in (MODELS, LEFT_OUT)), ""]
+    title = f"with {task.name} = without" if task.is_pass else task.name
+    row = [title, *found, time.perf_counter() - start, "holds" if problem is None else "fails"]
+    return Outcome(row, calls, problem)
 
 
 def _aim(name: str, examples: int, seed: int, calls: Counter[str]) -> tuple[Counter[bool | None], str | None]:

@@ -19,7 +19,7 @@ from fxlrp.operation import Family
 from fxlrp.rules.preset import Preset
 from fxlrp.targets import each
 from fxlrp.vocabulary import CANONICAL
-from prover.models import CLASSES, KINDS, Model, Program
+from prover.models import CLASSES, KINDS, LARGEST, Model, Program
 from prover.oracle import Book, NotDefinedError, relevance_of
 from prover.parts import SIZES, Part
 from prover.rows import numbers, zero_biases
@@ -119,7 +119,26 @@ def built(program: Program) -> tuple[Model, Tensor]:
     """The model and its inputs, if its values are of moderate size."""
     model, x = program.build()
     assume(model.is_moderate(x))
+    if not all(_is_regular(step.part) for step in program.steps):
+        assume(_has_moderate_gradient(model, x))
     return model, x
+
+
+def _has_moderate_gradient(model: Model, x: Tensor) -> bool:
+    """Whether autograd gives a gradient that is not too large, which decompositions of some matrices do not have."""
+    leaf = x.clone().requires_grad_() if model.embedding is None else x
+    of = leaf if model.embedding is None else model.embedding.weight
+    try:
+        (gradient,) = torch.autograd.grad(model(leaf).sum(), of, allow_unused=True)
+    except RuntimeError as error:
+        # PyTorch does not differentiate condition numbers in most norms.
+        if "modified by an inplace operation" in str(error):
+            return True
+        # Eigenvectors have an arbitrary phase.
+        if "ill-defined" in str(error):
+            return False
+        raise
+    return gradient is None or bool((gradient.abs() < LARGEST).all())
 
 
 def compiled(model: nn.Module, preset: Preset, x: Tensor, **options: Any) -> fxlrp.Explainer:

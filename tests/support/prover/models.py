@@ -138,6 +138,9 @@ class Model(nn.Module):
         try:
             with torch.no_grad():
                 return all(bool((value.abs() < LARGEST).all()) for value in (*self.values(x), self(x)))
+        except torch.linalg.LinAlgError:
+            # A matrix is singular, or not finite.
+            return False
         except RuntimeError as error:
             # PyTorch changes no expanded value in place.
             if "refers to a single memory location" in str(error):

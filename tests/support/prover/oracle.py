@@ -39,17 +39,24 @@ class Call:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes the calls of functions whose results are real or complex numbers."""
+    """Notes the calls of functions whose results are real or complex numbers.
+
+    It also notes whether one changes a value in a way that does not leave the relevance of its elements as it is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.changes = False
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         result = function(*args, **kwargs)
+        written = str(getattr(function, "__name__", function))
+        is_in_place = written == "__setitem__" or (written.endswith("_") and not written.endswith("__"))
+        self.changes |= is_in_place and _name(function) not in (*ACTIVATIONS, "mul", "div")
         results = tuple(each for each in _tensors(result) if each.is_floating_point() or each.is_complex())
         if results:
             self.calls.append(Call(_name(function), function, args, kwargs, results))
@@ -112,6 +119,8 @@ class Book:
     def relevance(self, call: Call, operands: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor | None]:
         """The relevance of the operands of a call, from that of its results."""
         name, (result, *_), (received, *_) = call.name, call.results, given
+        if call.kwargs.get("rounding_mode") is not None:
+            raise NotDefinedError("a rounded quotient")
         if name in ACTIVATIONS and len(operands) == 1:
             return list(given)
         if name in MOVING:
@@ -244,6 +253,8 @@ def relevance_of(model: nn.Module, x: Tensor, target: int, book: Book) -> Tensor
     """
     with torch.no_grad(), Recorder() as recorder:
         output = model(x)
+    if recorder.changes:
+        raise NotDefinedError("a change in place")
     depending, relevance = {id(x)}, {id(output): torch.zeros_like(output)}
     relevance[id(output)][:, target] = output[:, target]
     walked: list[tuple[Call, list[Tensor]]] = []
