@@ -101,6 +101,8 @@ REFUSED = (
     "cannot be derived",
     # A derived step is behind a value whose size depends on values, as that of an index by a condition.
     "is derived for tensors of known sizes, but those of",
+    # torch.export does not follow a size that depends on values, as that of the combinations of elements.
+    "Pending unbacked symbols",
     # Nothing of the input is left, as in an index.
     "cannot carry relevance",
     "no relevance can flow",

@@ -138,7 +138,7 @@ class Model(nn.Module):
         try:
             with torch.no_grad():
                 return all(bool((value.abs() < LARGEST).all()) for value in (*self.values(x), self(x)))
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             # A matrix is singular, or not finite.
             return False
         except RuntimeError as error:
