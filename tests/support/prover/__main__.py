@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import multiprocessing
 import sys
-import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import torch
 from tabulate import tabulate
 
 from fxlrp.vocabulary import CANONICAL
 from operation_settings import WITHOUT_SAMPLES
-from prover.aimed import AIMS, aimed, holds
+from prover.aimed import AIMS
 from prover.checks import CHECKS
 from prover.planted import FAULTS, LIMIT, find
 from prover.rows import OF_PASSES, REFUSED
-from prover.search import LEFT_OUT, MODELS, violation
+from prover.search import LEFT_OUT, MODELS
+from prover.tasks import Task, outcomes, prepare
 
 # Of ten models, so many are random, and the others aimed at passes.
 RANDOM = 7
@@ -37,27 +31,8 @@ def main() -> None:
     parser.add_argument("--planted", action="store_true", help="look for faults that are planted, instead")
     parser.add_argument("--jobs", type=int, default=1, help="processes, among which checks and passes are divided")
     options = parser.parse_args()
-    _prepare()
+    prepare()
     sys.exit(_planted(options.seed) if options.planted else _prove(options))
-
-
-@dataclass(frozen=True)
-class Task:
-    """A check, or a pass to aim at, with the number of models to try."""
-
-    name: str
-    examples: int
-    seed: int
-    is_pass: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a task tried: the row of the table, the calls of operations, and a problem that it found."""
-
-    row: list[object]
-    calls: Counter[str]
-    problem: str | None
 
 
 def _prove(options: argparse.Namespace) -> bool:
@@ -72,7 +47,7 @@ def _prove(options: argparse.Namespace) -> bool:
     tasks += [Task(name, max(1, rest * AIMS[name].turns // turns), options.seed, is_pass=True) for name in passes]
     calls: Counter[str] = Counter()
     rows, failed = [], False
-    for outcome in _outcomes(tasks, options.jobs):
+    for outcome in outcomes(tasks, options.jobs):
         row, problem = outcome.row, outcome.problem
         print(f"{row[0]}: {row[-1]}", problem or "", sep="\n" if problem else "", file=sys.stderr, flush=True)
         rows.append(row)
@@ -81,45 +56,6 @@ def _prove(options: argparse.Namespace) -> bool:
     print(tabulate(rows, headers=("check", MODELS, LEFT_OUT, "applied", "seconds", ""), floatfmt=".0f"))
     print(coverage(calls))
     return failed
-
-
-def _outcomes(tasks: Sequence[Task], jobs: int) -> Iterator[Outcome]:
-    if jobs == 1:
-        yield from map(_outcome, tasks)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs, _prepare) as pool:
-        yield from pool.imap(_outcome, tasks)
-
-
-def _prepare() -> None:
-    torch.set_num_threads(1)
-    # Operations that are deprecated or experimental say so.
-    warnings.simplefilter("ignore")
-
-
-def _outcome(task: Task) -> Outcome:
-    start, calls = time.perf_counter(), Counter[str]()
-    if task.is_pass:
-        counts, problem = _aim(task.name, task.examples, task.seed, calls)
-        found: list[object] = [counts[True] + counts[False], counts[None], counts[True]]
-    else:
-        problem = violation(task.name, task.examples, task.seed, calls)
-        found = [*(calls.pop(each, 0) for each in (MODELS, LEFT_OUT)), ""]
-    title = f"with {task.name} = without" if task.is_pass else task.name
-    row = [title, *found, time.perf_counter() - start, "holds" if problem is None else "fails"]
-    return Outcome(row, calls, problem)
-
-
-def _aim(name: str, examples: int, seed: int, calls: Counter[str]) -> tuple[Counter[bool | None], str | None]:
-    """Whether the pass applied in programs for it, and the program that it changes; None if there is none."""
-    counts: Counter[bool | None] = Counter()
-    for each in itertools.islice(aimed(name, seed), examples):
-        try:
-            counts[holds(each)] += 1
-        except Exception as error:
-            return counts, f"{each}\n{type(error).__name__}: {error}"
-        calls.update(step.part.operation for step in each.program.steps if step.part.operation is not None)
-    return counts, None
 
 
 def _planted(seed: int) -> bool:
