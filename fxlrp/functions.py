@@ -234,6 +234,17 @@ def matrix_norm(
     return chosen.unsqueeze(first).unsqueeze(second) if keepdim else chosen
 
 
+def condition_number(A: Tensor, p: float | str | None = None) -> Tensor:
+    """``torch.linalg.cond``, which writes into the inverse, so that its derivative could not be traced."""
+    if p in (None, 2, -2, "nuc"):
+        of_singular_values: Tensor = torch.linalg.cond(A, p)
+        return of_singular_values
+    inverse, info = torch.linalg.inv_ex(A)
+    inverse = inverse.masked_fill((info > 0)[..., None, None], math.inf)
+    number: Tensor = torch.linalg.matrix_norm(A, p) * torch.linalg.matrix_norm(inverse, p)
+    return number
+
+
 def factor_count(
     input: Tensor, dim: int, index: Tensor, source: Tensor, include_self: bool, operands: Sequence[int]
 ) -> Tensor:
