@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
-from fxlrp.attention.call import Call
 from fxlrp.relevance.windows import ntuple
 
 aten = torch.ops.aten
@@ -137,44 +135,6 @@ def max_pool_backward(r: Tensor, x: Tensor, *arguments: Any, dims: int) -> Tenso
     return torch.zeros_like(x).flatten(-dims).scatter_add(-1, winners, r.flatten(-dims)).reshape(x.shape)
 
 
-def attention_for_cpu(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    attn_mask: Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out. The second result, which only the fused transposed map reads, is empty."""
-    return in_blocks(_call(query, key, value, is_causal, attn_mask, scale)), query.new_empty(0)
-
-
-def attention_for_cpu_backward(
-    u: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    dropout_p: float,
-    is_causal: bool,
-    *,
-    attn_mask: Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The transposed map of attention written out."""
-    of_query, of_keys, of_value = transposed_in_blocks(u, _call(query, key, value, is_causal, attn_mask, scale))
-    return of_query, of_keys.transpose(-2, -1), of_value
-
-
-def _call(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Call:
-    return Call(
-        query, key.transpose(-2, -1), value, mask, query.size(-1) ** -0.5 if scale is None else scale, is_causal
-    )
-
-
 def copysign(x: Tensor, sign: Tensor) -> Tensor:
     """``|x|`` with the sign of another tensor."""
     return torch.where(sign < 0, -x.abs(), x.abs())
@@ -197,8 +157,6 @@ ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
 }
 
 KERNELS: Mapping[Any, Callable[..., Any]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu.default: attention_for_cpu,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_for_cpu_backward,
     **dict.fromkeys((torch.copysign, torch.Tensor.copysign), copysign),
     torch.Tensor.copysign_: copysign_,
     aten.convolution_backward.default: convolution_backward,

@@ -145,25 +145,6 @@ def test_pooling_backward(name: str) -> None:
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": torch.tensor([True, False])}]
-)
-def test_attention(options: dict[str, Any]) -> None:
-    """Both kernels of attention, without what the first one keeps for the second."""
-    torch.manual_seed(0)
-    mask = options.get("attn_mask")
-    told = {**options, "attn_mask": mask.repeat(3)[None, None, None]} if mask is not None else options
-    q, k, v = (torch.randn(2, 3, length, 4, dtype=torch.float64, requires_grad=True) for length in (5, 6, 6))
-    inputs = (q, k, v)
-    expected = F.scaled_dot_product_attention(q, k, v, **told)
-    gradients = torch.autograd.grad(expected, inputs, expected)
-    with Recorded() as recorded:
-        out = F.scaled_dot_product_attention(q, k, v, **told)
-        got = torch.autograd.grad(out, inputs, out)
-    assert recorded.count == 2
-    torch.testing.assert_close((out, *got), (expected, *gradients))
-
-
 def test_copysign() -> None:
     x, sign = torch.randn(9, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
     decompose = decompositions.KERNELS[torch.copysign]
