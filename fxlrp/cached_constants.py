@@ -49,7 +49,6 @@ class ProgramWithConstants:
         self._fold = sharing_tensors(graph_module, _constants_graph(graph_module.graph, constants))
         self._main = sharing_tensors(graph_module, _main_graph(graph_module.graph, constants))
         paths = [str(node.target) for node in self._fold.graph.nodes if node.op == "get_attr"]
-        self._names = tuple(node.name for node in constants)
         self._sources: tuple[Callable[[Any], Tensor], ...] = tuple(map(operator.attrgetter, paths))
         self._kept: _Kept | None = None
 
@@ -62,10 +61,6 @@ class ProgramWithConstants:
         """Return the result of the whole program for ``inputs``."""
         # Not called as a module, which would print the line of the generated code that fails.
         return self._main.forward(*inputs, *self._values())
-
-    def constants(self) -> dict[str, Any]:
-        """The current values of the constants, by the names of their nodes in the program."""
-        return dict(zip(self._names, self._values(), strict=True))
 
     def on(self, model: nn.Module) -> ProgramWithConstants:
         """Return the same program on another copy of the model, which has its own constants."""

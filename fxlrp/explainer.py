@@ -199,7 +199,6 @@ class Explainer(Inspection):
             signature,
             deploy.rules_of(answer.nodes, made.vocabulary),
             asked.conditions,
-            dict if answer.keeping is None else answer.keeping.constants,
         )
         try:
             deploy.write(

@@ -11,7 +11,7 @@ from fxlrp.arguments import flag, path_of, shown
 from fxlrp.capture import DynamicShapes
 from fxlrp.deploy import onnx, package
 from fxlrp.deploy.controls import ExportOnly, ExportTarget
-from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS
+from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS, OPEN_SIZES, PACKED
 from fxlrp.deploy.metadata import describe, rules_of
 from fxlrp.deploy.metadata import read as metadata
 from fxlrp.deploy.program import Exportable, ExportedExplanation, export
@@ -38,13 +38,12 @@ class _Writer(NamedTuple):
     write: Callable[[ExportedExplanation, Path, str], None]
     require: Callable[[], None] = lambda: None
     decompositions: Mapping[Any, Callable[..., Any]] = {}
-    folds_constants: bool = False
     writes_out_attention: bool = False
 
 
 _WRITERS: Mapping[str, _Writer] = {
-    "export": _Writer(".pt2", package.write_export),
-    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, ADAPTIVE, folds_constants=True),
+    "export": _Writer(".pt2", package.write_export, decompositions=OPEN_SIZES),
+    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, {**ADAPTIVE, **PACKED, **OPEN_SIZES}),
     "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **KERNELS}, writes_out_attention=True),
 }
 
@@ -73,7 +72,6 @@ def write(
         target=target,
         dynamic_shapes=dynamic_shapes,
         decompositions=writer.decompositions,
-        folds_constants=writer.folds_constants,
         writes_out_attention=any_device or writer.writes_out_attention,
     )
     writer.write(program, file, describe(explanation, program))

@@ -56,6 +56,12 @@ def convolution_backward(
     return _cut(F.pad(back, room), padding, sizes), None, None
 
 
+def transposed_convolution(r: Tensor, x: Tensor, *arguments: Any) -> Any:
+    """:func:`convolution_backward` where the sizes of the image are fixed, and unchanged where they are open."""
+    fixed = all(isinstance(size, int) for size in x.shape[2:])
+    return convolution_backward(r, x, *arguments) if fixed else NotImplemented
+
+
 def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
     """The part of an image with these starts and sizes."""
     for dim, (start, size) in enumerate(zip(starts, sizes, strict=True), start=2):
@@ -135,6 +141,39 @@ def max_pool_backward(r: Tensor, x: Tensor, *arguments: Any, dims: int) -> Tenso
     return torch.zeros_like(x).flatten(-dims).scatter_add(-1, winners, r.flatten(-dims)).reshape(x.shape)
 
 
+def upsampling_backward(
+    r: Tensor,
+    output_size: Sequence[int],
+    input_size: Sequence[int],
+    *arguments: Any,
+    forward: Callable[..., Tensor],
+    dims: int,
+    aligns: bool,
+) -> Tensor:
+    """The transposed map of upsampling, which maps each axis by a matrix: what it makes of the identity.
+
+    Args:
+        r: The relevance.
+        output_size: The sizes behind it.
+        input_size: The shape before it.
+        arguments: Whether corners are aligned, where the mode has this, and a factor or None for each axis.
+        forward: The operator.
+        dims: The number of axes.
+        aligns: Whether the mode has aligned corners.
+    """
+    aligned, factors = arguments[:aligns], (*arguments[aligns:], *[None] * dims)
+    others = [1] * (dims - 1)
+    for axis in range(dims):
+        size, count, factor = input_size[axis - dims], output_size[axis], factors[axis]
+        position = torch.arange(size, device=r.device)
+        identity = (position[:, None] == position).to(r.dtype)
+        # Along the last axis, whichever it is: the kernels of smooth modes are wrong where the last one is 1.
+        row = identity.reshape(1, size, *others, size)
+        matrix = forward(row, [*others, count], *aligned, *[None] * (dims - 1), factor).reshape(size, count)
+        r = (r.movedim(axis - dims, -1) @ matrix.T).movedim(-1, axis - dims)
+    return r
+
+
 def copysign(x: Tensor, sign: Tensor) -> Tensor:
     """``|x|`` with the sign of another tensor."""
     return torch.where(sign < 0, -x.abs(), x.abs())
@@ -156,7 +195,41 @@ ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     for operator in operators
 }
 
+# Inductor packs the weights of convolutions, but not those of their transposed maps.
+PACKED: Mapping[Any, Callable[..., Any]] = {aten.convolution_backward.default: transposed_convolution}
+
+# By the number of axes: the modes with aligned corners, and those without.
+_MODES: Mapping[int, tuple[Sequence[str], Sequence[str]]] = {
+    1: (["upsample_linear1d"], ["upsample_nearest1d", "_upsample_nearest_exact1d"]),
+    2: (
+        ["upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"],
+        ["upsample_nearest2d", "_upsample_nearest_exact2d"],
+    ),
+    3: (["upsample_trilinear3d"], ["upsample_nearest3d", "_upsample_nearest_exact3d"]),
+}
+
+_UPSAMPLING: Mapping[Any, Callable[..., Any]] = {
+    getattr(aten, f"{name}_backward").default: functools.partial(
+        upsampling_backward, forward=getattr(aten, name).default, dims=dims, aligns=aligns
+    )
+    for dims, (with_corners, without) in _MODES.items()
+    for aligns, names in ((True, with_corners), (False, without))
+    for name in names
+}
+
+# ATen has these for fixed sizes only.
+OPEN_SIZES: Mapping[Any, Callable[..., Any]] = {
+    operator: _UPSAMPLING[operator]
+    for operator in (
+        aten.upsample_nearest1d_backward.default,
+        aten._upsample_nearest_exact1d_backward.default,
+        aten.upsample_nearest3d_backward.default,
+        aten._upsample_nearest_exact3d_backward.default,
+    )
+}
+
 KERNELS: Mapping[Any, Callable[..., Any]] = {
+    **_UPSAMPLING,
     **dict.fromkeys((torch.copysign, torch.Tensor.copysign), copysign),
     torch.Tensor.copysign_: copysign_,
     aten.convolution_backward.default: convolution_backward,

@@ -49,7 +49,6 @@ class Exportable:
         signature: The inputs, with examples, and the sizes for which the program is valid.
         rules: The operation, the rule and its origin for every relevance step.
         conditions: The conditions, by the name of the value.
-        constants: Computes the values that depend on parameters alone, by the names of their nodes.
     """
 
     graph_module: fx.GraphModule
@@ -57,7 +56,6 @@ class Exportable:
     signature: Signature
     rules: Mapping[str, Mapping[str, str]]
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    constants: Callable[[], Mapping[str, Any]] = dict
 
     @property
     def model(self) -> str:
@@ -107,7 +105,6 @@ def export(
     target: ExportTarget,
     dynamic_shapes: DynamicShapes,
     decompositions: Mapping[Any, Callable[..., Any]] | None = None,
-    folds_constants: bool = False,
     writes_out_attention: bool = False,
 ) -> ExportedExplanation:
     """Return the exported program of an explanation.
@@ -117,8 +114,6 @@ def export(
         target: The output to explain; "input" makes it an input of the program.
         dynamic_shapes: The dynamic sizes beside the batch, in the form of ``torch.export``, by input.
         decompositions: The functions that replace ATen operators.
-        folds_constants: Whether the program contains the values that depend on parameters alone, and does not compute
-            them.
         writes_out_attention: Whether the program calls none of the kernels of attention, which belong to a device.
 
     Raises:
@@ -129,8 +124,6 @@ def export(
     graph, controls, built_in = _graph(explanation, target, args)
     by_input, first = _shapes(values, dynamic_shapes)
     shapes = (*by_input, *({each.batch_dim: first} for each in controls.values()))
-    if folds_constants:
-        built_in.update(_with_constants(graph, explanation.constants()))
     args.extend(each.example for each in controls.values())
     attention = written_out() if writes_out_attention else nullcontext()
     try:
@@ -272,19 +265,6 @@ def _controls(
         elif name in questions:
             made[name] = read_condition(placeholder, questions[name], found[of[name]], batch)
     return made
-
-
-def _with_constants(graph: fx.Graph, constants: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Let a graph read the values of constants; return them by the names under which it does."""
-    nodes, read = nodes_by_name(graph), dict[str, Tensor]()
-    for name, value in constants.items():
-        if isinstance(value, Tensor):
-            path = f"constant_{name}"
-            read[path] = value.detach()
-            with graph.inserting_before(nodes[name]):
-                nodes[name].replace_all_uses_with(graph.get_attr(path))
-    graph.eliminate_dead_code()
-    return read
 
 
 def _output_names(explanation: Exportable) -> tuple[str, ...]:

@@ -108,6 +108,18 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "max 3d": lambda x: F.max_pool3d(x, 2, stride=1),
     "adaptive max": lambda x: F.adaptive_max_pool2d(x, (3, 4)),
     "adaptive max 3d": lambda x: F.adaptive_max_pool3d(x, (2, 3, 4)),
+    "nearest 1d": lambda x: F.interpolate(x.flatten(2), 70),
+    "nearest": lambda x: F.interpolate(x, scale_factor=(1.7, 0.6)),
+    "nearest 3d": lambda x: F.interpolate(x[:, None], (3, 5, 12)),
+    "nearest exact": lambda x: F.interpolate(x, (13, 7), mode="nearest-exact"),
+    "linear": lambda x: F.interpolate(x.flatten(2), scale_factor=0.4, mode="linear"),
+    "bilinear": lambda x: F.interpolate(x, (13, 7), mode="bilinear"),
+    "bilinear scaled": lambda x: F.interpolate(x, scale_factor=(2.3, 0.7), mode="bilinear"),
+    "bilinear aligned": lambda x: F.interpolate(x, (13, 1), mode="bilinear", align_corners=True),
+    "bilinear smooth": lambda x: F.interpolate(x, (4, 5), mode="bilinear", antialias=True),
+    "trilinear": lambda x: F.interpolate(x[:, None], (3, 5, 12), mode="trilinear", align_corners=True),
+    "bicubic": lambda x: F.interpolate(x, (13, 7), mode="bicubic"),
+    "bicubic smooth": lambda x: F.interpolate(x, (4, 5), mode="bicubic", antialias=True),
 }
 
 
