@@ -20,7 +20,14 @@ from helpers import ROOT, one_in
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # These compile, export and serve.
-SLOW = ("language-model.md", "serve-explanations.md", "serving.md", "torch-compile.md", "transformers.md")
+SLOW = (
+    "datasets.md",
+    "language-model.md",
+    "serve-explanations.md",
+    "serving.md",
+    "torch-compile.md",
+    "transformers.md",
+)
 # These use packages that may be absent.
 NEEDED = {"datasets.md": "zarr", "inseq.md": "inseq", "quantus.md": "quantus"}
 # The other blocks of a page run without the block that imports one of these.
