@@ -240,13 +240,20 @@ class LanguageModel(nn.Module):
     def __init__(self, words: int = 256, width: int = 64, longest: int = 512) -> None:
         super().__init__()
         self.words, self.positions = nn.Embedding(words, width), nn.Parameter(torch.randn(longest, width) / 50)
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
-        self.layers, self.head = nn.TransformerEncoder(layer, 2, nn.LayerNorm(width), False), nn.Linear(width, words)
+        # Not nn.TransformerEncoder, which looks at the values of the mask: it would be captured again for every length.
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, words)
 
     def forward(self, ids: Tensor) -> Tensor:
         length = ids.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
-        logits: Tensor = self.head(self.layers(self.words(ids) + self.positions[:length], later))
+        x = self.words(ids) + self.positions[:length]
+        for layer in self.layers:
+            x = layer(x, src_mask=later)
+        logits: Tensor = self.head(self.norm(x))
         return logits
 
 

@@ -241,6 +241,7 @@ def test_padding_changes_nothing(example: Any) -> None:
     torch.manual_seed(1)
     samples = [(torch.randint(256, (length,)),) for length in (3, 11, 7)]
     found = served.explain(samples, [5, None, 7])
+    assert len(served._explain._explanation.all) == 1, "no length makes a program of its own"
     torch.manual_seed(0)
     model = example.LanguageModel().eval()
     alone = fxlrp.compile(model, "attnlrp", example_inputs=torch.zeros(2, 8, dtype=torch.long))
