@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, fx
 
 from fxlrp.debugging.step_by_step import NodeFlow
@@ -49,6 +50,9 @@ def at_zeros(out: Tensor, r: Tensor) -> float:
         out: The value ``z`` of a node for which :func:`bias_of` is known.
         r: Its relevance, in the shape of ``out``.
     """
+    if out.is_complex():
+        # The real part and the imaginary part have their own relevance.
+        out, r = torch.view_as_real(out.resolve_conj()), torch.view_as_real(r.resolve_conj())
     return float(r.double().masked_fill(out != 0, 0.0).sum())
 
 

@@ -46,3 +46,18 @@ def test_the_relevance_of_zeros_is_that_of_all_results() -> None:
     # All differences in the first dimension are zero, and none in the second.
     assert found.zeros == pytest.approx(2 * 24)
     assert explain.debug(x, seed=seed)[found.node].zeros == found.zeros
+
+
+class Spectrum(nn.Module):
+    """The real and imaginary parts of a Fourier transform."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(torch.fft.fft(x)).flatten(1)
+
+
+def test_the_zeros_of_complex_values_are_those_of_their_parts() -> None:
+    x = random(2, 4)
+    explain = fxlrp.compile(Spectrum().eval(), presets.epsilon(1e-12), example_inputs=x)
+    (found,) = (node for node in explain.balance(x, seed=torch.ones(2, 8)).nodes if node.operation == "fft_fft")
+    # The imaginary parts of the first and of the middle frequency.
+    assert found.zeros == pytest.approx(2 * 2)

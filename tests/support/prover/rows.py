@@ -243,10 +243,17 @@ def _places(value: Any) -> list[Place]:
 
 
 def _is_homogeneous(fits: Fitted) -> bool:
-    """Whether the result is homogeneous of degree one in the operands: Euler's theorem, for random values."""
+    """Whether the result is homogeneous of degree one in the operands: Euler's theorem, for random values.
+
+    Small values alone would not do: they are all rounded to zero.
+    """
+    return all(_follows_euler(fits, scale) for scale in (1.0, 5.0))
+
+
+def _follows_euler(fits: Fitted, scale: float) -> bool:
     module = Called(fits)
     zero_biases(module)
-    values = [numbers(BATCH, shape, index + 1).requires_grad_() for index, shape in enumerate(fits.reads)]
+    values = [(scale * numbers(BATCH, shape, index + 1)).requires_grad_() for index, shape in enumerate(fits.reads)]
     try:
         result = module(*values)
         seed = numbers(BATCH, tuple(result.shape[1:]), 9)
