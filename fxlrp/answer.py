@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.capture.root_module import on_other_model
 from fxlrp.interface import Interface
+from fxlrp.layouts import replicating_plain_tensors
 from fxlrp.program import Program
 from fxlrp.question import Question
 
@@ -67,4 +68,5 @@ class Answer:
             values: The inputs, in order.
             controls: The target, the seed and the conditions, by name.
         """
-        return self.program()(*self.interface.arguments(values, controls))
+        with replicating_plain_tensors(values, self.graph_module.graph):
+            return self.program()(*self.interface.arguments(values, controls))
