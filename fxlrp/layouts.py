@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -155,17 +154,6 @@ def like_input(relevance: Tensor, value: Tensor) -> Tensor:
     return moved(relevance, completed(value.placements)) if is_distributed(value) else whole(relevance)
 
 
-def replicating_plain_tensors(values: Sequence[Any], graph: fx.Graph) -> AbstractContextManager[Any]:
-    """The context of a program: inputs that are ``DTensor`` make masks and other tensors the same on every device.
-
-    A program that takes local parts of a ``DTensor`` has tensors that differ, which nothing may mistake for these.
-
-    Args:
-        values: The inputs.
-        graph: The graph of the program.
-    """
-    if not any(map(is_distributed, values)) or any(node.target is to_local for node in graph.nodes):
-        return nullcontext()
-    from torch.distributed.tensor.experimental import implicit_replication
-
-    return implicit_replication()
+def takes_local_parts(graph: fx.Graph) -> bool:
+    """Whether a graph computes with the parts of tensors on this device."""
+    return any(node.target is to_local for node in graph.nodes)

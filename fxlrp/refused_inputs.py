@@ -126,9 +126,10 @@ def _on_several_devices(error: Exception, inputs: Inputs, values: Sequence[Any])
     return (
         f"a call on several devices fails: {_first_line(error)}\n"
         f"  inputs: {given}\n"
-        "  If the model was parallelized after fxlrp.compile, compile it again: what its modules do at their boundaries "
-        "is captured. If parameters are DTensor and no module makes DTensor of its inputs, pass DTensor. If DTensor "
-        "does not know an operation, let the module before it return local tensors (docs/several-devices.md)"
+        "  If the model was parallelized after fxlrp.compile, compile it again: what its modules do at their "
+        "boundaries is captured. If parameters are DTensor and no module makes DTensor of its inputs, pass DTensor. "
+        "If DTensor does not know an operation, let the module before it return local tensors "
+        "(docs/several-devices.md)"
     )
 
 

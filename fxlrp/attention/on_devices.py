@@ -46,9 +46,7 @@ class Parts:
 
     def _layout(self, shape: Sequence[int]) -> Layout:
         sizes = len(shape)
-        return tuple(
-            REPLICATE if dim is None or sizes < -dim or shape[dim] == 1 else sizes + dim for dim in self.dims
-        )
+        return tuple(REPLICATE if dim is None or sizes < -dim or shape[dim] == 1 else sizes + dim for dim in self.dims)
 
 
 def _divided(operands: Sequence[Tensor], index: int) -> int | None:

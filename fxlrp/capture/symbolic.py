@@ -164,7 +164,9 @@ class _Tracer(fx.Tracer):
         found = [path for path, value in self._named.items() if is_distributed(value) and value.device_mesh == mesh]
         own = [path for path in found if path.startswith(f"{self.scope.module_path}.")]
         if not found:
-            raise CaptureError(f"a tensor is moved to {mesh}, on which the model has no parameter: parallelize it there")
+            raise CaptureError(
+                f"a tensor is moved to {mesh}, on which the model has no parameter: parallelize it there"
+            )
         path = (own or found)[0]
         return self.create_proxy("get_attr", path, (), {})
 

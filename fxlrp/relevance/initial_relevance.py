@@ -40,7 +40,9 @@ def initial_relevance(
     if not isinstance(output, Tensor):
         raise InputError(f"the model returned a {type(output).__name__}, but only a single tensor can be explained")
     if is_distributed(output):
-        return replicated(initial_relevance(whole(output), *_here(target, seed), tuple(map(whole, tokens)), positions), output)
+        return replicated(
+            initial_relevance(whole(output), *_here(target, seed), tuple(map(whole, tokens)), positions), output
+        )
     if seed is not None:
         if target is not None:
             raise InputError("give either a target or a seed, not both")
@@ -74,7 +76,9 @@ def initial_gradient(
     if not isinstance(output, Tensor) or seed is not None:
         return initial_relevance(output, target, seed, tokens, positions)
     if is_distributed(output):
-        return replicated(initial_gradient(whole(output), *_here(target, seed), tuple(map(whole, tokens)), positions), output)
+        return replicated(
+            initial_gradient(whole(output), *_here(target, seed), tuple(map(whole, tokens)), positions), output
+        )
     ones = torch.ones_like(output)
     if target is not None or output.dim() < 2:
         return initial_relevance(ones, target, None, tokens, positions)

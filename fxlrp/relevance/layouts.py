@@ -1,4 +1,4 @@
-"""Relevance of changes of the layout on several devices: the tensor as a whole stays the same, and so does relevance."""
+"""Relevance of changes of the layout on several devices: the whole tensor stays the same, and so does its relevance."""
 
 from __future__ import annotations
 
