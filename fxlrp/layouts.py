@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx
@@ -34,7 +34,7 @@ class Places(NamedTuple):
     stride: tuple[int, ...]
 
 
-def is_distributed(value: Any) -> bool:
+def is_distributed(value: Any) -> TypeGuard[Any]:
     """Whether a value is a tensor on several devices, without importing what one device does not need."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
@@ -117,12 +117,14 @@ def joined(part: Tensor, mesh: Any, layout: Layout, shape: Sequence[int]) -> Ten
 def moved(value: Any, placements: Sequence[Any]) -> Tensor:
     """A ``DTensor`` with other placements."""
     same = tuple(value.placements) == tuple(placements)
-    return value if same else value.redistribute(placements=placements)  # type: ignore[no-any-return]
+    result: Tensor = value if same else value.redistribute(placements=placements)
+    return result
 
 
 def to_local(input: Tensor) -> Tensor:
     """The part of a tensor on this device."""
-    return input.to_local() if is_distributed(input) else input
+    local: Tensor = input.to_local() if is_distributed(input) else input
+    return local
 
 
 def whole(value: Tensor) -> Tensor:

@@ -240,5 +240,5 @@ def _words(value: Any) -> str:
         return type(value).__name__
     layout = "" if value.layout == torch.strided else f" {value.layout}"
     if is_distributed(value):
-        layout += f" {tuple(value.placements)}"  # type: ignore[attr-defined]
+        layout += f" {tuple(value.placements)}"
     return f"{value.dtype}{layout} {tuple(value.shape)} on {value.device}"

@@ -41,7 +41,7 @@ def _key(program: Program, node: fx.Node) -> Hashable:
     return (node.target, node.args[0], *meshes)
 
 
-def _mesh(program: Program, argument: Any) -> Hashable:
+def _mesh(program: Program, argument: Any) -> Any:
     if not isinstance(argument, fx.Node):
         return argument
     parameter = operator.attrgetter(str(argument.target))(program.graph_module)

@@ -43,8 +43,8 @@ def attention(
     """
     parts = Parts.of(query, keys, value)
     if parts is not None:
-        local = map(parts.of_operand, (query, keys, value))
-        out, kept = attention(*local, *_of_parts(parts, mask, scale), is_causal, hides_finitely)
+        q, k, v = map(parts.of_operand, (query, keys, value))
+        out, kept = attention(q, k, v, *_of_parts(parts, mask, scale), is_causal, hides_finitely)
         batch = torch.broadcast_shapes(*(each.shape[:-2] for each in (query, keys, value)))
         return parts.whole(out, (*batch, query.shape[-2], value.shape[-1])), kept
     given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
@@ -90,9 +90,9 @@ def attention_transposed(
     """
     parts = Parts.of(query, keys, value)
     if parts is not None:
-        local = map(parts.of_operand, (u, query, keys, value, out))
-        options = (*_of_parts(parts, mask, scale), is_causal, hides_finitely)
-        results = attention_transposed(*local, kept, *options, shares=shares)
+        u, q, k, v, out = map(parts.of_operand, (u, query, keys, value, out))
+        of_parts = _of_parts(parts, mask, scale)
+        results = attention_transposed(u, q, k, v, out, kept, *of_parts, is_causal, hides_finitely, shares=shares)
         of_each = (parts.whole(r, x.shape) for r, x in zip(results, (query, keys, value), strict=True))
         return next(of_each), next(of_each), next(of_each)
     given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)

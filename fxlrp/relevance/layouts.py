@@ -37,7 +37,7 @@ def redistribute_relevance(x: Tensor | Form, r: Tensor) -> Tensor:
     places = _places(x)
     if places is None or not is_distributed(r):
         return r
-    return moved(r, completed(places.placements, r.placements))  # type: ignore[attr-defined]
+    return moved(r, completed(places.placements, r.placements))
 
 
 @reads_form("x")

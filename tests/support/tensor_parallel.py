@@ -100,7 +100,7 @@ class Blocks(nn.Module):
 class Masked(Blocks):
     """With a mask of the keys that are no padding."""
 
-    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self.layers:
             x = layer(x, keep[:, None, None, :])
         return x
@@ -127,8 +127,7 @@ class ResNet(nn.Module):
         self.second, self.norm_2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
         self.head = nn.Linear(8, 5)
         for norm in (self.norm_1, self.norm_2):
-            nn.init.uniform_(norm.running_var, 0.5, 2.0)
-            nn.init.normal_(norm.running_mean)
+            norm.running_var, norm.running_mean = torch.rand(8) + 0.5, torch.randn(8)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(torch.relu(self.norm_1(self.first(x))), 2)
@@ -249,14 +248,19 @@ def report_dtensor_inputs() -> dict[str, Report]:
     mesh, found = mesh_of_all(), {}
     torch.manual_seed(0)
     x, keep = torch.randn(4, 6, WIDTH, dtype=torch.double), torch.arange(6) < torch.tensor([6, 4, 5, 3])[:, None]
-    for name, model, others in (("blocks", Blocks(2), ()), ("masked", Masked(2), (keep,))):
+    models: list[tuple[str, nn.Module, tuple[Tensor, ...]]] = [
+        ("blocks", Blocks(2), ()),
+        ("masked", Masked(2), (keep,)),
+    ]
+    for name, model, others in models:
         model = model.eval().double()
         divided = copy.deepcopy(model)
-        for layer in divided.layers:
+        for layer in divided.get_submodule("layers").children():
             for path, style in blocks_plan().items():
                 linear = layer.get_submodule(path)
                 dim = int(isinstance(style, RowwiseParallel))
-                linear.weight = nn.Parameter(distribute_tensor(linear.weight.detach(), mesh, [Shard(dim)]))
+                weight = linear.get_parameter("weight").detach()
+                linear.register_parameter("weight", nn.Parameter(distribute_tensor(weight, mesh, [Shard(dim)])))
         for preset in PRESETS:
             expected = fxlrp.compile(model, preset)(x, *others)
             for how, of, placement in (("weights", divided, Replicate()), ("batch", model, Shard(0))):
