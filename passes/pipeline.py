@@ -21,6 +21,7 @@ from fxlrp.passes.find_weights import find_weights
 from fxlrp.passes.fold_batch_norm import fold_batch_norm
 from fxlrp.passes.functionalize import functionalize
 from fxlrp.passes.fuse_attention import fuse_attention
+from fxlrp.passes.gather_again import gather_again
 from fxlrp.passes.infer_dependence import infer_dependence
 from fxlrp.passes.infer_finite import infer_finite
 from fxlrp.passes.infer_signs import infer_signs
@@ -76,6 +77,7 @@ EXPLANATION: tuple[Pass, ...] = (
     emit_relevance,
     remove_dead_code,
     read_redistributed,
+    gather_again,
     release_values,
     recompute_values,
     checkpoint,

@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from fxlrp.capture.model_copy import copy_with_shared_tensors
 from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.recorded_functions import stand_ins
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
+from fxlrp.capture.sharded_modules import is_gathered
 from fxlrp.capture.traceable_forwards import open_modules
 from fxlrp.errors import CaptureError, InputError, SymbolicTraceError
 from fxlrp.inputs import Inputs
@@ -150,9 +152,11 @@ class _Tracer(fx.Tracer):
         own_path = f"{self.scope.module_path}.{attr}"
         path = own_path if self._named.get(own_path) is attr_val else path
         if path not in parameter_proxy_cache:
-            parameter_proxy_cache[path] = self.create_proxy(
-                "get_attr", path, (), {}, proxy_factory_fn=lambda node: _AttributeProxy(node, self, attr_val)
-            )
+            read, known = ("get_attr", path, ()), partial(_AttributeProxy, tracer=self, value=attr_val)
+            proxy = self.create_proxy(*read, {}, proxy_factory_fn=known)
+            if is_gathered(self.root.get_submodule(path.rpartition(".")[0]), attr_val):
+                proxy = self.create_proxy("call_function", layouts.whole, (proxy,), {}, proxy_factory_fn=known)
+            parameter_proxy_cache[path] = proxy
         return parameter_proxy_cache[path]
 
     def on_mesh(self, mesh: Any) -> fx.Proxy:
@@ -258,6 +262,8 @@ def capture(
     try:
         holder = Holder(copy_with_shared_tensors(model), inputs, selection).eval()
         open_modules(holder)
+    except CaptureError:
+        raise
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
     tracer = _Tracer(holder, inputs.identifiers, functions)

@@ -55,6 +55,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "fold_batch_norm",
         "functionalize",
         "fuse_attention",
+        "gather_again",
         "infer_dependence",
         "infer_finite",
         "infer_signs",

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -283,15 +284,56 @@ def report_images() -> dict[str, Report]:
     return found
 
 
+def report_sharded() -> dict[str, Report]:
+    """Parameters that FSDP2 divides; every rank explains samples of its own."""
+    mesh, found = mesh_of_all(), {}
+    torch.manual_seed(0)
+    model, x = Blocks(2).eval().double(), torch.randn(4, 6, WIDTH, dtype=torch.double)
+    sharded, own = sharded_by_layers(model, mesh), x.chunk(mesh.size())[mesh.get_rank()]
+    for preset in PRESETS:
+        explain, expected = fxlrp.compile(sharded, preset), fxlrp.compile(model, preset)(own)
+        found[preset] = reported(partial(explain, own), expected, _gradient(sharded, own))
+    assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
+    return found
+
+
+def sharded_by_layers(model: Blocks, mesh: DeviceMesh, **options: Any) -> Blocks:
+    sharded = copy.deepcopy(model)
+    for layer in sharded.layers:
+        fully_shard(layer, mesh=mesh, **options)
+    return fully_shard(sharded, mesh=mesh, **options)
+
+
 def report_errors() -> dict[str, str]:
     """What calls raise that several devices do not support."""
     mesh, found = mesh_of_all(), {}
     torch.manual_seed(0)
     model, x = Blocks(1).eval(), torch.randn(2, 6, WIDTH)
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     explain = fxlrp.compile(model, "attnlrp")
+    sharded = sharded_by_layers(model, mesh, mp_policy=half)
     parallelized(model.layers, mesh, blocks_plan())
-    try:
-        explain(x)
-    except FxlrpError as error:
-        found["parallelized afterwards"] = str(error)
+    attempts: dict[str, Callable[[], Any]] = {
+        "parallelized afterwards": partial(explain, x),
+        "mixed precision": partial(fxlrp.compile, sharded, "attnlrp"),
+        "unlike placement": partial(fxlrp.compile, _Averaged(mesh)),
+        "another mesh": partial(fxlrp.compile, _Averaged(mesh, on_mesh=False)),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except FxlrpError as error:
+            found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+class _Averaged(nn.Module):
+    """Makes a DTensor of local tensors of which the average counts."""
+
+    def __init__(self, mesh: DeviceMesh, on_mesh: bool = True) -> None:
+        super().__init__()
+        self.mesh, weight = mesh, torch.ones(WIDTH)
+        self.weight = nn.Parameter(distribute_tensor(weight, mesh, [Replicate()]) if on_mesh else weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return DTensor.from_local(x, self.mesh, [Partial("avg")]).full_tensor()
