@@ -50,7 +50,7 @@ def blocks(ranks: int) -> list[dict[str, Report]]:
 
 
 def test_all_relevance_is_that_of_one_device() -> None:
-    assert len(on_two()) == 2 and len(reports()) == 30
+    assert len(on_two()) == 2 and len(reports()) == 22
     for of_one, _ in on_two():
         differences = {name: report.difference for name, report in of_one.items()}
         assert max(differences.values()) < 1e-6, differences
