@@ -10,6 +10,7 @@
 #   make soak       use explainers for long, in threads, processes and with interrupts; SOAK_ARGS=--help
 #   make evidence   measure which rules find what decides and write docs/evidence.md; EVIDENCE_ARGS=--help
 #   make bench      measure what explanations cost and write docs/benchmarks.md, in over an hour; BENCH_ARGS=--help
+#   make runtimes   measure exported files in ONNX Runtime and AOTInductor; RUNTIMES_ARGS=--help
 #   make conditioning  measure how far explanations are from double precision; CONDITIONING_ARGS=--help
 # `make PYTHON=/path/to/python ...` chooses the interpreter, `make test PYTEST_ARGS="-k digits"` the tests.
 
@@ -21,7 +22,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove fuzz soak mutate bench conditioning evidence clean
+.PHONY: demo test test-fast lint format docs prove fuzz soak mutate bench runtimes conditioning evidence clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -65,6 +66,9 @@ bench: $(VENV)/installed-peers
 
 conditioning: $(VENV)/installed-dev $(VENV)/installed-demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.conditioning $(CONDITIONING_ARGS)
+
+runtimes: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.runtimes $(RUNTIMES_ARGS)
 
 evidence: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $(EVIDENCE_ARGS)

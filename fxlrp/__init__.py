@@ -16,7 +16,7 @@ from fxlrp.rules import presets
 from fxlrp.version import __version__
 
 if TYPE_CHECKING:
-    from fxlrp import concepts, evaluate, show
+    from fxlrp import concepts, data, evaluate, show
     from fxlrp.backward.dynamo import backend
     from fxlrp.backward.module import ExplainedModel, autograd
     from fxlrp.bilrp import similarity
@@ -31,6 +31,7 @@ __all__ = [
     "backend",
     "compile",
     "concepts",
+    "data",
     "deploy",
     "errors",
     "evaluate",
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 # What a compilation does not need is imported when it is first asked for.
-_SUBPACKAGES = ("concepts", "evaluate", "show")
+_SUBPACKAGES = ("concepts", "data", "evaluate", "show")
 _HOMES = {
     "ExplainedModel": "fxlrp.backward.module",
     "autograd": "fxlrp.backward.module",

@@ -1,4 +1,4 @@
-"""The command line: ``fxlrp explain``, ``graph``, ``rules``, ``check``, ``survey`` and ``completion``."""
+"""The command line: ``fxlrp explain``, ``dataset``, ``graph``, ``rules``, ``check``, ``survey`` and ``completion``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fxlrp.command_line import Parser
-from fxlrp.commands import check, completion, explain, graph, rules, survey
+from fxlrp.commands import check, completion, dataset, explain, graph, rules, survey
 from fxlrp.version import __version__
 
 
@@ -31,7 +31,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fxlrp {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (explain, graph, rules, check, survey):
+    for command in (explain, dataset, graph, rules, check, survey):
         command.add(commands)
     completion.add(commands, parser)
     return parser

@@ -35,7 +35,7 @@ class Asked:
     target: Target = None
     seed: Seed = None
     at: At = None
-    only: Only = None
+    only: Mapping[str, Any] | list[Mapping[str, Any]] | None = None
     bypass: bool = False
     coefficients: bool = False
     return_output: bool = False
@@ -61,18 +61,19 @@ class Asked:
     @property
     def controls(self) -> dict[str, Any]:
         """The controls of the program, by name."""
-        return {"target": self.target, "seed": self.seed, **self.conditions}
+        conditions = {condition_on(name): value for name, value in self.conditions.items()}
+        return {"target": self.target, "seed": self.seed, **conditions}
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The controls with the conditions, by name."""
-        controls: dict[str, Any] = {}
+        """The conditions, by the name of the value."""
+        found: dict[str, Any] = {}
         for name in self._names():
             if isinstance(self.only, list):
-                controls[condition_on(name)] = Each(tuple(each[name] for each in self.only))
+                found[name] = Each(tuple(each[name] for each in self.only))
             elif self.only is not None:
-                controls[condition_on(name)] = self.only[name]
-        return controls
+                found[name] = self.only[name]
+        return found
 
     def _names(self) -> tuple[str, ...]:
         """The names of the values with conditions."""

@@ -11,6 +11,7 @@ from fxlrp.capture import FrontEnd, capture
 from fxlrp.capture.fallback import first_that_follows
 from fxlrp.capture.root_module import sharing_tensors
 from fxlrp.debugging.logs import PassLog, log_program
+from fxlrp.debugging.structured_trace import GraphTrace, timed
 from fxlrp.errors import CaptureError, GraphError, SymbolicTraceError
 from fxlrp.generated_code import forgotten_with_code
 from fxlrp.inputs import Inputs
@@ -44,8 +45,8 @@ Observers = Callable[[], tuple[Observer, ...]]
 
 
 def log_only() -> tuple[Observer, ...]:
-    """Return the observers of every program: the log."""
-    return (PassLog(),)
+    """Return the observers of every program: the log, and the trace."""
+    return (PassLog(), GraphTrace())
 
 
 def compiled(
@@ -78,22 +79,24 @@ def compiled(
             raise
 
     def captured_by(front_end: FrontEnd) -> Compiled:
-        captured = capture(
-            model,
-            inputs,
-            request.vocabulary,
-            front_end=front_end,
-            output=request.output,
-            dynamic_shapes=request.dynamic_shapes,
-            constants=request.constants,
-        )
+        with timed("capture"):
+            captured = capture(
+                model,
+                inputs,
+                request.vocabulary,
+                front_end=front_end,
+                output=request.output,
+                dynamic_shapes=request.dynamic_shapes,
+                constants=request.constants,
+            )
         program = annotated_program(captured.graph_module, inputs, request, passes, observers())
         annotated = copied(program)
         signature = Signature.of(program, list(program.graph.nodes), inputs, captured.guards)
         answer(program, passes)
         return Compiled(program, annotated, signature, front_end)
 
-    return first_that_follows(request.front_ends, attempt, inputs)
+    with timed("compile"):
+        return first_that_follows(request.front_ends, attempt, inputs)
 
 
 def annotated_program(
@@ -121,7 +124,8 @@ def annotated_program(
 def answer(program: Program, passes: Passes) -> Program:
     """Run the passes that depend on the question of an annotated program; return the program."""
     run_passes(program, passes.to_answer)
-    program.graph_module.recompile()
+    with timed("generate_code"):
+        program.graph_module.recompile()
     forgotten_with_code(program.graph_module)
     log_program(program.graph_module)
     return program
@@ -138,7 +142,8 @@ def answered(annotated: Program, question: Question, passes: Passes) -> Program:
     program = copied(annotated)
     program.options = replace(program.options, question=question)
     program.observers = log_only()
-    return answer(program, passes)
+    with timed("answer"):
+        return answer(program, passes)
 
 
 def copied(program: Program) -> Program:

@@ -139,10 +139,11 @@ class Explainer(Inspection):
         format: deploy.Format = "export",
         target: deploy.ExportTarget = "input",
         at: At = None,
-        only: Only = None,
+        only: deploy.ExportOnly = None,
         bypass: bool = False,
         outputs: Sequence[str] = ("relevance",),
         dynamic_shapes: DynamicShapes = None,
+        any_device: bool = False,
     ) -> None:
         """Write the explanation as a file that runs without fxlrp, for every batch size.
 
@@ -156,15 +157,21 @@ class Explainer(Inspection):
                 batch.
             format: "export" for ``torch.export.load``; "aoti" for a package that AOTInductor compiles for this kind of
                 machine; "onnx" for ONNX runtimes.
-            target: "input" adds an input after those of the model: a LongTensor with one index for each sample. An
-                integer, a tuple of integers, slices and ``...``, a target of :mod:`fxlrp.targets`, or "largest" is
-                built in. "largest" is the same as None in :meth:`forward`.
+            target: "input" adds an input after those of the model: a LongTensor with one index for each sample, or of
+                an output with several dimensions ``(batch, dimensions)``. ``each(["input"] * n)`` of
+                :func:`fxlrp.targets.each` takes ``n`` of them, stacked in front. An integer, a tuple of integers,
+                slices and ``...``, a target of :mod:`fxlrp.targets`, or "largest" is built in. "largest" is the same as
+                None in :meth:`forward`.
             at: As for :meth:`forward`.
-            only: As for :meth:`forward`. The conditions are built in.
+            only: As for :meth:`forward`. The conditions are built in, except those that are "input": each is an input
+                after the target, a boolean mask ``(batch, channels)``. A list with "input" takes one for each question,
+                stacked in front.
             bypass: As for :meth:`forward`.
             outputs: ``("relevance", "output")`` returns the explained output after the relevance.
             dynamic_shapes: The sizes that are open, by the name of the input, in the format of ``torch.export``. A dict
                 of dimensions adds to the open batch, unless it has an entry for dimension 0.
+            any_device: Whether ``torch.export.passes.move_to_device_pass`` can move the file to another kind of device.
+                Attention is then written out, because its kernels belong to the device of the examples.
 
         Raises:
             ExportError: The explanation cannot be written in the requested form.
@@ -194,7 +201,14 @@ class Explainer(Inspection):
             asked.conditions,
         )
         try:
-            deploy.write(explanation, path, format=format, target=target, dynamic_shapes=dynamic_shapes)
+            deploy.write(
+                explanation,
+                path,
+                format=format,
+                target=target,
+                dynamic_shapes=dynamic_shapes,
+                any_device=any_device,
+            )
         except ExportError as error:
             raise_explained(error, self._model, signature.inputs, values)
             raise

@@ -77,8 +77,12 @@ def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
 
 
 def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
-    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``."""
-    return input.repeat_interleave(like.size(-3) // input.size(-3), -3)
+    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``.
+
+    The result is ``input`` itself if the numbers are equal.
+    """
+    repeats = like.size(-3) // input.size(-3)
+    return input if repeats == 1 else input.repeat_interleave(repeats, -3)
 
 
 def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> Tensor:
@@ -228,6 +232,17 @@ def matrix_norm(
     chosen: Tensor = values.amax(-1) if ord == 2 else values.amin(-1)
     first, second = sorted(each % A.dim() for each in dim)
     return chosen.unsqueeze(first).unsqueeze(second) if keepdim else chosen
+
+
+def condition_number(A: Tensor, p: float | str | None = None) -> Tensor:
+    """``torch.linalg.cond``, which writes into the inverse, so that its derivative could not be traced."""
+    if p in (None, 2, -2, "nuc"):
+        of_singular_values: Tensor = torch.linalg.cond(A, p)
+        return of_singular_values
+    inverse, info = torch.linalg.inv_ex(A)
+    inverse = inverse.masked_fill((info > 0)[..., None, None], math.inf)
+    number: Tensor = torch.linalg.matrix_norm(A, p) * torch.linalg.matrix_norm(inverse, p)
+    return number
 
 
 def factor_count(

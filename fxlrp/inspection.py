@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from fxlrp.arguments import flag, path_of
 from fxlrp.asked import Asked, Only
-from fxlrp.balance import Balance
 from fxlrp.capture import FrontEnd
 from fxlrp.capture.outputs import follow, start_inside
 from fxlrp.certificate.certified import Certified
-from fxlrp.debugging.relevances import Relevances, relevances
-from fxlrp.debugging.stage_checks import StageChecks, check
 from fxlrp.debugging.stages import Stages
 from fxlrp.errors import InputError
-from fxlrp.graph_page import GraphPage, annotated_graph
 from fxlrp.inputs import Named
 from fxlrp.printing import code, table
 from fxlrp.printing.html import Table
@@ -30,6 +26,12 @@ from fxlrp.question import At, Question
 from fxlrp.reading import Place, Reading
 from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.shapes import infer_shapes
+
+if TYPE_CHECKING:
+    from fxlrp.balance import Balance
+    from fxlrp.debugging.relevances import Relevances
+    from fxlrp.debugging.stage_checks import StageChecks
+    from fxlrp.graph_page import GraphPage
 
 
 class Inspection(Certified):
@@ -72,6 +74,8 @@ class Inspection(Certified):
             >>> [leak.node for leak in balance.leaks(tolerance=1e3)]
             []
         """
+        from fxlrp.balance import Balance  # what a compilation does not need is imported when it is asked for
+
         given = (*inputs, Named(named))
         found = self.debug(*given, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False)
         return Balance.of(found)
@@ -119,6 +123,8 @@ class Inspection(Certified):
             >>> relevances.first_bad is None
             True
         """
+        from fxlrp.debugging.relevances import relevances
+
         made, values = self._on_call(inputs, named)
         asked = Asked(target, seed, at, only, bypass)
         question = asked.question(made.main.question)
@@ -170,6 +176,8 @@ class Inspection(Certified):
             >>> page
             GraphPage(Sequential, 5 nodes, 0 groups)
         """
+        from fxlrp.graph_page import GraphPage, annotated_graph
+
         if not (path is None or isinstance(path, str | os.PathLike)):
             raise InputError(
                 f"the first argument of graph() is the path of the page, not {type(path).__name__}: "
@@ -274,6 +282,8 @@ class Inspection(Certified):
             >>> fxlrp.compile(model, debug=True).check_stages(torch.ones(2, 4)).wrong()
             ()
         """
+        from fxlrp.debugging.stage_checks import check
+
         made, values = self._on_call(inputs, named)
         stages, model = self.stages, self._model
         if any(module.training for module in model.modules()):

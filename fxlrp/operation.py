@@ -163,6 +163,8 @@ class Operation:
         is_flat: Tells whether the result of a call has two dimensions, ``(batch, features)``.
         makes_integers: Tells whether a call converts its operand to integers, which carry no relevance unless they
             are tokens.
+        makes_conditions: Whether the result is True or False, whatever the types of the operands. What is changed in
+            place keeps its type.
         keeps_dimensions: Whether the result has the dimensions of its first operand, in the same order.
         is_cast: Whether the result has the values of the operand in another type or on another device.
         rowwise: Tells whether each row along the last dimension of the result of a call is computed from the same row
@@ -211,6 +213,7 @@ class Operation:
     is_size: bool = False
     is_flat: Fact | None = None
     makes_integers: Fact | None = None
+    makes_conditions: bool = False
     elementwise: bool = False
     homogeneous: bool = False
     is_cast: bool = False

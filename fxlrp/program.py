@@ -64,10 +64,17 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Flow:
-    """The relevance that a step received for each result of the node, and passed to each operand."""
+    """The relevance that a step received for results of the node, and passed to each operand.
+
+    Args:
+        received: The relevance of each result that received any.
+        passed_on: The relevance that each operand receives.
+        results: The positions of these results; None for that of an operation with one result.
+    """
 
     received: tuple[Relevance, ...]
     passed_on: tuple[Relevance, ...]
+    results: tuple[int | None, ...] = (None,)
 
 
 def operation_under(operation: Operation, rule: Rule) -> Operation:
@@ -230,8 +237,8 @@ class Program:
 
     @property
     def checked(self) -> frozenset[str]:
-        """The nodes that stay though nothing may read them: the masks of conditions, which check and count these."""
-        return frozenset() if self._emitted is None else frozenset(self._emitted.interface.conditions)
+        """The nodes that stay though nothing may read them: they check and count targets, seeds and conditions."""
+        return frozenset() if self._emitted is None else frozenset(self._emitted.interface.differing)
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
@@ -242,13 +249,9 @@ class Program:
 
     @property
     def start(self) -> int:
-        """The position of the first initial relevance in the graph; the forward program precedes it.
-
-        Where no relevance reaches a result, dead-code removal leaves no initial relevance: all nodes are forward then.
-        """
+        """The position of the first initial relevance in the graph; the forward program precedes it."""
         starts = set(self.emitted.interface.starts.values())
-        positions = (index for index, node in enumerate(self.graph.nodes) if node.name in starts)
-        return min(positions, default=len(self.graph.nodes))
+        return min(index for index, node in enumerate(self.graph.nodes) if node.name in starts)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """Return a copy on a copy of the model. Facts refer to nodes, which cannot be copied without their graph."""

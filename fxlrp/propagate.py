@@ -101,7 +101,8 @@ def _emit_step(
         else:
             ledger.without[operand] = node
     of_parameters.credit(step, how, ledger)
-    return Flow(arrived, tuple(credited))
+    results = (None,) if isinstance(received, Relevance) else tuple(received)
+    return Flow(arrived, tuple(credited), results)
 
 
 def _contributions(step: Step, how: Implementation) -> Contributions:

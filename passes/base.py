@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from fxlrp.debugging.structured_trace import timed
 from fxlrp.errors import InternalError
 from fxlrp.program import Program
 
@@ -111,7 +112,8 @@ def run_passes(program: Program, passes: Iterable[Pass]) -> Counter[str]:
     """Run ``passes`` in order, and notify the observers of each; return how often each applied, by name."""
     counts: Counter[str] = Counter()
     for each in passes:
-        count = each(program)
+        with timed(each.name):
+            count = each(program)
         counts[each.name] += count
         program.tell(each.name, count)
     return counts

@@ -19,7 +19,7 @@ from torch import fx
 from fxlrp.errors import SymbolicTraceError
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
-from fxlrp.provenance import describe
+from fxlrp.provenance import describe, provenance
 from fxlrp.vocabulary import Vocabulary
 from fxlrp.vocabulary.sizes import sizes_of
 
@@ -49,6 +49,13 @@ def functionalize(program: Program) -> int:
         if program.vocabulary.spelling(node.target) is None:
             _spell_out_of_place(node)
         values.change(changed, node)
+        spelling = program.vocabulary.spelling(node.target)
+        if spelling is not None and spelling.operation.makes_conditions:
+            with program.graph.inserting_after(node):
+                converted = program.graph.call_function(torch.Tensor.type_as, (node, changed))
+            converted.meta = provenance(node)
+            values.insert(converted, node)
+            values.change(node, converted)
         changes += 1
     program.facts.changed_inputs = tuple(changed_inputs)
     return changes
@@ -77,6 +84,10 @@ class _Values:
         self._place = self._position[node]
         if any(source in self._changed_by for source in node.all_input_nodes):
             node.args, node.kwargs = self.latest(node.args), self.latest(node.kwargs)
+
+    def insert(self, node: fx.Node, after: fx.Node) -> None:
+        """Note a new node behind one."""
+        self._position[node], self._users[node] = self._position[after], []
 
     def latest(self, arguments: Any) -> Any:
         """The arguments of a later node, as they are at this place."""

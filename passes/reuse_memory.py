@@ -10,7 +10,7 @@ from torch import fx
 
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import SIZE, Program
-from fxlrp.relevance.allocation import declared_in_place_form, declares_allocation
+from fxlrp.relevance.allocation import declared_form_in_two, declared_in_place_form, declares_allocation
 
 
 @compiler_pass(
@@ -26,8 +26,9 @@ def reuse_memory(program: Program) -> int:
         in_place = memory.in_place_form(node)
         operand = next((each for each in memory.candidates(node) if memory.may_overwrite(node, each)), None)
         if in_place is not None and operand is not None:
+            in_two = memory.form_in_two(node)
             node.args = (operand, *(other for other in node.args if other is not operand))
-            node.target = in_place
+            node.target = in_two or in_place
             memory.reusing.add(node)
     return len(memory.reusing)
 
@@ -52,6 +53,13 @@ class _Memory:
         """The function that computes the same result in the memory of its first argument."""
         operation = self.program.vocabulary.operation(node)
         return declared_in_place_form(node.target) if operation is None else operation.in_place
+
+    def form_in_two(self, node: fx.Node) -> Callable[..., Any] | None:
+        """The function that overwrites both of its first two arguments, if both may be overwritten."""
+        form, arguments = declared_form_in_two(node.target), node.args[:2]
+        if form is None or not all(isinstance(each, fx.Node) and self.may_overwrite(node, each) for each in arguments):
+            return None
+        return form
 
     def candidates(self, node: fx.Node) -> list[fx.Node]:
         """The operands that might be overwritten."""

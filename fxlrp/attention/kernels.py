@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -34,8 +36,23 @@ class Kernel:
     backward: Callable[[Tensor, Call, Tensor, Tensor], Three]
 
 
+_WRITTEN_OUT: ContextVar[bool] = ContextVar("attention is written out", default=False)
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Use no kernel: they exist on some devices, and other runtimes have none of them."""
+    token = _WRITTEN_OUT.set(True)
+    try:
+        yield
+    finally:
+        _WRITTEN_OUT.reset(token)
+
+
 def kernel_for(call: Call) -> Kernel | None:
     """The first kernel that takes a call; None if none does."""
+    if _WRITTEN_OUT.get():
+        return None
     operands = (call.query, call.keys, call.value)
     if len({each.dtype for each in operands}) > 1:
         return None

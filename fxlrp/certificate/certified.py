@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxlrp.asked import Asked
-from fxlrp.certificate.certificate import Certificate
-from fxlrp.certificate.certify import certify, question_at_ends
 from fxlrp.errors import InputError
 from fxlrp.held_model import HeldModel
 from fxlrp.question import Question
 from fxlrp.relevance.initial_relevance import Seed, Target
+
+if TYPE_CHECKING:
+    from fxlrp.certificate.certificate import Certificate
 
 
 class Certified(HeldModel):
@@ -54,6 +55,9 @@ class Certified(HeldModel):
             >>> [(each.location.node, each.what) for each in certificate.frozen]
             [('_1', 'the ratio of the result to the operand')]
         """
+        # What a compilation does not need is imported when it is asked for.
+        from fxlrp.certificate.certify import certify, question_at_ends
+
         if not isinstance(tolerance, int | float) or isinstance(tolerance, bool) or not tolerance >= 0:
             raise InputError(f"tolerance must be a number of at least 0, not {tolerance!r}")
         made, values = self._on_call(inputs, named)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fxlrp.command_line import parameter
+from fxlrp.commands.weights import DEFAULT, RANDOM
 from fxlrp.errors import InputError, RuleError
 from fxlrp.rules.dictionaries import from_dict
 from fxlrp.rules.preset import Preset
@@ -33,6 +34,26 @@ def add_rules(parser: argparse.ArgumentParser, default: str = "default") -> None
         metavar="NAME=VALUE",
         help="parameters of the preset, such as low=-2.1,-2.0,-1.8 high=2.6; several numbers are one for each channel",
     )
+
+
+def add_classifier(parser: argparse.ArgumentParser) -> None:
+    """Declare what chooses a classifier, its weights, the rules and the class to explain."""
+    parser.add_argument("--model", required=True, help=MODEL)
+    parser.add_argument(
+        "--weights",
+        default=DEFAULT,
+        metavar=f"{DEFAULT}|{RANDOM}|FILE",
+        help="the weights of the library (default), an untrained model, or a file of torch.save or safetensors",
+    )
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="the names of the classes, one in each line")
+    add_rules(parser)
+    parser.add_argument(
+        "--target",
+        default="top",
+        metavar="top|N|NAME",
+        help="the class: the largest output, an index or a name",
+    )
+    parser.add_argument("--output", metavar="KEY", help="the output of a model that returns several: an index or a key")
 
 
 def preset_of(options: argparse.Namespace, known: Mapping[str, Any] | None = None) -> Preset:

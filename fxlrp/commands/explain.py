@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fxlrp.command_line import add_command, at_least_one, in_short, one_line
-from fxlrp.commands.arguments import MODEL, add_device, add_rules, device_of, preset_of
+from fxlrp.commands.arguments import add_classifier, add_device, device_of, preset_of
 from fxlrp.commands.subject import Kind, Subject
-from fxlrp.commands.subjects import load
-from fxlrp.commands.weights import DEFAULT, RANDOM
+from fxlrp.commands.subjects import classifier_of
+from fxlrp.commands.weights import RANDOM
 from fxlrp.errors import InputError
 
 
@@ -40,22 +39,7 @@ def add(commands: Any) -> None:
         metavar="IMAGE|FOLDER|TEXT",
         help="images, folders of images, or texts; a .txt file has a text in each line",
     )
-    parser.add_argument("--model", required=True, help=MODEL)
-    parser.add_argument(
-        "--weights",
-        default=DEFAULT,
-        metavar=f"{DEFAULT}|{RANDOM}|FILE",
-        help="the weights of the library (default), an untrained model, or a file of torch.save or safetensors",
-    )
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="the names of the classes, one in each line")
-    add_rules(parser)
-    parser.add_argument(
-        "--target",
-        default="top",
-        metavar="top|N|NAME",
-        help="the class: the largest output, an index or a name",
-    )
-    parser.add_argument("--output", metavar="KEY", help="the output of a model that returns several: an index or a key")
+    add_classifier(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -72,10 +56,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     device = device_of(options.device)
-    subject = load(options.model, options.weights, options.classes)
-    if options.output is not None:
-        output = int(options.output) if options.output.isdecimal() else options.output
-        subject = replace(subject, options={**subject.options, "output": output})
+    subject = classifier_of(options)
     kind = _kind(subject, options.inputs)
     known = subject.normalization.bounds if subject.normalization else {}
     rules = preset_of(options, known)

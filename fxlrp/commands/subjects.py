@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -89,6 +90,20 @@ def load(name: str, weights: str, classes: Path | None) -> Subject:
     subject.model.eval()
     said = {DEFAULT: "its default weights", RANDOM: "random weights"}.get(weights, f"weights of {path}")
     return replace(subject, classes=names or subject.classes, weights=subject.weights or said)
+
+
+def classifier_of(options: argparse.Namespace) -> Subject:
+    """Return the subject that the options of :func:`fxlrp.commands.arguments.add_classifier` choose.
+
+    Raises:
+        InputError: As for :func:`load`.
+        ImportError: The library is not installed.
+    """
+    subject = load(options.model, options.weights, options.classes)
+    if options.output is None:
+        return subject
+    output = int(options.output) if options.output.isdecimal() else options.output
+    return replace(subject, options={**subject.options, "output": output})
 
 
 def _loader(library: str) -> Callable[[str, str, Path | None, int | None], Subject]:

@@ -342,11 +342,12 @@ class _Observer:
         # The values from which the shares of biases are computed, held until the step runs.
         self._held: dict[fx.Node, Any] = {}
         self._to_hold: set[fx.Node] = set()
-        self._biases: dict[fx.Node, list[tuple[NodeFlow, Constant]]] = defaultdict(list)
+        self._biases: dict[fx.Node, list[tuple[NodeFlow, int | None, Constant]]] = defaultdict(list)
         for flow in steps.flows:
             bias = bias_of(flow)
             if bias is not None:
-                self._biases[flow.received[0]].append((flow, bias))
+                for index, received in zip(flow.results, flow.received, strict=True):
+                    self._biases[received].append((flow, index, bias))
                 self._to_hold |= {each for each in (flow.node, bias) if isinstance(each, fx.Node)}
 
     def __call__(self, node: fx.Node, value: Any) -> None:
@@ -361,10 +362,9 @@ class _Observer:
         self.summaries[node] = Summary.of(value)
         if self._keep:
             self.kept[node] = value
-        for flow, bias in self._biases.get(node, ()):
+        for flow, index, bias in self._biases.get(node, ()):
             constant = self._held[bias] if isinstance(bias, fx.Node) else bias
-            out = self._held.pop(flow.node)
-            self.zeros[flow.node] = at_zeros(out, value)
-            self.biases[flow.node] = (
-                bias_share(flow, constant, out, value) if isinstance(bias, fx.Node) or bias else 0.0
-            )
+            out = self._held.pop(flow.node) if index is None else self._held[flow.node][index]
+            share = bias_share(flow, constant, out, value) if isinstance(bias, fx.Node) or bias else 0.0
+            self.zeros[flow.node] = self.zeros.get(flow.node, 0.0) + at_zeros(out, value)
+            self.biases[flow.node] = self.biases.get(flow.node, 0.0) + share

@@ -13,6 +13,7 @@ from torch import fx
 
 from fxlrp.arguments import shown
 from fxlrp.debugging.logs import PassLog
+from fxlrp.debugging.structured_trace import GraphTrace
 from fxlrp.printing.code import graph_text
 from fxlrp.printing.html import html_table, in_cells
 from fxlrp.program import Observer, Program
@@ -143,7 +144,7 @@ class Stages(Sequence[Stage]):
 
 def log_and_stages() -> tuple[Observer, ...]:
     """Return the observers of a program whose stages are recorded."""
-    return (PassLog(), Recorder())
+    return (PassLog(), GraphTrace(), Recorder())
 
 
 def recorded(program: Program) -> Stages | None:

@@ -28,8 +28,9 @@ class NodeFlow:
         node: The forward node.
         operation: Its canonical operation.
         annotation: Its rule.
-        received: The relevance of its value; one node for each of its results.
+        received: The relevance of its value; one node for each of its results that received any.
         passed_on: The relevance that it passes to each operand that receives any.
+        results: The positions of these results; None for that of an operation with one result.
     """
 
     node: fx.Node
@@ -37,6 +38,7 @@ class NodeFlow:
     annotation: Annotation
     received: tuple[fx.Node, ...]
     passed_on: tuple[fx.Node, ...]
+    results: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _node_flow(program: Program, node: fx.Node, flow: Flow) -> NodeFlow:
     annotated, operation = annotation(node), program.vocabulary.operation(node)
     assert annotated is not None and operation is not None
     received, passed_on = (tuple(each.factor for each in side) for side in (flow.received, flow.passed_on))
-    return NodeFlow(node, operation, annotated, received, passed_on)
+    return NodeFlow(node, operation, annotated, received, passed_on, flow.results)
 
 
 class _Observed(fx.Interpreter):

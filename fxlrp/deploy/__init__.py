@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from fxlrp.arguments import path_of, shown
+from fxlrp.arguments import flag, path_of, shown
 from fxlrp.capture import DynamicShapes
 from fxlrp.deploy import onnx, package
-from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS
+from fxlrp.deploy.controls import ExportOnly, ExportTarget
+from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS, OPEN_SIZES, PACKED
 from fxlrp.deploy.metadata import describe, rules_of
 from fxlrp.deploy.metadata import read as metadata
-from fxlrp.deploy.program import Exportable, ExportedExplanation, ExportTarget, export
+from fxlrp.deploy.program import Exportable, ExportedExplanation, export
 from fxlrp.errors import ExportError
 from fxlrp.inputs import Examples
 
 __all__ = [
     "Examples",
+    "ExportOnly",
     "ExportTarget",
     "Exportable",
     "Format",
@@ -36,12 +38,13 @@ class _Writer(NamedTuple):
     write: Callable[[ExportedExplanation, Path, str], None]
     require: Callable[[], None] = lambda: None
     decompositions: Mapping[Any, Callable[..., Any]] = {}
+    writes_out_attention: bool = False
 
 
 _WRITERS: Mapping[str, _Writer] = {
-    "export": _Writer(".pt2", package.write_export),
-    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, ADAPTIVE),
-    "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **KERNELS}),
+    "export": _Writer(".pt2", package.write_export, decompositions=OPEN_SIZES),
+    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, {**ADAPTIVE, **PACKED, **OPEN_SIZES}),
+    "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **KERNELS}, writes_out_attention=True),
 }
 
 
@@ -52,6 +55,7 @@ def write(
     format: Format = "export",
     target: ExportTarget = "input",
     dynamic_shapes: DynamicShapes = None,
+    any_device: bool = False,
 ) -> None:
     """Write an explanation as a file; the arguments are those of :meth:`fxlrp.Explainer.export`.
 
@@ -59,9 +63,17 @@ def write(
         ExportError: The format is unknown, or the explanation cannot be exported to it.
     """
     file = check_destination(path, format)
+    if flag("any_device", any_device, ExportError) and format == "aoti":
+        raise ExportError("a compiled package runs on one kind of device: any_device=True needs another format")
     writer = _WRITERS[format]
     writer.require()
-    program = export(explanation, target=target, dynamic_shapes=dynamic_shapes, decompositions=writer.decompositions)
+    program = export(
+        explanation,
+        target=target,
+        dynamic_shapes=dynamic_shapes,
+        decompositions=writer.decompositions,
+        writes_out_attention=any_device or writer.writes_out_attention,
+    )
     writer.write(program, file, describe(explanation, program))
 
 

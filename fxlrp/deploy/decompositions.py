@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
-from fxlrp.attention.call import Call
 from fxlrp.relevance.windows import ntuple
 
 aten = torch.ops.aten
@@ -56,6 +54,12 @@ def convolution_backward(
     back = aten.convolution.default(r, weight, None, stride, none, dilation, True, none, groups)
     room = [amount for step in reversed(stride) for amount in (0, step - 1)]
     return _cut(F.pad(back, room), padding, sizes), None, None
+
+
+def transposed_convolution(r: Tensor, x: Tensor, *arguments: Any) -> Any:
+    """:func:`convolution_backward` where the sizes of the image are fixed, and unchanged where they are open."""
+    fixed = all(isinstance(size, int) for size in x.shape[2:])
+    return convolution_backward(r, x, *arguments) if fixed else NotImplemented
 
 
 def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -137,42 +141,37 @@ def max_pool_backward(r: Tensor, x: Tensor, *arguments: Any, dims: int) -> Tenso
     return torch.zeros_like(x).flatten(-dims).scatter_add(-1, winners, r.flatten(-dims)).reshape(x.shape)
 
 
-def attention_for_cpu(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    attn_mask: Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out. The second result, which only the fused transposed map reads, is empty."""
-    return in_blocks(_call(query, key, value, is_causal, attn_mask, scale)), query.new_empty(0)
+def upsampling_backward(
+    r: Tensor,
+    output_size: Sequence[int],
+    input_size: Sequence[int],
+    *arguments: Any,
+    forward: Callable[..., Tensor],
+    dims: int,
+    aligns: bool,
+) -> Tensor:
+    """The transposed map of upsampling, which maps each axis by a matrix: what it makes of the identity.
 
-
-def attention_for_cpu_backward(
-    u: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    dropout_p: float,
-    is_causal: bool,
-    *,
-    attn_mask: Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The transposed map of attention written out."""
-    of_query, of_keys, of_value = transposed_in_blocks(u, _call(query, key, value, is_causal, attn_mask, scale))
-    return of_query, of_keys.transpose(-2, -1), of_value
-
-
-def _call(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, mask: Tensor | None, scale: float | None) -> Call:
-    return Call(
-        query, key.transpose(-2, -1), value, mask, query.size(-1) ** -0.5 if scale is None else scale, is_causal
-    )
+    Args:
+        r: The relevance.
+        output_size: The sizes behind it.
+        input_size: The shape before it.
+        arguments: Whether corners are aligned, where the mode has this, and a factor or None for each axis.
+        forward: The operator.
+        dims: The number of axes.
+        aligns: Whether the mode has aligned corners.
+    """
+    aligned, factors = arguments[:aligns], (*arguments[aligns:], *[None] * dims)
+    others = [1] * (dims - 1)
+    for axis in range(dims):
+        size, count, factor = input_size[axis - dims], output_size[axis], factors[axis]
+        position = torch.arange(size, device=r.device)
+        identity = (position[:, None] == position).to(r.dtype)
+        # Along the last axis, whichever it is: the kernels of smooth modes are wrong where the last one is 1.
+        row = identity.reshape(1, size, *others, size)
+        matrix = forward(row, [*others, count], *aligned, *[None] * (dims - 1), factor).reshape(size, count)
+        r = (r.movedim(axis - dims, -1) @ matrix.T).movedim(-1, axis - dims)
+    return r
 
 
 def copysign(x: Tensor, sign: Tensor) -> Tensor:
@@ -196,9 +195,41 @@ ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     for operator in operators
 }
 
+# Inductor packs the weights of convolutions, but not those of their transposed maps.
+PACKED: Mapping[Any, Callable[..., Any]] = {aten.convolution_backward.default: transposed_convolution}
+
+# By the number of axes: the modes with aligned corners, and those without.
+_MODES: Mapping[int, tuple[Sequence[str], Sequence[str]]] = {
+    1: (["upsample_linear1d"], ["upsample_nearest1d", "_upsample_nearest_exact1d"]),
+    2: (
+        ["upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"],
+        ["upsample_nearest2d", "_upsample_nearest_exact2d"],
+    ),
+    3: (["upsample_trilinear3d"], ["upsample_nearest3d", "_upsample_nearest_exact3d"]),
+}
+
+_UPSAMPLING: Mapping[Any, Callable[..., Any]] = {
+    getattr(aten, f"{name}_backward").default: functools.partial(
+        upsampling_backward, forward=getattr(aten, name).default, dims=dims, aligns=aligns
+    )
+    for dims, (with_corners, without) in _MODES.items()
+    for aligns, names in ((True, with_corners), (False, without))
+    for name in names
+}
+
+# ATen has these for fixed sizes only.
+OPEN_SIZES: Mapping[Any, Callable[..., Any]] = {
+    operator: _UPSAMPLING[operator]
+    for operator in (
+        aten.upsample_nearest1d_backward.default,
+        aten._upsample_nearest_exact1d_backward.default,
+        aten.upsample_nearest3d_backward.default,
+        aten._upsample_nearest_exact3d_backward.default,
+    )
+}
+
 KERNELS: Mapping[Any, Callable[..., Any]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu.default: attention_for_cpu,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: attention_for_cpu_backward,
+    **_UPSAMPLING,
     **dict.fromkeys((torch.copysign, torch.Tensor.copysign), copysign),
     torch.Tensor.copysign_: copysign_,
     aten.convolution_backward.default: convolution_backward,

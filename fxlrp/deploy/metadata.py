@@ -54,9 +54,15 @@ def describe(explanation: Exportable, program: ExportedExplanation) -> str:
             "model": explanation.model,
             "target": program.target,
             "inputs": [
-                {"name": name, "dtype": str(dtypes[str(node)]).removeprefix("torch."), "shape": shape}
+                {
+                    "name": name,
+                    "dtype": str(dtypes[str(node)]).removeprefix("torch."),
+                    "shape": shape,
+                    **({"meaning": program.meanings[name]} if name in program.meanings else {}),
+                }
                 for name, node, shape in inputs
             ],
+            "conditions": program.conditions,
             "outputs": list(program.outputs),
             "rules": explanation.rules,
         }
@@ -115,10 +121,11 @@ _METADATA = record(
         "torch": text,
         "model": text,
         "target": by_type("a name or indices", {str: text, list: list_of(_index)}),
-        "inputs": list_of(record({"name": text, "dtype": text, "shape": list_of(_size)})),
+        "inputs": list_of(record({"name": text, "dtype": text, "shape": list_of(_size)}, {"meaning": text})),
         "outputs": list_of(text),
         "rules": mapping_of(record({"operation": text, "rule": text, "origin": text})),
-    }
+    },
+    {"conditions": mapping_of(text)},
 )
 
 # More than the metadata of any model need. A small archive may contain an entry that would fill the memory.

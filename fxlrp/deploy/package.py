@@ -42,10 +42,16 @@ def write_aoti(program: ExportedExplanation, path: Path, description: str) -> No
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.exc import CppCompileError, InductorError
 
-    # With a lower bound, the input checks, if enabled, would reject a batch of one.
-    options = {"aot_inductor.metadata": {metadata.KEY: description}, "aot_inductor.check_lowerbound": False}
+    options = {
+        "aot_inductor.metadata": {metadata.KEY: description},
+        # With a lower bound, the input checks, if enabled, would reject a batch of one.
+        "aot_inductor.check_lowerbound": False,
+        # What depends on weights alone is computed and packed once. Inductor does this where gradients are off.
+        "freezing": True,
+    }
     try:
-        aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)
+        with torch.no_grad():
+            aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)
     except (InductorError, CppCompileError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from operator import attrgetter
-from types import EllipsisType
-from typing import Any, Literal, SupportsIndex, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
+from fxlrp.arguments import shown
+from fxlrp.attention.kernels import written_out
 from fxlrp.capture import DynamicShapes
 from fxlrp.capture.export import with_batch
 from fxlrp.capture.lock import ONE_CAPTURE
+from fxlrp.deploy.controls import (
+    Control,
+    ExportTarget,
+    built_in_target,
+    described,
+    questions_of,
+    read_condition,
+    read_target,
+    values_of,
+    with_conditions,
+)
 from fxlrp.errors import ExportError, FxlrpError
 from fxlrp.generated_code import forgotten_with_code
 from fxlrp.inputs import Inputs, identifier
-from fxlrp.interface import Interface, Result
+from fxlrp.interface import Interface, Result, condition_on
 from fxlrp.program import nodes_by_name
-from fxlrp.relevance.targets import Choice, Each, as_constant
 from fxlrp.signature import Signature
-
-Constant: TypeAlias = "SupportsIndex | slice | EllipsisType"
-ExportTarget: TypeAlias = "Literal['input', 'largest'] | Constant | tuple[Constant, ...] | Each | Choice | None"
 
 aten = torch.ops.aten
 
@@ -39,7 +48,7 @@ class Exportable:
         interface: Its inputs and results.
         signature: The inputs, with examples, and the sizes for which the program is valid.
         rules: The operation, the rule and its origin for every relevance step.
-        conditions: The conditions that are built in, by the name of the control.
+        conditions: The conditions, by the name of the value.
     """
 
     graph_module: fx.GraphModule
@@ -76,6 +85,9 @@ class ExportedExplanation:
         outputs: The names of its outputs, in order.
         target: The name of the input that is the target, the fixed indices of the target (a slice in words), or
             "largest".
+        conditions: For each value with a condition the name of the input that is the condition, or the fixed one in
+            words.
+        meanings: What the inputs beside those of the model are, in words, by name.
     """
 
     exported: ExportedProgram
@@ -83,6 +95,8 @@ class ExportedExplanation:
     shapes: tuple[tuple[int | str, ...], ...]
     outputs: tuple[str, ...]
     target: str | tuple[int | str, ...]
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
 
 def export(
@@ -91,6 +105,7 @@ def export(
     target: ExportTarget,
     dynamic_shapes: DynamicShapes,
     decompositions: Mapping[Any, Callable[..., Any]] | None = None,
+    writes_out_attention: bool = False,
 ) -> ExportedExplanation:
     """Return the exported program of an explanation.
 
@@ -99,21 +114,22 @@ def export(
         target: The output to explain; "input" makes it an input of the program.
         dynamic_shapes: The dynamic sizes beside the batch, in the form of ``torch.export``, by input.
         decompositions: The functions that replace ATen operators.
+        writes_out_attention: Whether the program calls none of the kernels of attention, which belong to a device.
 
     Raises:
         ExportError: The target does not fit the output of the model, or a size cannot be dynamic.
     """
     values = with_batch(explanation.inputs)
     args = list(values.values())
-    batch = next((value.shape[0] for value in args if value.dim()), None)
-    shapes = _shapes(values, batch, dynamic_shapes)
-    graph, name, built_in = _graph(explanation, target)
-    if name is not None:
-        args.append(torch.zeros(batch or 1, dtype=torch.long, device=args[0].device))
+    graph, controls, built_in = _graph(explanation, target, args)
+    by_input, first = _shapes(values, dynamic_shapes)
+    shapes = (*by_input, *({each.batch_dim: first} for each in controls.values()))
+    args.extend(each.example for each in controls.values())
+    attention = written_out() if writes_out_attention else nullcontext()
     try:
-        with ONE_CAPTURE, torch.no_grad(), _Decomposed(decompositions or {}):
+        with ONE_CAPTURE, torch.no_grad(), _Decomposed(decompositions or {}), attention:
             module = _module(explanation.graph_module, graph, built_in)
-            exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes[: len(args)], strict=False)
+            exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
     except FxlrpError as error:
         # Remove the position in the graph, which tracing adds.
         raise type(error)(str(error).partition("\n\nWhile executing")[0]) from error
@@ -125,29 +141,19 @@ def export(
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     exported.graph_module.recompile()
     forgotten_with_code(exported.graph_module)
-    inputs = explanation.inputs.identifiers
-    names = inputs if name is None else (*inputs, name)
+    names = (*explanation.inputs.identifiers, *(each.name for each in controls.values()))
     return ExportedExplanation(
         exported,
         inputs=names,
         shapes=_named_shapes(exported, names),
         outputs=_output_names(explanation),
-        target=name or _described(target),
+        target=controls["target"].name if "target" in controls else described(target),
+        conditions={
+            name: controls[condition_on(name)].name if condition_on(name) in controls else shown(value)
+            for name, value in explanation.conditions.items()
+        },
+        meanings={each.name: each.meaning for each in controls.values()},
     )
-
-
-def _described(target: ExportTarget) -> str | tuple[int | str, ...]:
-    if isinstance(target, Each | Choice):
-        return str(target)
-    parts = as_constant(target)
-    return "largest" if parts is None else tuple(map(_in_words, parts))
-
-
-def _in_words(part: int | slice | EllipsisType) -> int | str:
-    if isinstance(part, slice):
-        ends = (part.start, part.stop, *(() if part.step is None else (part.step,)))
-        return ":".join("" if end is None else str(end) for end in ends)
-    return part if isinstance(part, int) else "..."
 
 
 def _named_shapes(exported: ExportedProgram, names: Sequence[str]) -> tuple[tuple[int | str, ...], ...]:
@@ -179,9 +185,14 @@ class _Decomposed(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
 
-def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: DynamicShapes) -> tuple[Any, ...]:
-    """The dynamic sizes of each input, and of the target after them, in the form of ``torch.export``."""
-    asked = dict(dynamic_shapes or {})
+def batch_of(values: Sequence[Tensor]) -> int | None:
+    """The number of samples of the examples."""
+    return next((value.shape[0] for value in values if value.dim()), None)
+
+
+def _shapes(values: Mapping[str, Tensor], dynamic_shapes: DynamicShapes) -> tuple[list[Any], Any]:
+    """The dynamic sizes of each input in the form of ``torch.export``, and that of the batch."""
+    asked, batch = dict(dynamic_shapes or {}), batch_of(list(values.values()))
     unknown = [name for name in asked if name not in values]
     if unknown:
         raise ExportError(f"dynamic_shapes names an unknown input {unknown[0]!r}; the inputs are: {', '.join(values)}")
@@ -194,74 +205,66 @@ def _shapes(values: Mapping[str, Tensor], batch: int | None, dynamic_shapes: Dyn
         open_batch = {0: first} if name in batched else {}
         dims = asked.get(name, {})
         by_input.append({**open_batch, **dims} if isinstance(dims, Mapping) else dims)
-    return (*by_input, {0: first})
+    return by_input, first
 
 
-def _graph(explanation: Exportable, target: ExportTarget) -> tuple[fx.Graph, str | None, dict[str, Any]]:
-    """The graph with the requested target and without a seed.
+def _graph(
+    explanation: Exportable, target: ExportTarget, values: Sequence[Tensor]
+) -> tuple[fx.Graph, dict[str, Control], dict[str, Any]]:
+    """The graph with the requested target and conditions, and without a seed.
 
     Returns:
-        The graph, the name of the input that is the target, and the objects that it reads, by name.
+        The graph, its inputs beside those of the model by what each controls, and the objects that it reads, by name.
     """
     graph, interface = fx.Graph(), explanation.interface
     graph.graph_copy(explanation.graph_module.graph, {})
     nodes = nodes_by_name(graph)
     if interface.start not in nodes:
         raise ExportError("no relevance reaches an input: the explanation is zero for every input and target")
-    given, start = nodes[interface.controls["target"]], nodes[interface.start]
     inputs = [nodes[name] for name in interface.inputs]
-    for node in (*inputs, given):
+    placeholders = {name: nodes[node] for name, node in interface.controls.items()}
+    for node in (*inputs, *placeholders.values()):
         node.args, node.type = (), None
-    output = nodes[interface.explained]
-    built_in: dict[str, Any] = {name: explanation.conditions.get(name) for name in interface.controls}
-    if target == "input":
-        if any(user is not start for user in given.users):
-            raise ExportError(_several_indices(3))  # the positions that are computed depend on the target
-        with graph.inserting_before(start):
-            checked = graph.call_function(_index, (given, output))
-        start.replace_input_with(given, checked)
-        del built_in["target"]
-    elif isinstance(target, Each | Choice) or as_constant(target) is not None:
-        built_in["target"] = target
-    elif target is not None and target != "largest":
-        raise ExportError(
-            f"target must be 'input', 'largest', an index or a tuple of indices, slices and ..., not {target!r}"
-        )
+    conditions = {condition_on(name): value for name, value in explanation.conditions.items()}
+    asked: dict[str, Any] = {"seed": None, **conditions, "target": target}
+    questions = {name: found for name, value in asked.items() if (found := questions_of(value)) is not None}
+    made = _controls(explanation, placeholders, questions, values) if questions else {}
     read: dict[str, Any] = {}
-    for name, value in built_in.items():
-        control = nodes[interface.controls[name]]
-        path = f"built_in_{control.name}"
-        read[path] = value
-        with graph.inserting_after(control):
-            control.replace_all_uses_with(graph.get_attr(path))
-        graph.erase_node(control)
+    for name, control in placeholders.items():
+        if name not in made:
+            path = f"built_in_{control.name}"
+            read[path] = built_in_target(target) if name == "target" else asked[name]
+            with graph.inserting_after(control):
+                control.replace_all_uses_with(graph.get_attr(path))
+            graph.erase_node(control)
     guards = explanation.signature.guards
     if guards is not None:
         # On symbolic sizes the conditions of capture become conditions of the program.
-        with graph.inserting_after(given if target == "input" else inputs[-1]):
+        last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+        with graph.inserting_after(last):
             graph.call_function(guards.check, (tuple(inputs),))
     returned = [nodes[result.relevance] for result in explanation.results if result.relevance is not None]
     if interface.returns_output:
-        returned.append(output)
+        returned.append(nodes[interface.explained])
     graph.output(returned[0] if len(returned) == 1 else tuple(returned))
-    return graph, str(given.target) if target == "input" else None, read
+    return graph, made, read
 
 
-def _index(target: Tensor, output: Tensor) -> Tensor:
-    """The index of each sample's target; a wrong target is passed on such that every runtime rejects it."""
-    if output.dim() < 2:
-        raise ExportError("the output is one number for each sample and takes no target: export with target='largest'")
-    if output.dim() != 2:
-        raise ExportError(_several_indices(output.dim()))
-    # In ONNX negative indices count from the end.
-    return torch.where(target < 0, output.shape[1], target)
-
-
-def _several_indices(dims: int) -> str:
-    return (
-        f"an output with {dims} dimensions does not take one target for each sample: export with target='largest' or "
-        "with a tuple of indices"
-    )
+def _controls(
+    explanation: Exportable, placeholders: Mapping[str, fx.Node], questions: Mapping[str, int], values: Sequence[Tensor]
+) -> dict[str, Control]:
+    """The controls that are inputs of the file, in their order, by name."""
+    interface, module = explanation.interface, explanation.graph_module
+    of = {name: node for name, node in with_conditions(interface, module).items() if name in questions}
+    batch = batch_of(values) or 1
+    found = values_of(module, [interface.explained, *of.values()], values)
+    made: dict[str, Control] = {}
+    for name, placeholder in placeholders.items():
+        if name == "target" and name in questions:
+            made[name] = read_target(placeholder, questions[name], found[interface.explained], batch)
+        elif name in questions:
+            made[name] = read_condition(placeholder, questions[name], found[of[name]], batch)
+    return made
 
 
 def _output_names(explanation: Exportable) -> tuple[str, ...]:

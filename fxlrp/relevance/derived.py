@@ -30,7 +30,7 @@ from fxlrp.operation import Family, Operation
 from fxlrp.program import Relevance
 from fxlrp.relevance import fourier
 from fxlrp.relevance.held import SELECTED
-from fxlrp.relevance.numerics import stabilize, unbroadcast
+from fxlrp.relevance.numerics import divide_components, stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
 from fxlrp.relevance.step import Absorber, Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.rule import Rule
@@ -131,6 +131,8 @@ def _over_part(step: Step, index: int, received: Relevance, epsilon: float) -> f
         # z C / z, which is C where z is zero, too.
         return received.factor
     value = step.call(operator.getitem, step.node, index)
+    if any(step.is_complex(user) for user in step.node.users if user.args == (step.node, index)):
+        return step.call(divide_components, step.multiply(received), value, epsilon)
     return step.call(operator.truediv, step.multiply(received), step.call(stabilize, value, epsilon))
 
 

@@ -161,6 +161,8 @@ def channel_shuffle_relevance(r: Tensor, groups: int) -> Tensor:
 @reads_form("x")
 def repeat_heads_relevance(x: Tensor | Form, r: Tensor) -> Tensor:
     """Copies of a head that serve several queries add up."""
+    if r.size(-3) == x.size(-3):
+        return r
     heads: Tensor = r.unflatten(-3, (x.size(-3), -1))
     return heads.sum(-3)
 
@@ -273,3 +275,11 @@ def _parts(values: Sequence[Tensor], relevances: Mapping[int, Tensor]) -> list[T
     known = {index % len(values): r for index, r in relevances.items()}
     like = next(iter(known.values()))
     return [known[index] if index in known else _zeros(value, like) for index, value in enumerate(values)]
+
+
+def written_into_strides(
+    input: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """``torch.as_strided_scatter`` for contiguous memory, of functions over which ``torch.vmap`` can map."""
+    places = torch.arange(input.numel(), device=input.device).as_strided(size, stride, storage_offset or 0)
+    return input.flatten().index_put((places,), src).reshape(input.shape)

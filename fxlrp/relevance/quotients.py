@@ -69,6 +69,26 @@ def share(factor: Tensor, base: Tensor, denominator: Tensor) -> Tensor:
     return base / denominator * factor
 
 
+def share_of_value_(factor: Tensor, base: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`share_of_value`, in the memory of ``C``."""
+    return share_(factor, base, stabilize(z, epsilon))
+
+
+def share_of_value_in_two_(factor: Tensor, base: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`share_of_value`, in the memory of ``C``, with ``s(z)`` in that of ``base``."""
+    is_small = counts_as_zero(epsilon, z) or epsilon < torch.finfo(z.dtype).tiny
+    if is_small or base.shape != z.shape or not _is_precise(factor, base, z):
+        return share_of_value_(factor, base, z, epsilon)
+    return factor.mul_(base).div_(base.fill_(epsilon).copysign_(z).add_(z))
+
+
+@allocates
+@with_in_place_form(share_of_value_, in_two=share_of_value_in_two_)
+def share_of_value(factor: Tensor, base: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """``C * base / s(z)``, for relevance ``R = base * C``."""
+    return share(factor, base, stabilize(z, epsilon))
+
+
 def divide_(r: Tensor, denominator: Tensor) -> Tensor:
     """:func:`divide`, in the memory of ``R`` if it has the type of the quotient."""
     return r.div_(denominator) if r.dtype == denominator.dtype else r / denominator
@@ -118,7 +138,7 @@ def over_value(step: Step, epsilon: float) -> fx.Node:
         return step.named("share", function, received.factor, z, epsilon)
     if is_rectified(received.base, z):
         return step.named("share", rescale_positive, received.factor, received.base, epsilon)
-    return over(step, step.named("s", stabilize, z, epsilon))
+    return step.named("share", share_of_value, received.factor, received.base, z, epsilon)
 
 
 def over(step: Step, denominator: fx.Node) -> fx.Node:

@@ -26,6 +26,7 @@ from fxlrp.errors import InternalError, UnsupportedOpError
 from fxlrp.inputs import ExamplesNeeded
 from fxlrp.program import SIZE
 from fxlrp.provenance import describe
+from fxlrp.relevance.element_relevance import written_into_strides
 from fxlrp.relevance.sizes import expect_sizes
 from fxlrp.relevance.step import Step
 from fxlrp.relevance.validity import Validity
@@ -237,6 +238,15 @@ _LAZY = {
 }
 
 
+# torch.vmap, which maps steps over questions, has no rules for these calls of ATen, but for others.
+_MAPPABLE = {
+    torch.ops.aten.sym_size.int: Tensor.size,
+    torch.ops.aten.sym_stride.int: Tensor.stride,
+    torch.ops.aten.sym_numel.default: Tensor.numel,
+    torch.ops.aten.sym_storage_offset.default: Tensor.storage_offset,
+    torch.ops.aten.as_strided_scatter.default: written_into_strides,
+}
+
 _STRIDED = (
     torch.ops.aten.as_strided.default,
     torch.ops.aten.as_strided_scatter.default,
@@ -302,7 +312,8 @@ def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributio
         elif node.target in _RESHAPED:
             values[node] = step.call(torch.ops.aten.reshape.default, args[0], args[1])
         else:
-            values[node] = step.call(_LAZY.get(node.target, node.target), *args, **kwargs)
+            target = (_MAPPABLE | _LAZY).get(node.target, node.target)
+            values[node] = step.call(target, *args, **kwargs)
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
             values[node].meta[SIZE] = True
     return tuple(values[each] for each in results[:contributions] if isinstance(each, fx.Node))

@@ -364,3 +364,8 @@ class Custom(Rule):
         """Check the parameter."""
         if not callable(self.function) or not hasattr(self.function, "__name__"):
             raise RuleError(f"Custom: function must be a function with a name, not {shown(self.function)}")
+
+    def __repr__(self) -> str:
+        """The rule with the name of its function: fingerprints contain it, and an address differs in every process."""
+        name = getattr(self.function, "__qualname__", self.function.__name__)
+        return f"Custom(function={getattr(self.function, '__module__', None)}.{name})"

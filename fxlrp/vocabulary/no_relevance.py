@@ -33,6 +33,7 @@ SHAPE_ATTRIBUTES = frozenset(
 )
 
 _INPUT = {"input": REQUIRED}
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "logical_not")
 _SIZES = ("size", "dim", "numel", "element_size", "attention_scale")
 _OF_SIZES_AND_TYPES = frozenset(
     (
@@ -45,6 +46,7 @@ _OF_SIZES_AND_TYPES = frozenset(
 
 def _made(name: str, function: Callable[..., Any], parameters: Mapping[str, Any], **options: Any) -> Operation:
     options = {"allocates": True, "ignores_values": name in _OF_SIZES_AND_TYPES, **options}
+    options = {"makes_conditions": name in _COMPARISONS, **options}
     return Operation(name, Family.NO_RELEVANCE, function, parameters, is_size=name in _SIZES, **options)
 
 

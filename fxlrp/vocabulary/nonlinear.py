@@ -50,7 +50,6 @@ _MATRIX = """
     pinverse(input*, rcond=1e-15)
     linalg.det(A*)
     linalg.cholesky(A*, upper=False)
-    linalg.cond(A*, p=None)
     linalg.eigvals(A*)
     linalg.eigvalsh(A*, UPLO="L")
     linalg.svdvals(A*, driver=None)
@@ -134,4 +133,6 @@ def matrix_functions() -> Iterator[Operation]:
     """Functions of matrices, for which the field has no rule."""
     yield from rows(Family.MATRIX_FUNCTION, _MATRIX, allocates=True)
     yield row(Family.MATRIX_FUNCTION, "corrcoef(input*)", functions.correlation, allocates=True)
+    named: dict[str, Any] = {"qualified_names": ("torch._C._linalg.linalg_cond",)}
+    yield row(Family.MATRIX_FUNCTION, "linalg.cond(A*, p=None)", functions.condition_number, allocates=True, **named)
     yield from rows(Family.MATRIX_FUNCTION, _MATRIX_SEVERAL, multiple_results=True, allocates=True)

@@ -29,3 +29,20 @@ def test_the_relevance_of_a_sum_of_zeros_is_shown() -> None:
     assert explain.debug(x, target=0)[cumsum.node].zeros == cumsum.zeros
     others = [node.zeros for node in explain.balance(x, target=0).nodes if node.node != cumsum.node]
     assert others and not any(others)
+
+
+class Differences(nn.Module):
+    """The differences of neighbours in two dimensions: two results of one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(torch.gradient(x, dim=(1, 2)), 1).flatten(1)
+
+
+def test_the_relevance_of_zeros_is_that_of_all_results() -> None:
+    x = random(2, 1, 6).expand(2, 4, 6).clone()
+    explain = fxlrp.compile(Differences().eval(), presets.epsilon(1e-12), example_inputs=x)
+    seed = torch.ones(2, 48)
+    (found,) = (node for node in explain.balance(x, seed=seed).nodes if node.operation == "gradient")
+    # All differences in the first dimension are zero, and none in the second.
+    assert found.zeros == pytest.approx(2 * 24)
+    assert explain.debug(x, seed=seed)[found.node].zeros == found.zeros

@@ -108,6 +108,18 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "max 3d": lambda x: F.max_pool3d(x, 2, stride=1),
     "adaptive max": lambda x: F.adaptive_max_pool2d(x, (3, 4)),
     "adaptive max 3d": lambda x: F.adaptive_max_pool3d(x, (2, 3, 4)),
+    "nearest 1d": lambda x: F.interpolate(x.flatten(2), 70),
+    "nearest": lambda x: F.interpolate(x, scale_factor=(1.7, 0.6)),
+    "nearest 3d": lambda x: F.interpolate(x[:, None], (3, 5, 12)),
+    "nearest exact": lambda x: F.interpolate(x, (13, 7), mode="nearest-exact"),
+    "linear": lambda x: F.interpolate(x.flatten(2), scale_factor=0.4, mode="linear"),
+    "bilinear": lambda x: F.interpolate(x, (13, 7), mode="bilinear"),
+    "bilinear scaled": lambda x: F.interpolate(x, scale_factor=(2.3, 0.7), mode="bilinear"),
+    "bilinear aligned": lambda x: F.interpolate(x, (13, 1), mode="bilinear", align_corners=True),
+    "bilinear smooth": lambda x: F.interpolate(x, (4, 5), mode="bilinear", antialias=True),
+    "trilinear": lambda x: F.interpolate(x[:, None], (3, 5, 12), mode="trilinear", align_corners=True),
+    "bicubic": lambda x: F.interpolate(x, (13, 7), mode="bicubic"),
+    "bicubic smooth": lambda x: F.interpolate(x, (4, 5), mode="bicubic", antialias=True),
 }
 
 
@@ -143,25 +155,6 @@ def test_pooling_backward(name: str) -> None:
             (got,) = torch.autograd.grad(out, x, r)
         assert recorded.count == 1
         torch.testing.assert_close(got, expected)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": torch.tensor([True, False])}]
-)
-def test_attention(options: dict[str, Any]) -> None:
-    """Both kernels of attention, without what the first one keeps for the second."""
-    torch.manual_seed(0)
-    mask = options.get("attn_mask")
-    told = {**options, "attn_mask": mask.repeat(3)[None, None, None]} if mask is not None else options
-    q, k, v = (torch.randn(2, 3, length, 4, dtype=torch.float64, requires_grad=True) for length in (5, 6, 6))
-    inputs = (q, k, v)
-    expected = F.scaled_dot_product_attention(q, k, v, **told)
-    gradients = torch.autograd.grad(expected, inputs, expected)
-    with Recorded() as recorded:
-        out = F.scaled_dot_product_attention(q, k, v, **told)
-        got = torch.autograd.grad(out, inputs, out)
-    assert recorded.count == 2
-    torch.testing.assert_close((out, *got), (expected, *gradients))
 
 
 def test_copysign() -> None:

@@ -97,8 +97,14 @@ def test_metadata(format: str, file_of: Callable[[str], Path]) -> None:
         "target": "target",
         "inputs": [
             {"name": "input", "dtype": "float32", "shape": ["batch", 3, 16, 16]},
-            {"name": "target", "dtype": "int64", "shape": ["batch"]},
+            {
+                "name": "target",
+                "dtype": "int64",
+                "shape": ["batch"],
+                "meaning": "the index of the explained output, for each sample",
+            },
         ],
+        "conditions": {},
         "outputs": ["relevance"],
     }
     convolutions = [rule for rule in rules.values() if rule["operation"] == "conv2d"]

@@ -35,6 +35,7 @@ format, program, inputs, answers = sys.argv[1:]
 calls = np.load(inputs)
 calls = [[calls[f"{call}_{i}"] for i in range(len(calls.files)) if f"{call}_{i}" in calls.files] for call in range(2)]
 if format == "onnx":
+    sys.modules["torch"] = None  # an import of it fails
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -42,7 +43,6 @@ if format == "onnx":
     session = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     results = [session.run(None, dict(zip(names, call, strict=True))) for call in calls]
-    assert "torch" not in sys.modules
 else:
     import torch
 

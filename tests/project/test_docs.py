@@ -22,9 +22,9 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # These compile, export and serve.
 SLOW = ("language-model.md", "serve-explanations.md", "serving.md", "torch-compile.md", "transformers.md")
 # These use packages that may be absent.
-NEEDED = {"inseq.md": "inseq", "quantus.md": "quantus"}
-# The other blocks of a page run without the block that imports this.
-NEEDED_BY_A_BLOCK = "transformers"
+NEEDED = {"datasets.md": "zarr", "inseq.md": "inseq", "quantus.md": "quantus"}
+# The other blocks of a page run without the block that imports one of these.
+NEEDED_BY_A_BLOCK = ("ray", "transformers")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -44,11 +44,13 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     namespace: dict[str, object] = {"__name__": "page"}
     printed: str | None = ""
     for language, block in FENCE.findall(page.read_text()):
-        if language == "python" and f"import {NEEDED_BY_A_BLOCK}\n" in block:
-            if importlib.util.find_spec(NEEDED_BY_A_BLOCK) is None:
+        needed = next((each for each in NEEDED_BY_A_BLOCK if f"import {each}\n" in block), None)
+        if language == "python" and needed is not None:
+            if importlib.util.find_spec(needed) is None:
                 printed = None
                 continue
-            import_torchvision()  # transformers imports it
+            if needed == "transformers":
+                import_torchvision()  # transformers imports it
         if language == "python":
             # Errors cite source lines, so the block is a file of its own.
             source = tmp_path / "block.py"
@@ -101,14 +103,14 @@ def modules() -> list[str]:
     return ["fxlrp", *(module.name for module in found if "demo" not in module.name)]
 
 
-# These cannot be imported without the package that they are for.
-ADAPTERS = {"fxlrp.adapters.inseq": "inseq"}
+# These cannot be imported, or run their examples, without a package that may be absent.
+PACKAGES = {"fxlrp.adapters.inseq": "inseq", "fxlrp.data.run": "zarr"}
 
 
 @pytest.mark.parametrize("name", one_in(4, modules()))
 def test_docstring_examples(name: str) -> None:
-    if name in ADAPTERS:
-        pytest.importorskip(ADAPTERS[name], reason=f"{ADAPTERS[name]} is not installed")
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name], reason=f"{PACKAGES[name]} is not installed")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 
@@ -118,7 +120,7 @@ def test_docstrings_have_examples() -> None:
     with_examples = sum(
         bool(test.examples)
         for name in modules()
-        if name not in ADAPTERS
+        if name not in PACKAGES
         for test in finder.find(importlib.import_module(name))
     )
     assert with_examples >= 10

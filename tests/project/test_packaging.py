@@ -132,7 +132,7 @@ def test_runtime_dependencies_are_torch_and_tabulate(wheel: Path) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     assert {item.name for item in requirements if item.marker is None} == {"torch", "tabulate"}
     extras = {"vision", "text", "operators", "survey", "demo", "show", "onnx", "docs", "test", "dev"}
-    extras |= {"captum", "completion", "quantus", "inseq"}
+    extras |= {"captum", "completion", "data", "quantus", "inseq", "ray", "serve"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause AND MIT AND EPL-1.0"
@@ -241,7 +241,7 @@ def test_import_is_quick() -> None:
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import torch, fxlrp
 assert not {{"torch._inductor", "torch._dynamo", "sympy"}} & {{*sys.modules}}
-later = ("fxlrp.show", "fxlrp.concepts", "fxlrp.evaluate", "fxlrp.backward", "fxlrp.bilrp")
+later = ("fxlrp.show", "fxlrp.concepts", "fxlrp.data", "fxlrp.evaluate", "fxlrp.backward", "fxlrp.bilrp")
 assert not [name for name in sys.modules if name.startswith(later)]
 assert {{*fxlrp.__all__}} <= {{*dir(fxlrp)}}
 import fxlrp.bilrp, fxlrp.backward.dynamo

@@ -224,3 +224,21 @@ def test_a_cast_to_complex_numbers_passes_on_the_real_part_also_where_it_is_zero
     output = model(x)[:, 1:2]
     expected = (shares * output / (output + 1e-6 * output.sign())).reshape(3, 6, 2)[..., 0]
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_one_of_several_results_is_complex(capture: Any) -> None:
+    """Gradient times input, in which the real and the imaginary parts are results of their own."""
+
+    class Eigenvalues(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.view_as_real(torch.linalg.eig(x)[0]).flatten(1)
+
+    model, x = Eigenvalues().eval(), random(2, 3, 3, seed=1)
+    seed = random(2, 6, seed=2)
+    found = fxlrp.compile(model, fxlrp.presets.gradient(), example_inputs=x, capture=capture)(x, seed=seed)
+    leaf = x.clone().requires_grad_()
+    output = model(leaf)
+    quotient = torch.where(output == 0, 0.0, seed / output.detach())
+    (gradient,) = torch.autograd.grad(output, leaf, quotient)
+    assert_relevance(found, x * gradient, 1e-9)

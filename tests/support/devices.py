@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing
 from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 
 def on_ranks(ranks: int, function: Callable[[], Any]) -> list[Any]:
     """The results of a function of a module on every rank, in order."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_run, (ranks, function, folder), nprocs=ranks)
+        spawn(_run, (ranks, function, folder), nprocs=ranks)
         return [torch.load(Path(folder, str(rank)), weights_only=False) for rank in range(ranks)]
 
 

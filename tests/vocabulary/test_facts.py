@@ -388,6 +388,14 @@ def test_what_keeps_dimensions_has_those_of_its_first_operand(operation: Operati
     assert count
 
 
+@pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.makes_conditions))
+def test_what_makes_conditions_does_so_of_every_type(operation: Operation) -> None:
+    for sample in samples(operation):
+        for dtype in (torch.float64, torch.int64, torch.bool):
+            arguments = tree_map_only(Tensor, functools.partial(Tensor.to, dtype=dtype), dict(sample.arguments))
+            assert call(operation, arguments).dtype == torch.bool, sample.name
+
+
 def test_families_without_facts() -> None:
     """User-defined operations state nothing, so nothing is assumed of them."""
     plain = Operation("plain", Family.CUSTOM, torch.erf, {})

@@ -38,6 +38,7 @@ THEIRS: Mapping[str, Callable[..., Tensor]] = {
     "cov": torch.cov,
     "linalg_matrix_norm": matrix_norm,
     "corrcoef": torch.corrcoef,
+    "linalg_cond": lambda A, p: torch.linalg.cond(A, p),
 }
 
 
@@ -61,3 +62,9 @@ def test_expected_log_loss_is_the_cross_entropy_of_log_probabilities() -> None:
         }
         x = sample.arguments["input"].log_softmax(1)
         torch.testing.assert_close(functions.expected_log_loss(x, **given), cross_entropy(x, **given))
+
+
+@pytest.mark.parametrize("p", (1, -1, "fro"))
+def test_the_condition_number_of_a_singular_matrix_is_infinite(p: float | str) -> None:
+    matrices = torch.stack([torch.ones(3, 3), torch.eye(3)]).double()
+    torch.testing.assert_close(functions.condition_number(matrices, p), torch.linalg.cond(matrices, p))

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 import torch
 from tabulate import tabulate
 
-from fuzz import compiling, explaining, using
+from fuzz import compiling, explaining, of_datasets, using
 from fuzz.judge import Call, judged
 from fuzz.values import VALUES
 
-CALLS: dict[str, Call] = compiling.CALLS | explaining.CALLS | using.CALLS
+CALLS: dict[str, Call] = compiling.CALLS | explaining.CALLS | using.CALLS | of_datasets.CALLS
 
 
 def singles(call: Call) -> Iterator[dict[str, str]]:

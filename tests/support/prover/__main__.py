@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-import time
-import warnings
 from collections import Counter
 
-import torch
 from tabulate import tabulate
 
 from fxlrp.vocabulary import CANONICAL
 from operation_settings import WITHOUT_SAMPLES
-from prover.aimed import AIMS, aimed, holds
+from prover.aimed import AIMS
 from prover.checks import CHECKS
 from prover.planted import FAULTS, LIMIT, find
 from prover.rows import OF_PASSES, REFUSED
-from prover.search import LEFT_OUT, MODELS, violation
+from prover.search import LEFT_OUT, MODELS
+from prover.tasks import Task, outcomes, prepare
 
 # Of ten models, so many are random, and the others aimed at passes.
 RANDOM = 7
@@ -32,10 +29,9 @@ def main() -> None:
     parser.add_argument("--check", choices=CHECKS, action="append", help="a check to run; all by default")
     parser.add_argument("--pass", choices=AIMS, action="append", dest="passes", help="a pass to aim at; all by default")
     parser.add_argument("--planted", action="store_true", help="look for faults that are planted, instead")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, among which checks and passes are divided")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    # Operations that are deprecated or experimental say so.
-    warnings.simplefilter("ignore")
+    prepare()
     sys.exit(_planted(options.seed) if options.planted else _prove(options))
 
 
@@ -45,43 +41,21 @@ def _prove(options: argparse.Namespace) -> bool:
     passes = options.passes or ([] if is_chosen else list(AIMS))
     examples = options.examples * (RANDOM if passes and checks else 10) // 10
     share = examples / max(sum(1 / CHECKS[name].cost for name in checks), 1e-9)
+    turns = max(1, sum(AIMS[name].turns for name in passes))
+    rest = options.examples - examples * bool(checks)
+    tasks = [Task(name, max(1, round(share / CHECKS[name].cost)), options.seed) for name in checks]
+    tasks += [Task(name, max(1, rest * AIMS[name].turns // turns), options.seed, is_pass=True) for name in passes]
     calls: Counter[str] = Counter()
     rows, failed = [], False
-    for name in checks:
-        start, tried = time.perf_counter(), Counter[str]()
-        problem = violation(CHECKS[name], max(1, round(share / CHECKS[name].cost)), options.seed, tried)
-        counted = [tried.pop(each, 0) for each in (MODELS, LEFT_OUT)]
-        rows.append([name, *counted, "", time.perf_counter() - start, "holds" if problem is None else "fails"])
-        failed |= _tell(rows[-1], problem)
-        calls += tried
-    turns = max(1, sum(AIMS[name].turns for name in passes))
-    for name in passes:
-        start = time.perf_counter()
-        share = (options.examples - examples * bool(checks)) * AIMS[name].turns // turns
-        counts, problem = _aim(name, max(1, share), options.seed, calls)
-        found = [counts[True] + counts[False], counts[None], counts[True], time.perf_counter() - start]
-        rows.append([f"with {name} = without", *found, "holds" if problem is None else "fails"])
-        failed |= _tell(rows[-1], problem)
+    for outcome in outcomes(tasks, options.jobs):
+        row, problem = outcome.row, outcome.problem
+        print(f"{row[0]}: {row[-1]}", problem or "", sep="\n" if problem else "", file=sys.stderr, flush=True)
+        rows.append(row)
+        calls += outcome.calls
+        failed |= problem is not None
     print(tabulate(rows, headers=("check", MODELS, LEFT_OUT, "applied", "seconds", ""), floatfmt=".0f"))
     print(coverage(calls))
     return failed
-
-
-def _tell(row: list[object], problem: str | None) -> bool:
-    print(f"{row[0]}: {row[-1]}", problem or "", sep="\n" if problem else "", file=sys.stderr, flush=True)
-    return problem is not None
-
-
-def _aim(name: str, examples: int, seed: int, calls: Counter[str]) -> tuple[Counter[bool | None], str | None]:
-    """Whether the pass applied in programs for it, and the program that it changes; None if there is none."""
-    counts: Counter[bool | None] = Counter()
-    for each in itertools.islice(aimed(name, seed), examples):
-        try:
-            counts[holds(each)] += 1
-        except Exception as error:
-            return counts, f"{each}\n{type(error).__name__}: {error}"
-        calls.update(step.part.operation for step in each.program.steps if step.part.operation is not None)
-    return counts, None
 
 
 def _planted(seed: int) -> bool:
@@ -98,7 +72,7 @@ def _planted(seed: int) -> bool:
 REASONS = {
     **dict.fromkeys(WITHOUT_SAMPLES, "no kernel for double precision on a CPU, or written by a pass"),
     **dict.fromkeys(OF_PASSES, "written by a pass only"),
-    **dict.fromkeys(REFUSED, "fxlrp refuses it, as the size of a result depends on values"),
+    **REFUSED,
 }
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import Optimizations, rules
-from fxlrp.errors import CaptureError, LostInputError, SymbolicTraceError
+from fxlrp.errors import SymbolicTraceError
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.pipeline import EXPLANATION
 from fxlrp.relevance import implementation
 from fxlrp.rules.preset import Preset
-from prover.checks import GAMMA, TOLERANCE, assert_close, preset
+from prover.checks import GAMMA, TOLERANCE, LeftOutError, assert_close, preset, refusals
 from prover.models import CLASSES, Model, Program, Step
 from prover.parts import PARTS, SIZES, Part
 from prover.rows import WRITABLE, Fitted, Way, fit, numbers, part_of, settings_of, ways
@@ -282,13 +282,10 @@ def holds(aimed: Aimed) -> bool | None:
     target = (1, 1) if positions else 1
     tolerance = TOLERANCE[aimed.program.precision]
     try:
-        explainers = _explainers(aimed, model, x)
-    except (LostInputError, SymbolicTraceError):
+        with refusals():
+            explainers = _explainers(aimed, model, x)
+    except (LeftOutError, SymbolicTraceError):
         return None
-    except CaptureError as error:
-        if "in-place" in str(error) or "in place" in str(error):
-            return None
-        raise
     chosen, other = (explain(x, target=target) for explain in explainers)
     assert_close(chosen, other, tolerance)
     if not positions:

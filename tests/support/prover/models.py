@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from hypothesis import strategies
 from torch import Tensor, nn
 
 from prover.parts import PARTS, SIZES, Part
@@ -19,8 +19,8 @@ TOKENS = 7
 # The kinds of inputs. Tokens are embedded as a sequence.
 KINDS = (*SIZES, "tokens")
 LARGEST = 1e6
-# So many ways to call a row are tried before another part is taken.
-ATTEMPTS = 6
+# So many rows, and so many ways to call each, are tried before another part is taken.
+ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,6 @@ class Program:
             return model, torch.randint(TOKENS, (BATCH, 4))
         return model, torch.randn(BATCH, *SIZES[self.kind], dtype=torch.float64)
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the steps of a program that hypothesis reports."""
-        printer.text(repr(self))
-
     def __repr__(self) -> str:
         lines = [f"v0 = input ({self.kind})", *(f"v{i} = {step}" for i, step in enumerate(self.steps, 1))]
         return "\n".join([f"seed {self.seed}", *lines])
@@ -142,6 +138,9 @@ class Model(nn.Module):
         try:
             with torch.no_grad():
                 return all(bool((value.abs() < LARGEST).all()) for value in (*self.values(x), self(x)))
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            # A matrix is singular, or not finite.
+            return False
         except RuntimeError as error:
             # PyTorch changes no expanded value in place.
             if "refers to a single memory location" in str(error):
@@ -160,60 +159,68 @@ def wanted_shapes(part: Part, shapes: Sequence[Shape]) -> list[Shape]:
     return [any_shape if wanted is None else wanted for wanted in part.reads]
 
 
-@strategies.composite
+class Turns:
+    """Gives every row of the vocabulary its turn: each once, then the others of their number, and so on.
+
+    Args:
+        generator: Decides on the order, which differs from round to round.
+    """
+
+    def __init__(self, generator: random.Random) -> None:
+        self._generator, self._waiting = generator, list[str]()
+
+    def take(self) -> str:
+        """Return the row whose turn it is."""
+        if not self._waiting:
+            others = Counter(WEIGHTED) - Counter(set(WEIGHTED))
+            for names in (sorted(others.elements()), sorted(set(WEIGHTED))):
+                self._generator.shuffle(names)
+                self._waiting += names
+        return self._waiting.pop()
+
+
 def programs(
-    draw: strategies.DrawFn,
+    seed: int | str,
     *,
     fits: Callable[[Part], bool] = lambda part: True,
     kinds: Sequence[str] = KINDS,
     steps: int = 7,
     rows: int = 5,
-) -> Program:
-    """Programs of the parts that fit, and of rows of the vocabulary in ``rows`` of ten steps.
+) -> Iterator[Program]:
+    """Programs without end, of the parts that fit, and of rows of the vocabulary in ``rows`` of ten steps.
 
-    Later values are read more often, and modules are often called twice.
+    The rows take turns. Later values are read more often, and modules are often called twice.
     """
-    kind = draw(strategies.sampled_from(kinds))
-    written = _written(fits)
-    made: list[Step] = []
-    for _ in range(draw(strategies.integers(1, steps))):
-        shapes = Program(kind, tuple(made), 0).shapes
-        part = draw(strategies.sampled_from(written))
-        if draw(strategies.integers(0, 9)) >= 10 - rows:
-            part = draw(_rows(fits)) or part
-        reads = tuple(draw(_positions(shapes, wanted)) for wanted in part.reads)
-        earlier = [index for index, step in enumerate(made, 1) if step.part is part and step.shares is None]
-        shares = draw(strategies.sampled_from([None, *earlier])) if earlier else None
-        made.append(Step(part, reads, shares))
-    return Program(kind, tuple(made), draw(strategies.integers(0, 1000)))
+    generator = random.Random(seed)
+    turns, written = Turns(generator), [each for each in PARTS if fits(each)]
+    while True:
+        kind = generator.choice(kinds)
+        made: list[Step] = []
+        for _ in range(generator.randint(1, steps)):
+            shapes = Program(kind, tuple(made), 0).shapes
+            is_row = generator.randrange(10) < rows
+            part = (_row(generator, turns, fits) if is_row else None) or generator.choice(written)
+            reads = tuple(_position(generator, shapes, wanted) for wanted in part.reads)
+            earlier = [index for index, step in enumerate(made, 1) if step.part is part and step.shares is None]
+            made.append(Step(part, reads, generator.choice([None, *earlier])))
+        yield Program(kind, tuple(made), generator.randint(0, 1000))
 
 
-_CHOSEN: dict[Callable[[Part], bool], tuple[Part, ...]] = {}
-
-
-def _written(fits: Callable[[Part], bool]) -> tuple[Part, ...]:
-    if fits not in _CHOSEN:
-        _CHOSEN[fits] = tuple(each for each in PARTS if fits(each))
-    return _CHOSEN[fits]
-
-
-@strategies.composite
-def _rows(draw: strategies.DrawFn, fits: Callable[[Part], bool]) -> Part | None:
-    """A way to call a row that fits; None if there is none among the next ways."""
-    name = draw(strategies.sampled_from(WEIGHTED))
-    possible = ways(name)
-    first = draw(strategies.integers(0, len(possible) - 1))
-    for number in range(ATTEMPTS):
-        # Far from each other: neighbours are often impossible for the same reason.
-        part = part_of(name, possible[(first + 7 * number) % len(possible)])
-        if part is not None and fits(part):
-            return part
+def _row(generator: random.Random, turns: Turns, fits: Callable[[Part], bool]) -> Part | None:
+    """A way to call the next row that fits; None if there is none among the next rows."""
+    for _ in range(ATTEMPTS):
+        name = turns.take()
+        possible = list(ways(name))
+        generator.shuffle(possible)
+        for way in possible[:ATTEMPTS]:
+            part = part_of(name, way)
+            if part is not None and fits(part):
+                return part
     return None
 
 
-def _positions(shapes: list[Shape], wanted: Shape | None) -> strategies.SearchStrategy[int]:
-    """The last value, and those of the shape that is wanted, as often as all others."""
-    found = [index for index, shape in enumerate(shapes) if shape == wanted] or [len(shapes) - 1]
-    return strategies.one_of(
-        strategies.just(len(shapes) - 1), strategies.sampled_from(found), strategies.integers(0, len(shapes) - 1)
-    )
+def _position(generator: random.Random, shapes: list[Shape], wanted: Shape | None) -> int:
+    """The last value, or one of the shape that is wanted, or any."""
+    last = len(shapes) - 1
+    found = [index for index, shape in enumerate(shapes) if shape == wanted] or [last]
+    return generator.choice([last, generator.choice(found), generator.randint(0, last)])

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode, resolve_name
 
 
@@ -38,22 +39,35 @@ class Call:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes the calls of functions whose results are real or complex numbers."""
+    """Notes the calls of functions whose results are real or complex numbers.
+
+    It also notes whether one changes a value in a way that does not leave the relevance of its elements as it is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.changes = False
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         result = function(*args, **kwargs)
+        written = str(getattr(function, "__name__", function))
+        is_in_place = written == "__setitem__" or (written.endswith("_") and not written.endswith("__"))
+        self.changes |= is_in_place and _name(function) not in (*ACTIVATIONS, "mul", "div")
         results = tuple(each for each in _tensors(result) if each.is_floating_point() or each.is_complex())
         if results:
-            name = str(resolve_name(function) or getattr(function, "__name__", function)).split(".")[-1].strip("_")
-            self.calls.append(Call(name, function, args, kwargs, results))
+            self.calls.append(Call(_name(function), function, args, kwargs, results))
         return result
+
+
+def _name(function: Any) -> str:
+    """The name of a function of torch, or of ATen without its overload."""
+    if isinstance(function, OpOverload):
+        function = function.overloadpacket
+    return str(resolve_name(function) or getattr(function, "__name__", function)).split(".")[-1].strip("_")
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -70,8 +84,8 @@ ACTIVATIONS = (
 )
 MOVING = (
     "flip roll getitem cat chunk split unbind transpose permute unflatten flatten reshape view squeeze unsqueeze "
-    "expand select narrow movedim repeat tile clone contiguous stack masked_fill where pad channel_shuffle "
-    "pixel_shuffle dropout max_pool1d max_pool2d max_pool3d amax maximum"
+    "expand broadcast_tensors select narrow movedim repeat tile clone contiguous stack masked_fill where pad "
+    "channel_shuffle pixel_shuffle dropout max_pool1d max_pool2d max_pool3d amax maximum"
 ).split()
 AFFINE = (
     "add sub neg linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d mean sum cumsum "
@@ -105,6 +119,8 @@ class Book:
     def relevance(self, call: Call, operands: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor | None]:
         """The relevance of the operands of a call, from that of its results."""
         name, (result, *_), (received, *_) = call.name, call.results, given
+        if call.kwargs.get("rounding_mode") is not None:
+            raise NotDefinedError("a rounded quotient")
         if name in ACTIVATIONS and len(operands) == 1:
             return list(given)
         if name in MOVING:
@@ -225,6 +241,10 @@ NORMS: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
+def _is_among(result: Tensor, operands: Sequence[Tensor]) -> bool:
+    return any(result is operand for operand in operands)
+
+
 def relevance_of(model: nn.Module, x: Tensor, target: int, book: Book) -> Tensor:
     """The relevance of ``x`` for an output.
 
@@ -233,13 +253,15 @@ def relevance_of(model: nn.Module, x: Tensor, target: int, book: Book) -> Tensor
     """
     with torch.no_grad(), Recorder() as recorder:
         output = model(x)
+    if recorder.changes:
+        raise NotDefinedError("a change in place")
     depending, relevance = {id(x)}, {id(output): torch.zeros_like(output)}
     relevance[id(output)][:, target] = output[:, target]
     walked: list[tuple[Call, list[Tensor]]] = []
     for call in recorder.calls:
         read = _tensors([*call.args, *call.kwargs.values()])
         operands = list({id(each): each for each in read if id(each) in depending}.values())
-        if not operands or any(result is operand for result in call.results for operand in operands):
+        if not operands or all(_is_among(result, operands) for result in call.results):
             continue
         if any(result.is_complex() for result in call.results):
             raise NotDefinedError(f"{call.name} of complex numbers")
@@ -249,7 +271,12 @@ def relevance_of(model: nn.Module, x: Tensor, target: int, book: Book) -> Tensor
     for call, operands in reversed(walked):
         if not any(id(result) in relevance for result in call.results):
             continue
-        given = [relevance.get(id(result), torch.zeros_like(result)) for result in call.results]
+        # A result that is an operand itself, such as one that needs no broadcasting, has its relevance already.
+        new = {id(result) for result in call.results if not _is_among(result, operands)}
+        given = [
+            relevance.get(id(result), torch.zeros_like(result)) if id(result) in new else torch.zeros_like(result)
+            for result in call.results
+        ]
         for operand, part in zip(operands, book.relevance(call, operands, given), strict=True):
             if part is not None:
                 relevance[id(operand)] = relevance.get(id(operand), 0) + part

@@ -76,5 +76,10 @@ def find(fault: str, seed: int = 0) -> tuple[int, Aimed] | None:
             try:
                 holds(tried)
             except Exception:
-                return number + 1, tried
-    return None
+                found = number + 1, tried
+                break
+        else:
+            return None
+    # A program that fails without the fault, too, does not show it.
+    holds(tried)
+    return found

@@ -22,8 +22,13 @@ from prover.shapes import BATCH, Shape, batched, fitted, of_whole_batch, with_ba
 
 # What only passes write, and models do not.
 OF_PASSES = ("expect_dims", "mask_scores", "sum_bags")
-# The size of a result depends on values, so that its derived step cannot be traced.
-REFUSED = ("linalg_lstsq",)
+REFUSED: Mapping[str, str] = {
+    "linalg_lstsq": "fxlrp refuses it, as the size of a result depends on values",
+    "contains": "fxlrp refuses it of a tensor, as control flow would depend on values",
+    "not_": "fxlrp refuses it of a tensor, as control flow would depend on values",
+    "longest": "written where packed sequences are captured only",
+}
+"""Rows that fxlrp refuses, and why: their derived step cannot be traced, or their call cannot be captured."""
 WRITABLE: Mapping[str, Operation] = {name: each for name, each in SAMPLED.items() if name not in (*OF_PASSES, *REFUSED)}
 # What torch raises for a call that it does not take.
 REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
@@ -202,7 +207,7 @@ def part_of(name: str, way: Way) -> Part | None:
         fits.gives,
         fits.make,
         homogeneous=homogeneous and fits.operation.family in _DIFFERENTIATED and name not in _OTHER_SHARES,
-        conserves=fits.operation.family in _CONSERVING and _conserves(fits, homogeneous),
+        conserves=fits.operation.family in _CONSERVING and name not in _OTHER_SHARES and _conserves(fits, homogeneous),
         changes=way.in_place,
         mixes=mixes(fits),
         precision=fits.precision,
@@ -215,7 +220,8 @@ _DIFFERENTIATED = (
     *(Family.LINEAR, Family.SUM, Family.PRODUCT, Family.MATMUL, Family.ACTIVATION, Family.MAX_POOL, Family.AVERAGE),
     *(Family.SHAPE, Family.TRANSFORM, Family.SELECTION, Family.FUNCTION, Family.COMPOSITE, Family.IDENTITY),
 )
-# A deviation shares by the squared deviations of the elements, not by the elements: they sum up to the same.
+# A deviation shares by the squared deviations of the elements, not by the elements: they sum up to the same, but a zero
+# has a share, too, which has nowhere to go behind a mask.
 _OTHER_SHARES = ("std",)
 # All relevance goes to the operands, if the operation is homogeneous.
 _CONSERVING = (

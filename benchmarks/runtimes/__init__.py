@@ -1,0 +1,1 @@
+"""How right and how fast exported explanations are, by model, batch size and runtime."""

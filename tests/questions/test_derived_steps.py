@@ -1,0 +1,84 @@
+"""Several questions at once through steps that are derived for open sizes, against gradients of the plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxlrp
+from fxlrp import presets
+from fxlrp.errors import InputError
+from fxlrp.targets import each
+from oracles import assert_relevance, random
+
+
+def _svd(x: Tensor) -> Tensor:
+    # The signs of singular vectors are arbitrary; products of both are not.
+    u, s, v = torch.linalg.svd(x, full_matrices=False)
+    return torch.cat([s, torch.einsum("bij,bjk->bik", u, v).flatten(1)], 1)
+
+
+def _windows(x: Tensor) -> Tensor:
+    return x.as_strided((2, 4, 3), (16, 4, 1)).flatten(1)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "svd": _svd,
+    "singular values": torch.linalg.svdvals,
+    "pseudoinverse": lambda x: torch.linalg.pinv(x).flatten(1),
+    "inverse": lambda x: torch.linalg.inv(x).flatten(1),
+    "exponential": lambda x: torch.linalg.matrix_exp(x).flatten(1),
+    "norms": lambda x: torch.linalg.matrix_norm(x, "nuc").unsqueeze(1),
+    "strides": _windows,
+}
+
+
+class Applied(nn.Module):
+    """A function of the input."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return FUNCTIONS[self._name](x)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_seeds_of_derived_steps(name: str) -> None:
+    """Gradient times input, of the outputs weighted by the seed over the output."""
+    x = random(2, 4, 4, seed=2)
+    model = Applied(name).eval()
+    explain = fxlrp.compile(model, presets.gradient(), example_inputs=x)
+    seeds = random(3, *model(x).shape, seed=4)
+    found = explain(x, seed=each(seeds))
+    assert found.shape == (3, *x.shape)
+    for seed, relevance in zip(seeds, found, strict=True):
+        leaf = x.clone().requires_grad_()
+        output = model(leaf)
+        (gradient,) = torch.autograd.grad(output, leaf, seed / output.detach())
+        assert_relevance(relevance, x * gradient, 1e-9)
+
+
+class Angle(nn.Module):
+    """The angles of real numbers are constant, so no relevance arrives under the gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.angle(x)
+
+
+def test_there_is_a_result_for_each_question_where_no_relevance_arrives() -> None:
+    x = random(2, 4, seed=2)
+    explain = fxlrp.compile(Angle().eval(), presets.gradient(), example_inputs=x)
+    found = explain(x, target=each(range(3)))
+    assert found.shape == (3, 2, 4) and not found.any()
+
+
+def test_a_target_is_checked_where_no_relevance_arrives() -> None:
+    x = random(2, 4, seed=2)
+    explain = fxlrp.compile(Angle().eval(), presets.gradient(), example_inputs=x)
+    with pytest.raises(InputError, match="target"):
+        explain(x, target=4)
