@@ -496,6 +496,7 @@ def _identities() -> Iterator[tuple[str, list[Arguments]]]:
 
 
 def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
+    yield "whole", only(M, {})
     yield "getattr", only(M, *each("name", "shape", "dtype", "ndim"))
     for name in "eq ne lt le gt ge".split():
         yield name, [two(M, 0), two(M, M), two(M, fixed(6))]
