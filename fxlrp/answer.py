@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.capture.root_module import on_other_model
 from fxlrp.interface import Interface
+from fxlrp.on_devices import program_on_devices
 from fxlrp.program import Program
 from fxlrp.question import Question
 
@@ -67,4 +68,5 @@ class Answer:
             values: The inputs, in order.
             controls: The target, the seed and the conditions, by name.
         """
-        return self.program()(*self.interface.arguments(values, controls))
+        program = program_on_devices(values, self.graph_module) or self.program()
+        return program(*self.interface.arguments(values, controls))

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fxlrp.capture.lock import is_compiling
 from fxlrp.capture.root_module import on_other_model, sharing_tensors
+from fxlrp.layouts import to_local
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,13 @@ def _can_be_watched(source: Tensor) -> bool:
 
 
 def _state(sources: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    return tuple((source._version, source.data_ptr(), source.shape, source.stride()) for source in sources)
+    local = map(to_local, sources)
+    return tuple((source._version, source.data_ptr(), source.shape, source.stride()) for source in local)
 
 
 def _words(source: Tensor) -> Tensor:
     """A view of a tensor that is fast to compare: as few numbers as cover its memory."""
+    source = to_local(source)
     size = source.element_size()
     whole = source.numel() > 0 and source.numel() * size % 8 == 0 and source.storage_offset() * size % 8 == 0
     source = source.detach()

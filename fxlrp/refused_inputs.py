@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from fxlrp.errors import FxlrpError, InputError, InternalError
 from fxlrp.inputs import Inputs
+from fxlrp.layouts import is_distributed
 from fxlrp.provenance import MODEL, describe, is_users_file
 
 
@@ -97,11 +98,14 @@ def raise_explained(
         what: What the values are, in words.
 
     Raises:
-        InputError: The model does not take the inputs either.
+        InputError: The model does not take the inputs either, or an explanation fails on several devices.
         InternalError: The model takes the inputs, but its captured graph does not.
     """
     if _is_of_the_machine(error):
         return
+    # Other devices may not have failed. A call here would wait for theirs.
+    if any(map(is_distributed, (*values, *model.parameters(), *model.buffers()))):
+        raise InputError(_on_several_devices(error, inputs, values)) from error
     refusal = _refusal(model, inputs, values)
     failure = _failure(captured, values) if captured is not None else None
     if any(each is not None and _is_of_the_machine(each.error) for each in (refusal, failure)):
@@ -117,8 +121,22 @@ def raise_explained(
         ) from failure.error
 
 
+def _on_several_devices(error: Exception, inputs: Inputs, values: Sequence[Any]) -> str:
+    given = ", ".join(f"{name!r} is {_words(value)}" for name, value in zip(inputs.names, values, strict=True))
+    return (
+        f"a call on several devices fails: {_first_line(error)}\n"
+        f"  inputs: {given}\n"
+        "  If the model was parallelized after fxlrp.compile, compile it again: what its modules do at their "
+        "boundaries is captured. If parameters are DTensor and no module makes DTensor of its inputs, pass DTensor. "
+        "If DTensor does not know an operation, let the module before it return local tensors "
+        "(docs/several-devices.md)"
+    )
+
+
 def _is_of_the_machine(error: Exception) -> bool:
-    """Whether an error says nothing about the inputs: memory is short, or a device has failed."""
+    """Whether an error says nothing about the inputs: memory is short, or a device or a connection has failed."""
+    if torch.distributed.is_available() and isinstance(error, torch.distributed.DistError):
+        return True
     if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
         return True
     # The allocator of the CPU has no type of its own.
@@ -221,4 +239,6 @@ def _words(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     layout = "" if value.layout == torch.strided else f" {value.layout}"
+    if is_distributed(value):
+        layout += f" {tuple(value.placements)}"
     return f"{value.dtype}{layout} {tuple(value.shape)} on {value.device}"

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import (
 
 from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.errors import InputError
+from fxlrp.layouts import is_distributed
 from fxlrp.quiet import quiet
 
 
@@ -72,6 +73,11 @@ class _Reader(fx.Interpreter):
         super().__init__(graph_module, graph=graph)
         self.inferred = Inferred({}, {})
         self._results: dict[Any, Any] = {}
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        # On several devices, inputs are as large as on one.
+        return torch.empty(value.shape, dtype=value.dtype, device=value.device) if is_distributed(value) else value
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:

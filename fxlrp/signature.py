@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from fxlrp.capture.shape_guards import Reason, ShapeGuards
 from fxlrp.errors import InputError
 from fxlrp.inputs import Inputs
+from fxlrp.layouts import like_input
 from fxlrp.program import Program, inputs_among, receivers
 from fxlrp.relevance.numerics import as_type_of
 
@@ -148,7 +149,7 @@ class Signature:
         """
         given = dict(zip(self.inputs.names, values, strict=True))
         found = {
-            name: as_type_of(results[name], given[name]) if name in given else results[name]
+            name: like_input(as_type_of(results[name], given[name]), given[name]) if name in given else results[name]
             for name in self.explained(given, results)
         }
         return next(iter(found.values())) if len(found) == 1 and not as_dict else found

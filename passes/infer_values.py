@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxlrp.errors import GraphError
+from fxlrp.layouts import takes_local_parts
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program
 from fxlrp.shapes import infer_values as values_of
@@ -15,7 +16,8 @@ def infer_values(program: Program) -> int:
     Raises:
         GraphError: The graph does not run on the example inputs.
     """
-    if program.options.examples:
+    # A part on one device is smaller than the whole, by a factor that no graph contains.
+    if program.options.examples and not takes_local_parts(program.graph):
         try:
             inferred = values_of(program.graph_module, program.graph, program.options.examples)
         except Exception as error:

@@ -21,6 +21,7 @@ from fxlrp.passes.find_weights import find_weights
 from fxlrp.passes.fold_batch_norm import fold_batch_norm
 from fxlrp.passes.functionalize import functionalize
 from fxlrp.passes.fuse_attention import fuse_attention
+from fxlrp.passes.gather_again import gather_again
 from fxlrp.passes.infer_dependence import infer_dependence
 from fxlrp.passes.infer_finite import infer_finite
 from fxlrp.passes.infer_signs import infer_signs
@@ -28,9 +29,11 @@ from fxlrp.passes.infer_support import infer_support
 from fxlrp.passes.infer_values import infer_values
 from fxlrp.passes.keep_constants import keep_constants
 from fxlrp.passes.keep_pool_indices import keep_pool_indices
+from fxlrp.passes.merge_layouts import merge_layouts
 from fxlrp.passes.name_nodes import name_nodes
 from fxlrp.passes.nest_regions import nest_regions
 from fxlrp.passes.normalize import normalize
+from fxlrp.passes.read_redistributed import read_redistributed
 from fxlrp.passes.recognize_attention import recognize_attention
 from fxlrp.passes.recompute_values import recompute_values
 from fxlrp.passes.release_values import release_values
@@ -47,6 +50,7 @@ CANONICALIZE: tuple[Pass, ...] = (
     normalize,
     decompose,
     remove_identities,
+    merge_layouts,
     remove_dead_code,
     name_nodes,
     start_inside,
@@ -72,6 +76,8 @@ EXPLANATION: tuple[Pass, ...] = (
     select_positions,
     emit_relevance,
     remove_dead_code,
+    read_redistributed,
+    gather_again,
     release_values,
     recompute_values,
     checkpoint,
@@ -88,6 +94,7 @@ BACKWARD: tuple[Pass, ...] = (
     *SPECIALIZE,
     emit_backward,
     remove_dead_code,
+    read_redistributed,
     share_across_batch,
     keep_pool_indices,
 )

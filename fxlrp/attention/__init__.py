@@ -6,12 +6,14 @@ length. Elsewhere, such as on other devices or for head sizes that differ, block
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
 from fxlrp.attention.call import Call
 from fxlrp.attention.kernels import kernel_for
 from fxlrp.attention.layout import as_rows, flat_call, flatten, reduced, shared_dims, unflatten, with_rows
+from fxlrp.attention.on_devices import Parts
 
 
 def attention(
@@ -39,6 +41,12 @@ def attention(
         The result, ``(..., L, e)``, which is zero for queries that may look at no key; and the logarithms of the sums
         of exponentials, in the layout of the kernel, or an empty tensor where no kernel fits.
     """
+    parts = Parts.of(query, keys, value)
+    if parts is not None:
+        q, k, v = map(parts.of_operand, (query, keys, value))
+        out, kept = attention(q, k, v, *_of_parts(parts, mask, scale), is_causal, hides_finitely)
+        batch = torch.broadcast_shapes(*(each.shape[:-2] for each in (query, keys, value)))
+        return parts.whole(out, (*batch, query.shape[-2], value.shape[-1])), kept
     given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
     dims = shared_dims(given)
     call = with_rows(given, dims)
@@ -80,6 +88,13 @@ def attention_transposed(
         hides_finitely: Whether a mask of truth values replaces scores with low numbers.
         shares: Factors of the results: of that for queries and keys, and of that for the values.
     """
+    parts = Parts.of(query, keys, value)
+    if parts is not None:
+        u, q, k, v, out = map(parts.of_operand, (u, query, keys, value, out))
+        of_parts = _of_parts(parts, mask, scale)
+        results = attention_transposed(u, q, k, v, out, kept, *of_parts, is_causal, hides_finitely, shares=shares)
+        of_each = (parts.whole(r, x.shape) for r, x in zip(results, (query, keys, value), strict=True))
+        return next(of_each), next(of_each), next(of_each)
     given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
     dims = shared_dims(given)
     call, u, out = with_rows(given, dims), as_rows(u, dims), as_rows(out, dims)
@@ -99,6 +114,14 @@ def attention_transposed(
         _shared(reduced(of_query, query), of_scores),
         _shared(reduced(of_keys, call.keys).reshape(keys.shape), of_scores),
         _shared(reduced(of_value, call.value).reshape(value.shape), of_values),
+    )
+
+
+def _of_parts(parts: Parts, mask: Tensor | None, scale: float | Tensor) -> tuple[Tensor | None, float | Tensor]:
+    """The mask and the scale of the part of attention on this device."""
+    return (
+        None if mask is None else parts.of_operand(mask),
+        parts.of_operand(scale) if isinstance(scale, Tensor) else scale,
     )
 
 

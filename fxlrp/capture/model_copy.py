@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+
+from fxlrp.capture.sharded_modules import put_copies_of_sharded_modules
 
 
 def copy_with_shared_tensors(model: nn.Module) -> nn.Module:
@@ -15,7 +18,9 @@ def copy_with_shared_tensors(model: nn.Module) -> nn.Module:
     leave behind. In the copy it takes the place of the hidden one.
     """
     shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
-    copied: nn.Module = copy.deepcopy(model, shared)
+    memo: dict[int, Any] = {**shared}
+    put_copies_of_sharded_modules(model, memo)
+    copied: nn.Module = copy.deepcopy(model, memo)
     for module in copied.modules():
         for name, value in _hiding(module).items():
             del module.__dict__[name]

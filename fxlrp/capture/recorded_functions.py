@@ -44,11 +44,11 @@ def stand_ins(
     try:
         for name in _FACTORIES:
             put(vars(torch), name, recorded(getattr(torch, name)))
-        put(vars(torch), "is_tensor", lambda value: _isinstance(value, torch.Tensor))
+        put(vars(torch), "is_tensor", lambda value: is_instance(value, torch.Tensor))
         for namespace in forwards:
             ours = namespace.get("__name__", "").partition(".")[0] in ("torch", "fxlrp")
             if not ours and "isinstance" not in namespace:
-                put(namespace, "isinstance", _isinstance)
+                put(namespace, "isinstance", is_instance)
         others = {**{function: recorded(function) for function in functions}, **(replaced or {})}
         for namespace, name, function in _found(tuple(others), copy, forwards):
             put(namespace, name, others[function])
@@ -77,7 +77,8 @@ def _found(
                 yield namespace, name, sought[id(value)]
 
 
-def _isinstance(value: Any, classes: Any) -> bool:
+def is_instance(value: Any, classes: Any) -> bool:
+    """``isinstance`` in traced code: a traced value is a tensor."""
     return isinstance(value, classes) or (isinstance(value, fx.Proxy) and issubclass(torch.Tensor, classes))
 
 

@@ -8,22 +8,27 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxlrp import layouts
 from fxlrp.capture import packed_sequences
+from fxlrp.capture.distributed_modules import UNKNOWN, recording_layouts
 from fxlrp.capture.holder import Holder, name_inputs
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.capture.model_copy import copy_with_shared_tensors
 from fxlrp.capture.outputs import Selected, Selection
 from fxlrp.capture.recorded_functions import stand_ins
 from fxlrp.capture.root_module import CONSTANTS, on_live_model
+from fxlrp.capture.sharded_modules import is_gathered
 from fxlrp.capture.traceable_forwards import open_modules
 from fxlrp.errors import CaptureError, InputError, SymbolicTraceError
 from fxlrp.inputs import Inputs
+from fxlrp.layouts import is_distributed, layout_of
 from fxlrp.provenance import is_users_file
 
 
@@ -56,6 +61,23 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    # Code that changes how a tensor lies on devices, such as the hooks of tensor parallelism, compares what it has with
+    # what it needs. Nothing equals the placements of a traced value, so that it asks for what it needs.
+    placements = UNKNOWN
+
+    def redistribute(self, device_mesh: Any = None, placements: Any = None, **_: Any) -> fx.Proxy:
+        """Record a change of the layout on several devices."""
+        return self.tracer.create_proxy("call_function", layouts.redistribute, (self, layout_of(placements)), {})
+
+    def to_local(self, **_: Any) -> fx.Proxy:
+        """Record that the part on this device is taken."""
+        return self.tracer.create_proxy("call_function", layouts.to_local, (self,), {})
+
+    def full_tensor(self, **_: Any) -> fx.Proxy:
+        """Record that the whole tensor is taken."""
+        whole = self.tracer.create_proxy("call_function", layouts.redistribute, (self, ()), {})
+        return self.tracer.create_proxy("call_function", layouts.to_local, (whole,), {})
 
 
 def _augmented(function: Callable[..., Any]) -> Callable[[_Proxy, Any], fx.Proxy]:
@@ -130,10 +152,27 @@ class _Tracer(fx.Tracer):
         own_path = f"{self.scope.module_path}.{attr}"
         path = own_path if self._named.get(own_path) is attr_val else path
         if path not in parameter_proxy_cache:
-            parameter_proxy_cache[path] = self.create_proxy(
-                "get_attr", path, (), {}, proxy_factory_fn=lambda node: _AttributeProxy(node, self, attr_val)
-            )
+            read, known = ("get_attr", path, ()), partial(_AttributeProxy, tracer=self, value=attr_val)
+            proxy = self.create_proxy(*read, {}, proxy_factory_fn=known)
+            if is_gathered(self.root.get_submodule(path.rpartition(".")[0]), attr_val):
+                proxy = self.create_proxy("call_function", layouts.whole, (proxy,), {}, proxy_factory_fn=known)
+            parameter_proxy_cache[path] = proxy
         return parameter_proxy_cache[path]
+
+    def on_mesh(self, mesh: Any) -> fx.Proxy:
+        """A parameter that lies on a mesh of devices; of the module that is traced, if it has one.
+
+        Raises:
+            CaptureError: The model has none.
+        """
+        found = [path for path, value in self._named.items() if is_distributed(value) and value.device_mesh == mesh]
+        own = [path for path in found if path.startswith(f"{self.scope.module_path}.")]
+        if not found:
+            raise CaptureError(
+                f"a tensor is moved to {mesh}, on which the model has no parameter: parallelize it there"
+            )
+        path = (own or found)[0]
+        return self.create_proxy("get_attr", path, (), {})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return False
@@ -223,11 +262,13 @@ def capture(
     try:
         holder = Holder(copy_with_shared_tensors(model), inputs, selection).eval()
         open_modules(holder)
+    except CaptureError:
+        raise
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied for tracing: {error}") from error
     tracer = _Tracer(holder, inputs.identifiers, functions)
     try:
-        with ONE_CAPTURE, stand_ins(functions, holder, _packing(holder)):
+        with ONE_CAPTURE, stand_ins(functions, holder, _packing(holder)), recording_layouts(tracer.on_mesh):
             graph = tracer.trace(holder)
     except InputError:
         raise

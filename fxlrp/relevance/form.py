@@ -9,16 +9,19 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, fx
 
+from fxlrp.layouts import Places, places_of
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _READS_FORM = "__fxlrp_reads_form__"
 
 
 class Form(NamedTuple):
-    """The shape and the type of a tensor."""
+    """The shape and the type of a tensor, and where its parts are, if it lies on several devices."""
 
     shape: torch.Size
     dtype: torch.dtype
+    places: Places | None = None
 
     def dim(self) -> int:
         """The number of dimensions."""
@@ -39,7 +42,7 @@ class Form(NamedTuple):
 
 def form_of(value: Tensor) -> Form:
     """The form of a tensor."""
-    return Form(value.shape, value.dtype)
+    return Form(value.shape, value.dtype, places_of(value))
 
 
 def reads_form(*names: str) -> Callable[[FunctionT], FunctionT]:

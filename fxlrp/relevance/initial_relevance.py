@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.errors import InputError
+from fxlrp.layouts import is_distributed, replicated, whole
 from fxlrp.relevance.targets import Each, Target, at_largest, at_last_position, at_target, has_class_for_each_token
 
 __all__ = ["Seed", "Target", "initial_gradient", "initial_relevance"]
@@ -38,6 +39,10 @@ def initial_relevance(
     """
     if not isinstance(output, Tensor):
         raise InputError(f"the model returned a {type(output).__name__}, but only a single tensor can be explained")
+    if is_distributed(output):
+        return replicated(
+            initial_relevance(whole(output), *_here(target, seed), tuple(map(whole, tokens)), positions), output
+        )
     if seed is not None:
         if target is not None:
             raise InputError("give either a target or a seed, not both")
@@ -70,6 +75,10 @@ def initial_gradient(
     """
     if not isinstance(output, Tensor) or seed is not None:
         return initial_relevance(output, target, seed, tokens, positions)
+    if is_distributed(output):
+        return replicated(
+            initial_gradient(whole(output), *_here(target, seed), tuple(map(whole, tokens)), positions), output
+        )
     ones = torch.ones_like(output)
     if target is not None or output.dim() < 2:
         return initial_relevance(ones, target, None, tokens, positions)
@@ -78,6 +87,14 @@ def initial_gradient(
         return at_target(ones, (last, output[:, -1].argmax(-1)))
     flat = ones.flatten(1)
     return at_target(flat, output.flatten(1).argmax(1)).reshape(output.shape)
+
+
+def _here(target: Target, seed: Seed) -> tuple[Target, Seed]:
+    """A target and a seed with all of their elements on this device."""
+    return (
+        whole(target) if isinstance(target, Tensor) else target,
+        whole(seed) if isinstance(seed, Tensor) else seed,
+    )
 
 
 def _seed_relevance(output: Tensor, seed: Tensor | Callable[[Tensor], Tensor]) -> Tensor:

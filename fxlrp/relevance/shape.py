@@ -14,7 +14,7 @@ from fxlrp.functions import set_item
 from fxlrp.operation import REQUIRED
 from fxlrp.program import Relevance
 from fxlrp.relevance import element_relevance as elements
-from fxlrp.relevance import positions
+from fxlrp.relevance import layouts, positions
 from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.step import Contributions, Emitter, Implementation, RuleTable, Step, like_receiver
 from fxlrp.rules.specs import Backpropagation, PassThrough
@@ -149,6 +149,9 @@ _EMITTERS: Mapping[str, Emitter] = {
     "chunk": _to_input(elements.chunk_relevance, "chunks", "dim"),
     "split": _to_input(elements.split_relevance, "split_size_or_sections", "dim"),
     "unbind": _to_input(elements.unbind_relevance, "dim"),
+    "from_local": _to_input(layouts.from_local_relevance, "layout"),
+    "redistribute": _to_input(layouts.redistribute_relevance),
+    "to_local": _to_input(layouts.to_local_relevance),
 }
 
 

@@ -12,6 +12,7 @@ from fxlrp.vocabulary.arithmetic import arithmetic
 from fxlrp.vocabulary.attention import attention
 from fxlrp.vocabulary.composites import composites
 from fxlrp.vocabulary.identities import checks, identities
+from fxlrp.vocabulary.layouts import layouts
 from fxlrp.vocabulary.linear import linear
 from fxlrp.vocabulary.lookup import Spelling, Vocabulary
 from fxlrp.vocabulary.no_relevance import SHAPE_ATTRIBUTES, no_relevance
@@ -37,6 +38,7 @@ CANONICAL = Vocabulary(
         *averages(),
         *normalization(),
         *views(),
+        *layouts(),
         *casts(),
         *copies(),
         *fills(),

@@ -24,6 +24,7 @@ from fxlrp.functions import (
     padding_mask,
     reversed_index,
 )
+from fxlrp.layouts import whole
 from fxlrp.operation import REQUIRED, Family, Operation
 
 # Attributes of a tensor that are not tensors.
@@ -52,6 +53,8 @@ def _made(name: str, function: Callable[..., Any], parameters: Mapping[str, Any]
 def no_relevance() -> Iterator[Operation]:
     """The operations without relevance."""
     yield _made("getattr", builtins.getattr, {**_INPUT, "name": REQUIRED}, allocates=False)
+    # Of parameters only. What moves is not kept between calls, for which a device may not have the memory.
+    yield _made("whole", whole, _INPUT, allocates=False, moves=True)
     aliases = {
         "and_": ("and", "bitwise_and"),
         "or_": ("or", "bitwise_or"),

@@ -139,7 +139,7 @@ def test_a_pass_that_changes_a_constant_is_found() -> None:
     (found,) = checks.wrong()
     assert found.name == "changes_a_constant" and found.computes == "output"
     assert found.changed == pytest.approx(0.5 / float((x.relu() + 1).max()))
-    assert "changes_a_constant (stage 11) is the first" in str(checks)
+    assert "changes_a_constant (stage 12) is the first" in str(checks)
     after = [each for each in checks.checks if each.computes == "output"][found.index :]
     assert all(each.difference == pytest.approx(found.changed) for each in after)
     assert "1.5" in explain.stages.diff("changes_a_constant")

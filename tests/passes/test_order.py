@@ -116,7 +116,8 @@ def test_the_nets_exercise_the_passes() -> None:
         for name, count in run_passes(program_of(model, x, stacked=stacked), passes).items():
             counts[name] = counts.get(name, 0) + count
     counts["start_inside"] += run_passes(program_of(*NETS["in place"], output="again"), orders[0])["start_inside"]
-    assert not [name for name, count in counts.items() if count == 0]
+    on_devices = {"gather_again", "merge_layouts", "read_redistributed"}  # tests/distributed/ has nets for these
+    assert not [name for name, count in counts.items() if count == 0 and name not in on_devices]
 
 
 @pytest.mark.parametrize(

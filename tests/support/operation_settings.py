@@ -362,6 +362,9 @@ def _views() -> Iterator[tuple[str, list[Arguments]]]:
     yield "chunk", [*of(M, dict(chunks=2))[1:], *only(M, dict(chunks=3, dim=1), dict(chunks=1))]
     yield "split", only(M, *each("split_size_or_sections", 2, 4, [1, 3]), dict(split_size_or_sections=[2, 4], dim=1))
     yield "unbind", of(M, dict(dim=1))
+    yield "from_local", only(M, dict(like=fixed(4, 6), layout=("replicate",)), dict(like=fixed(4, 6), layout=(0,)))
+    yield "redistribute", only(M, dict(layout=("replicate",)), dict(layout=(1,)), dict(layout=()))
+    yield "to_local", only(M, {})
     yield (
         "expect_dims",
         [*only(M, dict(dims=2, why="two dimensions are needed")), *only(CUBE, dict(dims=3, why="three"))],
@@ -493,6 +496,7 @@ def _identities() -> Iterator[tuple[str, list[Arguments]]]:
 
 
 def _without_relevance() -> Iterator[tuple[str, list[Arguments]]]:
+    yield "whole", only(M, {})
     yield "getattr", only(M, *each("name", "shape", "dtype", "ndim"))
     for name in "eq ne lt le gt ge".split():
         yield name, [two(M, 0), two(M, M), two(M, fixed(6))]

@@ -223,6 +223,9 @@ UNCALLED = {
     "gru",
     "rnn_tanh",
     "rnn_relu",
+    "from_local",
+    "redistribute",
+    "to_local",
     "var",
     "std",
 }
