@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -35,7 +35,7 @@ class Asked:
     target: Target = None
     seed: Seed = None
     at: At = None
-    only: Mapping[str, Any] | list[Mapping[str, Any]] | None = None
+    only: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     bypass: bool = False
     coefficients: bool = False
     return_output: bool = False
@@ -69,10 +69,10 @@ class Asked:
         """The conditions, by the name of the value."""
         found: dict[str, Any] = {}
         for name in self._names():
-            if isinstance(self.only, list):
-                found[name] = Each(tuple(each[name] for each in self.only))
-            elif self.only is not None:
+            if isinstance(self.only, Mapping):
                 found[name] = self.only[name]
+            elif self.only is not None:
+                found[name] = Each(tuple(each[name] for each in self.only))
         return found
 
     def _names(self) -> tuple[str, ...]:

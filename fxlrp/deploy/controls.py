@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx
 
 from fxlrp.arguments import shown
-from fxlrp.asked import Only
 from fxlrp.errors import ExportError
 from fxlrp.interface import Interface
 from fxlrp.program import nodes_by_name
@@ -24,7 +23,7 @@ from fxlrp.relevance.targets import Choice, Each, as_constant
 Constant: TypeAlias = "SupportsIndex | slice | EllipsisType"
 ExportTarget: TypeAlias = "Literal['input', 'largest'] | Constant | tuple[Constant, ...] | Each | Choice | None"
 ExportCondition: TypeAlias = "Condition | Literal['input']"
-ExportOnly: TypeAlias = "Only | Mapping[str, ExportCondition] | list[Mapping[str, ExportCondition]]"
+ExportOnly: TypeAlias = "Mapping[str, ExportCondition] | Sequence[Mapping[str, ExportCondition]] | None"
 
 INPUT = "input"
 

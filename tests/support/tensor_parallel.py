@@ -301,7 +301,8 @@ def sharded_by_layers(model: Blocks, mesh: DeviceMesh, **options: Any) -> Blocks
     sharded = copy.deepcopy(model)
     for layer in sharded.layers:
         fully_shard(layer, mesh=mesh, **options)
-    return fully_shard(sharded, mesh=mesh, **options)
+    fully_shard(sharded, mesh=mesh, **options)
+    return sharded
 
 
 def report_errors() -> dict[str, str]:
