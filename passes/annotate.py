@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 
 from fxlrp.absence import absences
 from fxlrp.errors import FxlrpWarning, InternalError, RuleError, UnsupportedOpError
+from fxlrp.layouts import takes_local_parts
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation, operation_under, receivers
@@ -249,6 +250,7 @@ class _Walk:
                     "first. Put the pair for fewer nodes first, or remove it"
                 )
         self._check_extensions()
+        self._check_local_parts()
         for each in self.uninformative:
             warnings.warn(
                 f"{each}: choose another rule for it, such as ZPlus(), WSquare() or ZBox(low, high)",
@@ -270,6 +272,19 @@ class _Walk:
                 raise RuleError(
                     f"the extension for {describe_selector(pair.selector)!r} has no effect: no call of it computes the "
                     "explained output. Remove it from extensions=[...]"
+                )
+
+    def _check_local_parts(self) -> None:
+        """Where values are the parts on this device, a rule must not look at the other elements of a value."""
+        if not takes_local_parts(self.program.graph):
+            return
+        for node in self.program.graph.nodes:
+            found = annotation(node)
+            if found is not None and not found.rule.rowwise:
+                raise RuleError(
+                    f"{found.rule} for the {describe(node)} may look at elements that are on other devices, because the "
+                    "model takes local parts of DTensor: choose another rule for it, or state rowwise = True in a "
+                    "user-defined rule that does not"
                 )
 
     def _unmatched(self, pair: Pair, selected: list[Operation]) -> str:

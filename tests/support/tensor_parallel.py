@@ -316,6 +316,7 @@ def report_errors() -> dict[str, str]:
     parallelized(model.layers, mesh, blocks_plan())
     attempts: dict[str, Callable[[], Any]] = {
         "parallelized afterwards": partial(explain, x),
+        "relative to other elements": partial(fxlrp.compile, model, [("linear", fxlrp.rules.RelativeEpsilon(0.1))]),
         "mixed precision": partial(fxlrp.compile, sharded, "attnlrp"),
         "unlike placement": partial(fxlrp.compile, _Averaged(mesh).eval()),
         "another mesh": partial(fxlrp.compile, _Averaged(mesh, on_mesh=False).eval()),
