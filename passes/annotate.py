@@ -282,8 +282,8 @@ class _Walk:
             found = annotation(node)
             if found is not None and not found.rule.rowwise:
                 raise RuleError(
-                    f"{found.rule} for the {describe(node)} may look at elements that are on other devices, because the "
-                    "model takes local parts of DTensor: choose another rule for it, or state rowwise = True in a "
+                    f"{found.rule} for the {describe(node)} may look at elements that are on other devices, because "
+                    "the model takes local parts of DTensor: choose another rule for it, or state rowwise = True in a "
                     "user-defined rule that does not"
                 )
 
