@@ -15,6 +15,7 @@ from fxlrp.channels import channel_dim
 from fxlrp.errors import InputError
 from fxlrp.inputs import identifier
 from fxlrp.interface import Interface, Result, condition_on
+from fxlrp.layouts import takes_local_parts
 from fxlrp.ledger import Condition, Ledger
 from fxlrp.passes.base import compiler_pass
 from fxlrp.places import Places
@@ -155,9 +156,12 @@ def _conditions(program: Program, places: Places, reached: frozenset[fx.Node]) -
     """The values with conditions, and the names by which they were given.
 
     Raises:
-        InputError: A value does not exist, has two conditions, or no relevance reaches it.
+        InputError: A value does not exist, has two conditions, or no relevance reaches it; or values may be parts
+            on this device of those whose channels are counted.
     """
     found: dict[fx.Node, str] = {}
+    if program.options.question.only and takes_local_parts(program.graph):
+        raise InputError("only= counts the channels of a whole value, but this model takes local parts of DTensor")
     for name in program.options.question.only:
         value = places.value("only", name, reached.__contains__)
         if value not in reached:

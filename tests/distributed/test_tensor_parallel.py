@@ -104,6 +104,7 @@ def test_sharded_parameters_are_gathered_for_the_forward_and_for_the_relevance(p
     [
         ("parallelized afterwards", "InputError: .* compile it again"),
         ("relative to other elements", r"RuleError: RelativeEpsilon\(.*\) for the node .* on other devices"),
+        ("channels of a part", "InputError: only= counts the channels of a whole value"),
         ("mixed precision", "CaptureError: fully_shard with a MixedPrecisionPolicy is not supported: cast the model"),
         ("unlike placement", r"CaptureError: the placement .*avg.* is not supported: use Shard"),
         ("another mesh", "CaptureError: .* on which the model has no parameter: parallelize it there"),

@@ -317,6 +317,7 @@ def report_errors() -> dict[str, str]:
     attempts: dict[str, Callable[[], Any]] = {
         "parallelized afterwards": partial(explain, x),
         "relative to other elements": partial(fxlrp.compile, model, [("linear", fxlrp.rules.RelativeEpsilon(0.1))]),
+        "channels of a part": partial(fxlrp.compile(model, "attnlrp"), x, only={"layers.0.mlp": [0]}),
         "mixed precision": partial(fxlrp.compile, sharded, "attnlrp"),
         "unlike placement": partial(fxlrp.compile, _Averaged(mesh).eval()),
         "another mesh": partial(fxlrp.compile, _Averaged(mesh, on_mesh=False).eval()),
