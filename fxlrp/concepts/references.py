@@ -88,6 +88,16 @@ class References:
         return self._seen
 
     @property
+    def explain(self) -> Explainer:
+        """The explainer."""
+        return self._explain
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The places as they were given, and how samples are chosen."""
+        return {"at": list(self._at), "k": self._k, "reduce": self._reduce, "relative": self._relative}
+
+    @property
     def places(self) -> tuple[str, ...]:
         """The names of the places; empty before the first batch."""
         return tuple(self._best)
@@ -223,10 +233,7 @@ class References:
             for all_of in (self._best, self._sums)
         )
         state = {
-            "at": list(self._at),
-            "k": self._k,
-            "reduce": self._reduce,
-            "relative": self._relative,
+            **self.settings,
             "seen": self._seen,
             "explainer": self._explain.digest(),
             "best": best,

@@ -78,14 +78,14 @@ def collect(
     every = whole("save_every", save_every)
     samples = samples_of(dataset, inputs, target, collate_fn, whole("num_workers", num_workers, 0))
     plan = Plan(size, size, samples.count)
-    question = Question(references._explain, references._at, None, False, None)
+    question = Question(references.explain, references.settings["at"], None, False, None)
     with sole_writer(path):
         first = samples.first(size)
         question.relevance(first)
         settings = {
             **settings_of(question, samples, plan),
             "first_batch": digest_of_call(first),
-            **{name: getattr(references, f"_{name}") for name in ("k", "reduce", "relative")},
+            **references.settings,
         }
         found = _begun(path, references, settings)
         done = [True] * plan.parts_of(found.seen)
@@ -127,7 +127,7 @@ def _begun(path: Path, references: References, settings: dict[str, Any]) -> Refe
         raise InputError(f"{str(file)!r} does not have the settings of a run")
     check_same(json.loads(json.dumps(settings)), written, repr(str(path)))
     state = path / _STATE
-    return References.load(state, references._explain) if state.exists() else references
+    return References.load(state, references.explain) if state.exists() else references
 
 
 def _save(references: References, path: Path) -> None:
