@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,10 @@ from browser import find_chromium
 def pytest_configure() -> None:
     # Workers run side by side: a second thread each would only make them wait for each other.
     torch.set_num_threads(1)
+    # pytest listens to loggers that do not propagate, and graphs are rendered while anybody listens to PyTorch's trace.
+    trace = logging.getLogger("torch.__trace")
+    trace.propagate = True
+    trace.handlers.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

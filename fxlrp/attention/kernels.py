@@ -51,7 +51,8 @@ def written_out() -> Iterator[None]:
 
 def kernel_for(call: Call) -> Kernel | None:
     """The first kernel that takes a call; None if none does."""
-    if _WRITTEN_OUT.get():
+    # Files are written without TorchDynamo, which does not know context variables.
+    if not torch.compiler.is_dynamo_compiling() and _WRITTEN_OUT.get():
         return None
     operands = (call.query, call.keys, call.value)
     if len({each.dtype for each in operands}) > 1:
