@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._decomp import decomposition_table
 
 from fxlrp.relevance.windows import ntuple
 
@@ -195,6 +196,25 @@ ADAPTIVE: Mapping[Any, Callable[..., Any]] = {
     for operator in operators
 }
 
+
+def nearest_exact(
+    input: Tensor,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Any:
+    """Interpolation of the mode that ONNX has no operator for, by indices; others unchanged."""
+    if mode != "nearest-exact" or recompute_scale_factor:
+        return NotImplemented
+    dims = input.dim() - 2
+    decompose = decomposition_table[getattr(aten, f"_upsample_nearest_exact{dims}d").vec]
+    of_axes = (None if each is None else list(ntuple(each, dims)) for each in (size, scale_factor))
+    return decompose(input, *of_axes)
+
+
 # Inductor packs the weights of convolutions, but not those of their transposed maps.
 PACKED: Mapping[Any, Callable[..., Any]] = {aten.convolution_backward.default: transposed_convolution}
 
@@ -208,9 +228,17 @@ _MODES: Mapping[int, tuple[Sequence[str], Sequence[str]]] = {
     3: (["upsample_trilinear3d"], ["upsample_nearest3d", "_upsample_nearest_exact3d"]),
 }
 
+
+def _forward_of(name: str) -> Callable[..., Tensor]:
+    """The operator, or what ONNX knows in place of it."""
+    operator = getattr(aten, name).default
+    found: Callable[..., Tensor] = decomposition_table[operator] if "exact" in name else operator
+    return found
+
+
 _UPSAMPLING: Mapping[Any, Callable[..., Any]] = {
     getattr(aten, f"{name}_backward").default: functools.partial(
-        upsampling_backward, forward=getattr(aten, name).default, dims=dims, aligns=aligns
+        upsampling_backward, forward=_forward_of(name), dims=dims, aligns=aligns
     )
     for dims, (with_corners, without) in _MODES.items()
     for aligns, names in ((True, with_corners), (False, without))
@@ -230,6 +258,7 @@ OPEN_SIZES: Mapping[Any, Callable[..., Any]] = {
 
 KERNELS: Mapping[Any, Callable[..., Any]] = {
     **_UPSAMPLING,
+    F.interpolate: nearest_exact,
     **dict.fromkeys((torch.copysign, torch.Tensor.copysign), copysign),
     torch.Tensor.copysign_: copysign_,
     aten.convolution_backward.default: convolution_backward,
