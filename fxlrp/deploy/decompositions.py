@@ -57,12 +57,6 @@ def convolution_backward(
     return _cut(F.pad(back, room), padding, sizes), None, None
 
 
-def transposed_convolution(r: Tensor, x: Tensor, *arguments: Any) -> Any:
-    """:func:`convolution_backward` where the sizes of the image are fixed, and unchanged where they are open."""
-    fixed = all(isinstance(size, int) for size in x.shape[2:])
-    return convolution_backward(r, x, *arguments) if fixed else NotImplemented
-
-
 def _cut(x: Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
     """The part of an image with these starts and sizes."""
     for dim, (start, size) in enumerate(zip(starts, sizes, strict=True), start=2):
@@ -214,9 +208,6 @@ def nearest_exact(
     of_axes = (None if each is None else list(ntuple(each, dims)) for each in (size, scale_factor))
     return decompose(input, *of_axes)
 
-
-# Inductor packs the weights of convolutions, but not those of their transposed maps.
-PACKED: Mapping[Any, Callable[..., Any]] = {aten.convolution_backward.default: transposed_convolution}
 
 # By the number of axes: the modes with aligned corners, and those without.
 _MODES: Mapping[int, tuple[Sequence[str], Sequence[str]]] = {

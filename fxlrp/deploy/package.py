@@ -46,12 +46,12 @@ def write_aoti(program: ExportedExplanation, path: Path, description: str) -> No
         "aot_inductor.metadata": {metadata.KEY: description},
         # With a lower bound, the input checks, if enabled, would reject a batch of one.
         "aot_inductor.check_lowerbound": False,
-        # What depends on weights alone is computed and packed once. Inductor does this where gradients are off.
-        "freezing": True,
+        # What depends on weights alone is computed once. `freezing` would pack weights, too, but its packages are wrong
+        # where the sizes of images are open, as are those without `layout_optimization` (PyTorch 2.13).
+        "aot_inductor.use_runtime_constant_folding": True,
     }
     try:
-        with torch.no_grad():
-            aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)
+        aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)
     except (InductorError, CppCompileError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
