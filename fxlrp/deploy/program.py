@@ -121,12 +121,13 @@ def export(
     """
     values = with_batch(explanation.inputs)
     args = list(values.values())
-    graph, controls, built_in = _graph(explanation, target, args)
     by_input, first = _shapes(values, dynamic_shapes)
-    shapes = (*by_input, *({each.batch_dim: first} for each in controls.values()))
-    args.extend(each.example for each in controls.values())
     attention = written_out() if writes_out_attention else nullcontext()
     try:
+        with torch.no_grad():
+            graph, controls, built_in = _graph(explanation, target, args)
+        shapes = (*by_input, *({each.batch_dim: first} for each in controls.values()))
+        args.extend(each.example for each in controls.values())
         with ONE_CAPTURE, torch.no_grad(), _Decomposed(decompositions or {}), attention:
             module = _module(explanation.graph_module, graph, built_in)
             exported = torch.export.export(module, tuple(args), dynamic_shapes=shapes, strict=False)
