@@ -77,12 +77,8 @@ def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
 
 
 def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
-    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``.
-
-    The result is ``input`` itself if the numbers are equal.
-    """
-    repeats = like.size(-3) // input.size(-3)
-    return input if repeats == 1 else input.repeat_interleave(repeats, -3)
+    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``."""
+    return input.repeat_interleave(like.size(-3) // input.size(-3), -3)
 
 
 def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> Tensor:
