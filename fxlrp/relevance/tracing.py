@@ -289,10 +289,12 @@ def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributio
     results = graph.output_node().args[0]
     assert isinstance(results, tuple | list)
     value = results[-1]
+    # A value that is looked for among others is computed as they are: another kernel may round it otherwise.
+    is_looked_for = any(node.target is torch.ops.aten.eq.Tensor for node in graph.nodes)
     if (
         isinstance(value, fx.Node)
         and value not in values
-        and not (step.operation.multiple_results or depends_on_strides)
+        and not (step.operation.multiple_results or depends_on_strides or is_looked_for)
     ):
         values[value] = step.node
     for node in graph.nodes:
