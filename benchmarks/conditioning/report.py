@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.conditioning.measure import GOAL, NETWORKS, PRESETS, Conditioning
-from fxlrp.errors import InputError
+from benchmarks.pages import between
 
 BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
 DEFAULT = "default"
@@ -36,11 +36,7 @@ def with_table(page: str, found: Sequence[Conditioning]) -> str:
     Raises:
         InputError: The page does not have the marks.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"the page needs the marks {BEGIN} and {END} around its table")
-    return f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{after}"
+    return between(page, BEGIN, END, table(found))
 
 
 def missed(found: Sequence[Conditioning]) -> list[Conditioning]:

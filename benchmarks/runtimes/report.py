@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.pages import between
 from benchmarks.runtimes.measure import NETWORKS, RUNTIMES, Measured
-from fxlrp.errors import InputError
 
 BEGIN, END = "<!-- the table of runtimes begins -->", "<!-- the table of runtimes ends -->"
 HEADERS = ("model", "runtime", "batch", "error", "of eager", "milliseconds", "of eager", "of the model")
@@ -38,8 +38,4 @@ def with_table(page: str, found: Sequence[Measured]) -> str:
     Raises:
         InputError: The page does not have the marks.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"the page needs the marks {BEGIN} and {END} around its table")
-    return f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{after}"
+    return between(page, BEGIN, END, table(found))
