@@ -1,8 +1,8 @@
 """How tensors lie on several devices: the functions by which models change it.
 
-A layout has an entry for each dimension of the mesh: the dimension along which a tensor is divided, ``"replicate"`` for
-a copy on every device, or ``"partial"`` for terms of a sum. A tensor that is no ``DTensor`` is as it is on one device:
-all functions return it unchanged.
+A layout has an entry for each dimension of the mesh: the dimension along which a tensor is divided, ``"replicate"``
+for a copy on every device, or ``"partial"`` for terms of a sum. A tensor that is not a ``DTensor`` is as it is on one
+device: all functions return it unchanged.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def redistribute(input: Tensor, layout: Layout = ()) -> Tensor:
 
 
 def local_part(value: Tensor, mesh: Any, layout: Layout) -> Tensor:
-    """The part of a tensor on this device in a layout. What is no ``DTensor`` is the same on every device."""
+    """The part of a tensor on this device in a layout. What is not a ``DTensor`` is the same on every device."""
     whole_value = value if is_distributed(value) else _from_local(value, mesh, _placements((REPLICATE,) * mesh.ndim))
     return to_local(moved(whole_value, _placements(layout)))
 

@@ -1,7 +1,8 @@
 """Run a program on inputs that lie on several devices.
 
-``DTensor`` computes a matrix product over a divided dimension as terms of a sum, one on each device. Whatever reads the
-terms would add them up again. Here they are added up once, when the first operation reads them that is no sum itself.
+``DTensor`` computes a matrix product over a divided dimension as terms of a sum, one on each device. Whatever reads
+the terms would add them up again. Here they are added up once, when the first operation reads them that is not a sum
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _SUMS = (operator.add, operator.iadd, torch.add, torch.Tensor.add_)
 
 
 class _Completing(fx.Interpreter):
-    """Runs a program, and adds up the terms of a sum where an operation reads them that is no sum."""
+    """Runs a program, and adds up the terms of a sum where an operation reads them that is not a sum."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node on complete values, or a sum on terms."""

@@ -23,8 +23,6 @@ _STYLES = "torch.distributed.tensor.parallel.style"
 class _Unknown:
     """Placements that differ from all others."""
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __eq__(self, other: object) -> bool:
         return False
 
