@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxlrp.relevance.allocation import allocates
-from fxlrp.relevance.average import adaptive_avg_pool_transposed, sum_transposed
+from fxlrp.relevance.average import adaptive_avg_pool_transposed, sum_over, sum_transposed
 from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.linear_maps import Convolution, forward, transposed
 from fxlrp.relevance.proportional import LinearMap, TransposedMap, backpropagated, by_function, options_of, proportional
@@ -138,7 +138,7 @@ def amax_winner(x: Tensor, out: Tensor, r: Tensor, *, dim: Any = (), keepdim: bo
     """All relevance to the largest element, divided equally among ties, as the gradient does."""
     out, r = (sum_transposed(each, x, dim=dim, keepdim=keepdim) for each in (out, r))
     winners = (x == out).to(x.dtype)
-    count = sum_transposed(torch.sum(winners, dim=dim or None, keepdim=keepdim), x, dim=dim, keepdim=keepdim)
+    count = sum_transposed(sum_over(winners, dim=dim, keepdim=keepdim), x, dim=dim, keepdim=keepdim)
     return r * winners / count
 
 

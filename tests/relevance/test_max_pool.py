@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fxlrp import rules
 from helpers import Function, epsilon_with, explained, seed_of
@@ -88,3 +88,17 @@ def test_max_written_otherwise(name: str) -> None:
     function, x = FUNCTIONAL_MAX[name], random(2, 3, 5, 7)
     seed = seed_of(function(x))
     assert_relevance(explained(One(function), (x,), seed), move_back(function, x, seed))
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dim", [0, 1, -1, (0,), (0, 2), (), None])
+def test_ties_share_equally_over_any_dimensions(dim: int | tuple[int, ...] | None, keepdim: bool) -> None:
+    """As the gradient of ``amax`` does."""
+    over: dict[str, Any] = {} if dim is None else {"dim": dim}
+
+    def largest(x: Tensor) -> Tensor:
+        return torch.amax(x, keepdim=keepdim, **over)
+
+    x = random(4, 3, 5).round()
+    seed = seed_of(largest(x))
+    assert_relevance(explained(One(largest), (x,), seed), move_back(largest, x, seed))
