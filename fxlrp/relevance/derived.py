@@ -16,6 +16,7 @@ With ``J`` the Jacobian of the operation at its operands:
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -65,6 +66,34 @@ def linear_part(apply: Apply, operands: Sequence[Tensor], relevances: Sequence[T
     return forth(tuple(operands)), outputs
 
 
+def _slopes(apply: Apply, operands: Sequence[Tensor], shape: torch.Size) -> tuple[list[Tensor], Tensors, Tensors]:
+    """``df/dx_i`` of an elementwise function, the operands in the shape of its result, and the result."""
+    wide = tuple(each.expand(shape) for each in operands)
+    outputs, back = torch.func.vjp(apply, *wide)[:2]
+    slopes = back(tuple(torch.ones_like(output) for output in outputs))
+    # A contribution of zero is zero, even where the derivative is infinite, as that of a power of zero.
+    finite = [s.masked_fill((x == 0) & ~s.isfinite(), 0.0) for s, x in zip(slopes, wide, strict=True)]
+    return finite, wide, outputs
+
+
+def pull_back_elements(
+    apply: Apply, operands: Sequence[Tensor], relevances: Sequence[Tensor]
+) -> tuple[Tensors, Tensors]:
+    """:func:`pull_back` for an elementwise function."""
+    (u,) = relevances
+    slopes, _, outputs = _slopes(apply, operands, u.shape)
+    return tuple(unbroadcast(slope * u, x) for slope, x in zip(slopes, operands, strict=True)), outputs
+
+
+def linear_part_of_elements(
+    apply: Apply, operands: Sequence[Tensor], relevances: Sequence[Tensor]
+) -> tuple[Tensors, Tensors]:
+    """:func:`linear_part` for an elementwise function."""
+    slopes, wide, outputs = _slopes(apply, operands, relevances[0].shape)
+    (output,) = outputs
+    return (functools.reduce(torch.add, map(torch.mul, slopes, wide)).to(output.dtype),), outputs
+
+
 def transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     """Emit ``J^T u`` for the operand at a position."""
     written = _WRITTEN.get(step.operation.name)
@@ -82,9 +111,21 @@ def _linear_part(step: Step) -> fx.Node:
     return total
 
 
+def _transposed_of_elements(step: Step, u: fx.Node, position: int) -> fx.Node:
+    (pulled,) = _traced(step, pull_back_elements, (position,), {0: u})
+    return pulled
+
+
+def _linear_part_of_elements(step: Step) -> fx.Node:
+    (total,) = _traced(step, linear_part_of_elements, step.receivers, {0: step.relevance}, results=1)
+    return total
+
+
 def _emit_function(step: Step) -> Contributions:
-    if step.operation.elementwise and len(step.receivers) == 1:
-        return step.to_receivers(lambda _, operand: step.call(unbroadcast, step.relevance, operand))
+    if step.operation.elementwise:
+        if len(step.receivers) == 1:
+            return step.to_receivers(lambda _, operand: step.call(unbroadcast, step.relevance, operand))
+        return _SHARES_OF_ELEMENTS.emit(step)
     return (_ONE if step.operation.homogeneous else _SHARES).emit(step)
 
 
@@ -241,6 +282,7 @@ _ONE = replace(proportional(LinearMap(transposed, absorber=Absorber.OPERANDS)), 
 _FACTORS = replace(proportional(LinearMap(transposed, are_factors=True, stabilizer=0.0)), of_complex=True)
 _SEVERAL = Implementation(_emit_several(_epsilon), of_parameter=like_receiver(_emit_several(_epsilon)))
 _SHARES = proportional(LinearMap(transposed, total=_linear_part))
+_SHARES_OF_ELEMENTS = proportional(LinearMap(_transposed_of_elements, total=_linear_part_of_elements))
 
 TRANSFORM: RuleTable = {Epsilon: replace(_ONE, emit=_linear, of_parameter=like_receiver(_linear))}
 _SELECTED = Implementation(

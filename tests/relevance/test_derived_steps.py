@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
+import fxlrp
 from derived_calls import Case, Dense, cases, operations, relevance_of, summed_to
 from fxlrp import presets
 from fxlrp.operation import Family
@@ -110,3 +113,36 @@ def test_warnings_are_of_torch() -> None:
         case = next(cases(next(each for each in operations() if each.name == "index_add")))
         model = case.model()
         relevance_of(model, model.inputs(), random(*model(*model.inputs()).shape), "epsilon")
+
+
+CERTAIN = "the derivative by the target, but not the loss, is infinite where the input is certain"
+
+
+def of_several_elements() -> Iterator[Any]:
+    """The calls of elementwise functions with several operands."""
+    for operation in operations():
+        known = operation.name == "binary_cross_entropy"
+        marks = [pytest.mark.xfail(strict=True, reason=CERTAIN)] if known else []
+        if operation.elementwise:
+            yield from (
+                pytest.param(each, id=str(each), marks=marks) for each in cases(operation) if len(each.dependent) > 1
+            )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(of_several_elements()))
+def test_operands_of_zero(case: Case) -> None:
+    """They have no relevance, and that of the others is finite, even if a derivative there is infinite or undefined."""
+    model = case.model()
+    given = model.inputs()
+    explainers = [fxlrp.compile(model, "epsilon", example_inputs=given, optimize=each) for each in (True, False)]
+    for zeros in itertools.product((False, True), repeat=len(given)):
+        inputs = [torch.zeros_like(x) if is_zero else x for x, is_zero in zip(given, zeros, strict=True)]
+        value = model(*inputs)
+        if not value.isfinite().all():
+            continue
+        for explain in explainers:
+            found = explain(*inputs, seed=random(*value.shape))
+            for relevance, is_zero in zip(found.values(), zeros, strict=True):
+                assert bool(relevance.isfinite().all())
+                assert not (is_zero and relevance.any())
