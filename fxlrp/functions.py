@@ -103,6 +103,14 @@ def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
     return product
 
 
+def local_response(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """The denominator of local response normalization: a power of the mean square of neighboring channels."""
+    squares = input.square().flatten(2).unsqueeze(1) if input.dim() > 2 else input.square()[:, None, :, None]
+    padded = F.pad(squares, (0, 0, size // 2, (size - 1) // 2))
+    means = F.avg_pool2d(padded, (size, 1), stride=1)
+    return (k + alpha * means).pow(beta).reshape(input.shape)
+
+
 def power(input: Tensor | float, exponent: Tensor) -> Tensor:
     """``input ** exponent`` of two values; a power by a number is another operation."""
     return torch.pow(input, exponent)

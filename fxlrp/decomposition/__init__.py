@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fxlrp.decomposition import arithmetic, attention, bags, reductions
+from fxlrp.decomposition import arithmetic, attention, bags, computed_weights, placement, reductions
 from fxlrp.decomposition.builder import Made
 
 DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
@@ -16,4 +16,6 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     **reductions.DECOMPOSITIONS,
     **attention.DECOMPOSITIONS,
     **bags.DECOMPOSITIONS,
+    **computed_weights.DECOMPOSITIONS,
+    **placement.DECOMPOSITIONS,
 }

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxlrp.decomposition.builder import Builder, Made
+from fxlrp.einsum import axis, repeated, subscripts
 
 
 def _scaled(build: Builder, value: Any, alpha: Any) -> Any:
@@ -48,6 +49,10 @@ def _baddbmm(build: Builder, input: Any, batch1: Any, batch2: Any, beta: Any, al
 
 def _addcmul(build: Builder, input: Any, tensor1: Any, tensor2: Any, value: Any) -> fx.Node:
     return build("add", input, _scaled(build, build("mul", tensor1, tensor2), value))
+
+
+def _local_response_norm(build: Builder, input: Any, **given: Any) -> fx.Node:
+    return build("div", input, build("local_response", input, **given))
 
 
 def _where_method(build: Builder, input: Any, condition: Any, other: Any) -> fx.Node:
@@ -108,6 +113,24 @@ def _bilinear(build: Builder, input1: Any, input2: Any, weight: Any, bias: Any) 
     return product if bias is None else build("add", product, bias)
 
 
+def _einsum(build: Builder, equation: Any, operands: Any) -> fx.Node | None:
+    """An index that one operand has twice takes a diagonal, whose dimension is the last."""
+    if not isinstance(equation, str):
+        return None
+    inputs, output = subscripts(equation)
+    if not any(map(repeated, inputs)):
+        return None
+    values = list(operands)
+    for position, indices in enumerate(inputs):
+        while (twice := repeated(indices)) is not None:
+            rest = indices.replace(twice, "\0", 1)
+            dims = axis(indices, twice), axis(rest, twice)
+            values[position] = build("diagonal", values[position], dim1=dims[0], dim2=dims[1])
+            indices = indices.replace(twice, "", 2) + twice
+        inputs[position] = indices
+    return build("einsum", ",".join(inputs) + f"->{output}", *values)
+
+
 def _power(build: Builder, input: Any, exponent: Any) -> fx.Node | None:
     """A power whose exponent is a value is a function of two operands."""
     return build("power", input, exponent) if isinstance(exponent, fx.Node) else None
@@ -142,8 +165,10 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "vdot": _vdot,
     "polar": _polar,
     "bilinear": _bilinear,
+    "einsum": _einsum,
     "linalg_vecdot": _vecdot,
     "glu": _glu,
     "where_method": _where_method,
+    "local_response_norm": _local_response_norm,
     "constant_pad_nd": _constant_pad,
 }

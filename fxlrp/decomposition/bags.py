@@ -10,11 +10,13 @@ import torch
 from torch import fx
 
 from fxlrp.decomposition.builder import Builder, Made
+from fxlrp.decomposition.computed_weights import is_computed
 
 
 def _embedding_bag(build: Builder, input: Any, weight: Any, offsets: Any, mode: str, **given: Any) -> fx.Node:
     """The rows of a table that the tokens of a bag select, weighted, and their sum, mean or maximum."""
-    vectors, padding = build("embedding", input, weight), given["padding_idx"]
+    rows = ("getitem", weight, input) if is_computed(build, input, weight) else ("embedding", input, weight)
+    vectors, padding = build(*rows), given["padding_idx"]
     if given["per_sample_weights"] is not None:
         vectors = build("mul", vectors, build("unsqueeze", given["per_sample_weights"], -1))
     is_padding = None

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from torch import fx
 
 from fxlrp.lost_inputs import sources_of
-from fxlrp.program import Program
+from fxlrp.program import Program, input_name
 from fxlrp.provenance import provenance
 
 Made: TypeAlias = "fx.Node | tuple[fx.Node, ...]"
@@ -21,12 +21,15 @@ class Builder:
         self._program, self._node = program, node
 
     def depends(self, value: Any) -> bool:
-        """Whether a value depends on an input through tensors, and not only through sizes or comparisons."""
+        """Whether a value depends on an input through tensors, and not only through sizes or comparisons.
+
+        Inputs that are declared constants count as parameters.
+        """
         seen: set[fx.Node] = set()
         waiting = [value] if isinstance(value, fx.Node) else []
         while waiting:
             node = waiting.pop()
-            if node.op == "placeholder":
+            if node.op == "placeholder" and input_name(node) not in self._program.options.constants:
                 return True
             if node not in seen:
                 seen.add(node)

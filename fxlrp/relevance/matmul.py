@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from fxlrp.errors import RuleError
+from fxlrp.einsum import axis, subscripts
 from fxlrp.operation import Gate
 from fxlrp.relevance.derived import transposed
 from fxlrp.relevance.numerics import unbroadcast
@@ -38,38 +38,16 @@ def matmul_transposed_right(u: Tensor, b: Tensor, a: Tensor) -> Tensor:
 
 
 def einsum_transposed(u: Tensor, position: int, equation: str, operands: Sequence[Tensor]) -> Tensor:
-    """Contract ``u`` with the other operands of an einsum, in the shape of one operand.
-
-    Raises:
-        RuleError: An operand has the same index twice, which takes its diagonal.
-    """
-    inputs, output = _subscripts(equation)
+    """Contract ``u`` with the other operands of an einsum, in the shape of one operand."""
+    inputs, output = subscripts(equation)
     own, others = inputs[position], [*inputs[:position], *inputs[position + 1 :]]
     letters = own.replace("...", "")
-    if len(set(letters)) < len(letters):
-        raise RuleError(f"einsum({equation!r}) takes a diagonal, which has no relevance rule: use torch.diagonal")
     operand, rest = operands[position], [*operands[:position], *operands[position + 1 :]]
     # Relevance is expanded along indices that are summed over in this operand only.
     summed = [letter for letter in letters if letter not in "".join((output, *others))]
-    ones = u.new_ones([operand.shape[_axis(own, letter)] for letter in summed])
+    ones = u.new_ones([operand.shape[axis(own, letter)] for letter in summed])
     back = ",".join((output, *others, "".join(summed))) + f"->{own}"
     return unbroadcast(torch.einsum(back, u, *rest, ones), operand)
-
-
-def _subscripts(equation: str) -> tuple[list[str], str]:
-    """The indices of each operand and of the result."""
-    left, arrow, output = equation.replace(" ", "").partition("->")
-    if not arrow:
-        letters = left.replace(",", "").replace(".", "")
-        output = "..." * ("..." in left) + "".join(sorted(each for each in set(letters) if letters.count(each) == 1))
-    return left.split(","), output
-
-
-def _axis(subscripts: str, letter: str) -> int:
-    before, ellipsis, behind = subscripts.partition("...")
-    if letter in before or not ellipsis:
-        return before.index(letter)
-    return behind.index(letter) - len(behind)
 
 
 def _matmul_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:

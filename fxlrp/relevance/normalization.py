@@ -200,12 +200,6 @@ def _root_mean_square_standardized(held: Held, v: Tensor) -> Tensor:
     return v * _inverse_root_mean_square(given["input"], given["normalized_shape"], given["eps"])
 
 
-def _response_standardized(held: Held, v: Tensor) -> Tensor:
-    given = held.arguments
-    response: Tensor = _response(given["input"], given["size"], given["alpha"], given["beta"], given["k"])
-    return v / response
-
-
 def _instance_frozen(held: Held, moved: Mapping[int, Tensor]) -> Tensor:
     result: Tensor = (_GROUP_FROZEN.forward if held.arguments["use_input_stats"] else Held.at)(held, moved)
     return result
@@ -219,14 +213,6 @@ def _inverse_root_mean_square(x: Tensor, normalized_shape: Sequence[int], eps: f
     return torch.rsqrt(x.square().mean(dims, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
 
 
-def _response(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """The denominator of local response normalization: a power of the mean square of neighboring channels."""
-    squares = x.square().flatten(2).unsqueeze(1) if x.dim() > 2 else x.square()[:, None, :, None]
-    padded = torch.nn.functional.pad(squares, (0, 0, size // 2, (size - 1) // 2))
-    means = torch.nn.functional.avg_pool2d(padded, (size, 1), stride=1)
-    return (k + alpha * means).pow(beta).reshape(x.shape)
-
-
 def rms_norm_transposed(
     u: Tensor, x: Tensor, weight: Tensor | None, *, normalized_shape: Sequence[int], eps: float | None
 ) -> Tensor:
@@ -235,21 +221,10 @@ def rms_norm_transposed(
     return (wide if weight is None else wide * weight).to(u.dtype)
 
 
-def local_response_norm_transposed(u: Tensor, x: Tensor, *, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """``L^T(u)`` of local response normalization, which scales each element."""
-    return u / _response(x, size, alpha, beta, k)
-
-
 def _emit_rms_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
     given = step.arguments
     shape = tuple(given["normalized_shape"])
     return step.call(rms_norm_transposed, u, given["input"], given["weight"], normalized_shape=shape, eps=given["eps"])
-
-
-def _emit_local_response_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
-    given = step.arguments
-    options = {name: given[name] for name in ("size", "alpha", "beta", "k")}
-    return step.call(local_response_norm_transposed, u, given["input"], **options)
 
 
 def _scaled(coefficient: TransposedMap, standardize: Callable[[Held, Tensor], Tensor]) -> Implementation:
@@ -301,6 +276,5 @@ RULES: RuleTable = {
         ),
         "group_norm": _affine(_emit_group_norm, _group_norm_without_bias, absorber=Absorber.BIAS, frozen=_GROUP_FROZEN),
         "rms_norm": _scaled(_emit_rms_norm, _root_mean_square_standardized),
-        "local_response_norm": _scaled(_emit_local_response_norm, _response_standardized),
     },
 }

@@ -58,6 +58,7 @@ _SCHEMAS = """
     polar(abs*, angle*)
     combinations(input*, r=2, with_replacement=False)
     constant_pad_nd(input*, pad, value=0)
+    local_response_norm(input*, size, alpha=1e-4, beta=0.75, k=1.0)
 """
 
 

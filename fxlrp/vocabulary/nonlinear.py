@@ -108,6 +108,8 @@ def nonlinear() -> Iterator[Operation]:
     yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", **elementwise)
     gaussian = 'gaussian_nll_loss(input*, target*, var*, full=False, eps=1e-6, reduction="mean")'
     yield row(Family.FUNCTION, gaussian, losses.gaussian_nll_loss, **elementwise)
+    response = "local_response(input*, size, alpha, beta, k)"
+    yield row(Family.FUNCTION, response, functions.local_response, **known)
     yield from rows(Family.FUNCTION, _NOT_ELEMENTWISE, **known)
     schema = f"multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, {_MARGIN})"
     yield row(Family.FUNCTION, schema, losses.multi_margin_loss, **known)

@@ -28,7 +28,6 @@ def normalization() -> Iterator[Operation]:
         "layer_norm": dict(normalized_shape=REQUIRED, **affine, eps=1e-5),
         "group_norm": dict(num_groups=REQUIRED, **affine, eps=1e-5),
         "rms_norm": dict(normalized_shape=REQUIRED, weight=None, eps=None),
-        "local_response_norm": dict(size=REQUIRED, alpha=1e-4, beta=0.75, k=1.0),
     }
     for name, parameters in layers.items():
         shifts = tuple(each for each in ("bias", "running_mean") if each in parameters)

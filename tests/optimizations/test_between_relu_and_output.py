@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxlrp
-from fxlrp.errors import FxlrpError
 from fxlrp.operation import Operation
 from helpers import some_of_each
 from nets_around_operations import RULES, TOLERANCE, WRITTEN, Between, Hidden, Sources, complaints, sources
@@ -30,18 +28,6 @@ CASES = [
     if not (operation.name == "pow" and len(setting.places) > 1)
 ]
 
-# What is an error of fxlrp's, optimized or not, and why; by operation, setting and sources.
-REFUSED = {
-    "einsum(equation=ii*) hidden": "a diagonal",
-    "embedding(*) hidden": "the weight of an embedding has no relevance",
-    "embedding_bag(*) hidden": "the weight of an embedding has no relevance",
-}
-
-
-def refused(operation: Operation, setting: Setting, chosen: Sources) -> bool:
-    name = f"{operation.name}({setting.name}) {'/'.join(chosen)}"
-    return any(fnmatch(name, pattern) for pattern in REFUSED)
-
 
 def cases_of(operation: Operation, setting: Setting) -> Iterator[tuple[Sources, str]]:
     """Sources and rules: every rule where it reads the hidden layer first, the most telling one elsewhere."""
@@ -56,11 +42,6 @@ def test_optimizations_change_nothing(operation: Operation, setting: Setting) ->
     found = []
     for chosen, rules in cases_of(operation, setting):
         model = Between(operation, setting, chosen, stem="box" in rules)
-        if refused(operation, setting, chosen):
-            for optimize in (False, True):
-                with pytest.raises(FxlrpError):
-                    fxlrp.compile(model, RULES[rules], optimize=optimize, capture="symbolic")(model.hidden.inputs())
-            continue
         inputs = [model.hidden.inputs()]
         if model.hidden.stem is None:
             inputs.append(model.hidden.silencing_inputs())
@@ -73,8 +54,6 @@ def test_optimizations_change_nothing(operation: Operation, setting: Setting) ->
 def test_a_relu_afterwards_leaves_what_the_operation_reads(operation: Operation, setting: Setting) -> None:
     """Without a ReLU before it, so that one which works in the memory of the hidden layer would change that."""
     chosen = sources(setting)[0]
-    if refused(operation, setting, chosen):
-        pytest.skip("refused")
     model = Between(operation, setting, chosen, rectify=False, rectify_after=True)
     x = model.hidden.inputs()
     if not bool(model(x).isfinite().all()):
@@ -94,10 +73,6 @@ def test_the_hidden_layer_has_both_signs_before_its_relu() -> None:
         hidden = Hidden(shape)
         silent = hidden(hidden.silencing_inputs())
         assert bool((silent if len(shape) == 1 else silent[0]).eq(0).all())
-
-
-# ----------------------------------------------------------------------------------------------------
-# Written by hand
 
 
 class ByHand(nn.Module):
@@ -196,10 +171,6 @@ def test_by_hand_with_other_epsilons(name: str, epsilon: float) -> None:
     rules = fxlrp.presets.epsilon(epsilon).override(RULES["gamma"])
     found = complaints(model, rules, model.hidden.inputs(), tolerance=1e-8)
     assert not found, found
-
-
-# ----------------------------------------------------------------------------------------------------
-# Made up
 
 
 def shifted(x: Tensor) -> Tensor:

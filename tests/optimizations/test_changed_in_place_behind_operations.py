@@ -101,10 +101,6 @@ def test_a_change_is_followed_or_refused(operation: Operation, result_changes: b
     assert not found, "\n".join(found)
 
 
-# ----------------------------------------------------------------------------------------------------
-# With what the relevance must be: LRP-0 of a piecewise linear net is its gradient times its input
-
-
 def einsum_changed(h: Tensor) -> Tensor:
     y = torch.einsum("ij->ji", h)
     y.mul_(2.0)

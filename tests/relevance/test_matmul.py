@@ -117,6 +117,15 @@ EINSUMS: dict[str, tuple[tuple[int, ...], ...]] = {
     "bi,bj,bk->bijk": ((2, 2), (2, 3), (2, 4)),
     "bqd,bkd,bke->bqe": ((2, 3, 4), (2, 5, 4), (2, 5, 2)),
     "bij->bi": ((2, 3, 4),),
+    # Diagonals.
+    "ii->i": ((4, 4),),
+    "ii": ((4, 4),),
+    "iii->i": ((3, 3, 3),),
+    "iijj->ij": ((2, 2, 3, 3),),
+    "...ii": ((2, 3, 3),),
+    "i...i->...": ((3, 2, 3),),
+    "bii,bi->bi": ((2, 3, 3), (2, 3)),
+    "iij,jk->ik": ((2, 2, 3), (3, 4)),
 }
 
 
@@ -145,7 +154,7 @@ def test_einsum(equation: str) -> None:
 
 
 @pytest.mark.parametrize("capture", FRONT_ENDS)
-@pytest.mark.parametrize("equation", ["bqd,bkd->bqk", "bqd,bkd,bke->bqe", "...d,de->...e"])
+@pytest.mark.parametrize("equation", ["bqd,bkd->bqk", "bqd,bkd,bke->bqe", "...d,de->...e", "iij,jk->ik"])
 def test_einsum_through_both_front_ends(equation: str, capture: str) -> None:
     operands = tuple(random(*shape, seed=i) for i, shape in enumerate(EINSUMS.get(equation, ((2, 3, 4), (2, 5, 4)))))
     seed = random(*torch.einsum(equation, *operands).shape, seed=9)

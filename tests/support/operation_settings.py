@@ -313,6 +313,8 @@ def _normalization() -> Iterator[tuple[str, list[Arguments]]]:
     neighbours: list[Arguments] = [dict(size=2), dict(size=3, alpha=0.5, beta=0.5, k=2.0)]
     neighbours += [dict(size=2, alpha=-0.01), dict(size=1)]
     yield "local_response_norm", only(IMAGE, *neighbours)
+    defaults: Arguments = dict(alpha=1e-4, beta=0.75, k=1.0)
+    yield "local_response", only(IMAGE, *({**defaults, **each} for each in neighbours))
 
 
 def _views() -> Iterator[tuple[str, list[Arguments]]]:

@@ -306,8 +306,6 @@ def test_contributions_that_are_said_to_vanish_with_the_operand_do(operation: Op
     # Derived steps take long to compile, and have one mechanism.
     for setting in settings(operation)[: 2 if derived else None]:
         for kind in list(KINDS)[: 1 if derived else None]:
-            if "ii" in str(setting.arguments.get("equation")):
-                continue  # a diagonal is refused
             for x, relevance in relevance_of(operation, rule, setting, kind, supported=False):
                 # Real and imaginary parts each have relevance.
                 x, relevance = (torch.view_as_real(each) if each.is_complex() else each for each in (x, relevance))
