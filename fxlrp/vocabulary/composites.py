@@ -58,6 +58,8 @@ _SCHEMAS = """
     polar(abs*, angle*)
     combinations(input*, r=2, with_replacement=False)
     constant_pad_nd(input*, pad, value=0)
+    select_scatter(input*, src*, dim, index)
+    slice_scatter(input*, src*, dim=0, start=None, end=None, step=1)
     local_response_norm(input*, size, alpha=1e-4, beta=0.75, k=1.0)
 """
 

@@ -18,8 +18,6 @@ _LINEAR = """
     index_fill(input*, dim, index, value)
     put(input*, index, source*, accumulate=False)
     masked_scatter(input*, mask, source*)
-    select_scatter(input*, src*, dim, index)
-    slice_scatter(input*, src*, dim=0, start=None, end=None, step=1)
     diagonal_scatter(input*, src*, offset=0, dim1=0, dim2=1)
     as_strided_scatter(input*, src*, size, stride, storage_offset=None)
     diff(input*, n=1, dim=-1, prepend*=None, append*=None)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import transformer_oracles as oracle
-from fxlrp import rules
+from fxlrp import presets, rules
 from helpers import FRONT_ENDS, Function, assert_close, epsilon_with, explained, of_one
 from oracles import EPSILON, random, randomize
 from transformer_oracles import CONVENTIONS, by_jacobian
@@ -161,6 +161,18 @@ LAYER_NORM_BY_HAND: dict[str, Function] = {
 def test_layer_norm_by_hand_without_a_stabilizer(name: str, convention: str) -> None:
     relevance = of_one(LAYER_NORM_BY_HAND[name], X, SEED, CONVENTIONS[convention].at(0.0).preset())
     assert_close(relevance, normalized(X, 0.0)[1](SEED))
+
+
+@pytest.mark.parametrize("capture", FRONT_ENDS)
+@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 4, 3, 2)])
+def test_local_response_normalization_passes_everything_on(shape: tuple[int, ...], capture: str) -> None:
+    """A quotient by a statistic, for every stabilizer."""
+    x, seed = random(*shape), random(*shape, seed=1)
+
+    def normed(x: Tensor) -> Tensor:
+        return F.local_response_norm(x, 3, alpha=0.5)
+
+    assert_close(of_one(normed, x, seed, presets.epsilon(0.5), capture=capture), seed)
 
 
 def test_l2_normalization_passes_everything_on() -> None:

@@ -140,7 +140,6 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "layer_norm": (lambda x: F.layer_norm(x, (6,)), S),
     "group_norm": (lambda x: F.group_norm(x, 2), S),
     "rms_norm": (lambda x: F.rms_norm(x, (6,)), S),
-    "local_response_norm": (lambda x: F.local_response_norm(x, 2), S),
     "reshape": (lambda x: x.reshape(2, -1), S),
     "reshape_as": (lambda x: x.reshape_as(torch.zeros(2, 24)), S),
     "view_as": (lambda x: x.view_as(torch.zeros(2, 24)), S),

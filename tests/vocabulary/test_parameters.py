@@ -110,7 +110,9 @@ UNCOMPARED = {
     "einsum": "Python's takes its operands one by one",
     "normalize_vectors": "torch.nn.functional.normalize; its name means a whole method of fxlrp's passes",
     **dict.fromkeys(("from_local", "redistribute", "to_local", "whole"), "fxlrp's own"),
-    **dict.fromkeys(("mask_scores", "repeat_heads", "initial_state", "attention_scale"), "fxlrp's own"),
+    **dict.fromkeys(
+        ("mask_scores", "repeat_heads", "initial_state", "attention_scale", "local_response"), "fxlrp's own"
+    ),
     **dict.fromkeys(("sum_bags", "largest_in_bags", "bag_of_rows"), "fxlrp's own"),
     **dict.fromkeys(("reversed_index", "last_index", "is_padding", "longest", "combination_places"), "fxlrp's own"),
     **dict.fromkeys(("attention_mask", "padding_mask", "both_masks", "causal_mask"), "fxlrp's own"),
