@@ -77,8 +77,13 @@ def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
 
 
 def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
-    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``."""
-    return input.repeat_interleave(like.size(-3) // input.size(-3), -3)
+    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``.
+
+    The result is a view of ``input`` if the numbers are equal.
+    """
+    repeats = like.size(-3) // input.size(-3)
+    repeated = input.unsqueeze(-3).expand(*input.shape[:-2], repeats, *input.shape[-2:])
+    return repeated.flatten(-4, -3)
 
 
 def initial_state(input: Tensor, count: int, features: int, batch_dim: int) -> Tensor:
@@ -105,8 +110,7 @@ def grouped_mm_fallback(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
 
 def local_response(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """The denominator of local response normalization: a power of the mean square of neighboring channels."""
-    squares = input.square().flatten(2).unsqueeze(1) if input.dim() > 2 else input.square()[:, None, :, None]
-    padded = F.pad(squares, (0, 0, size // 2, (size - 1) // 2))
+    padded = F.pad(input.square().flatten(2).unsqueeze(1), (0, 0, size // 2, (size - 1) // 2))
     means = F.avg_pool2d(padded, (size, 1), stride=1)
     return (k + alpha * means).pow(beta).reshape(input.shape)
 

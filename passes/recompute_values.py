@@ -78,7 +78,11 @@ def _is_made_of(program: Program, node: fx.Node, kept: set[fx.Node]) -> bool:
 def _memory(program: Program, node: fx.Node) -> fx.Node:
     """The value whose memory a value shares, as far as it is known to be a view."""
     operation = program.vocabulary.operation(node)
-    while operation is not None and operation.moves and not operation.allocates and not operation.is_cast:
+    while (
+        operation is not None
+        and operation.moves
+        and not (operation.allocates or operation.is_cast or operation.is_cheap)
+    ):
         (first, *_) = operation.operands_of(node)
         if not isinstance(first, fx.Node):
             break

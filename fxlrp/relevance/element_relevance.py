@@ -161,6 +161,8 @@ def channel_shuffle_relevance(r: Tensor, groups: int) -> Tensor:
 @reads_form("x")
 def repeat_heads_relevance(x: Tensor | Form, r: Tensor) -> Tensor:
     """Copies of a head that serve several queries add up."""
+    if r.size(-3) == x.size(-3):
+        return r
     heads: Tensor = r.unflatten(-3, (x.size(-3), -1))
     return heads.sum(-3)
 

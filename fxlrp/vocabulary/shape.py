@@ -117,6 +117,8 @@ def casts() -> Iterator[Operation]:
         is_cast=True,
         rowwise=facts.always,
     )
+    like: dict[str, Any] = {"without_relevance": ("like",), "reads_form": ("like",), "is_cheap": True}
+    yield _of_input("repeat_heads", repeat_heads, {"like": REQUIRED}, **like)
     same: dict[str, Any] = {"is_cast": True, "rowwise": facts.always}
     yield _of_input("cpu", Tensor.cpu, {"memory_format": torch.preserve_format}, **same)
     for name in ("float", "double", "half", "bfloat16"):
@@ -130,8 +132,6 @@ def copies() -> Iterator[Operation]:
     yield _of_input("tile", torch.tile, {"dims": REQUIRED}, variadic="dims", **known)
     repeats = {"repeats": REQUIRED, "dim": None, "output_size": None}
     yield _of_input("repeat_interleave", torch.repeat_interleave, repeats, without_relevance=("repeats",), **known)
-    like: dict[str, Any] = {"without_relevance": ("like",), "reads_form": ("like",), "is_cheap": True}
-    yield _of_input("repeat_heads", repeat_heads, {"like": REQUIRED}, **like, **known)
     yield _of_input("flip", method.flip, {"dims": REQUIRED}, variadic="dims", **known)
     yield _of_input("roll", torch.roll, {"shifts": REQUIRED, "dims": None}, **known)
     chosen = {"positions": REQUIRED}

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxlrp
+from fxlrp.functions import repeat_heads
+from fxlrp.relevance.element_relevance import repeat_heads_relevance
 from fxlrp.relevance.quotients import share_of_value, share_of_value_, share_of_value_in_two_
 from oracles import assert_relevance, random
 
@@ -66,3 +68,12 @@ def test_a_value_that_is_read_later_is_not_overwritten() -> None:
     plain = fxlrp.compile(model, rules="epsilon", optimize=False)(x, seed=seed)
     for _ in range(2):
         assert_relevance(fxlrp.compile(model, rules="epsilon")(x, seed=seed), plain)
+
+
+def test_equal_numbers_of_heads_are_not_copied() -> None:
+    keys, queries = random(2, 4, 3, 5, seed=1), random(2, 4, 3, 5, seed=2)
+    assert repeat_heads(keys, queries).data_ptr() == keys.data_ptr()
+    assert repeat_heads_relevance(keys, queries) is queries
+    assert torch.equal(repeat_heads(keys[:, :2], queries), keys[:, [0, 0, 1, 1]])
+    summed = queries.unflatten(1, (2, 2)).sum(2)
+    assert_relevance(repeat_heads_relevance(keys[:, :2], queries), summed)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
-from fxlrp import losses
+from fxlrp import functions, losses
 from fxlrp.operation import REQUIRED, Operation
 from operation_settings import SETTINGS
 from places import Arguments, Place
@@ -106,9 +106,12 @@ def call(operation: Operation, arguments: Mapping[str, Any]) -> Any:
 def call_as_written(operation: Operation, arguments: Mapping[str, Any]) -> Any:
     """The same as models write it: methods of tensors are called on the tensor, which may be a proxy of one.
 
-    Losses that fxlrp computes itself are those of torch.
+    Losses that fxlrp computes itself are those of torch. Functions that only decompositions write are not traced.
     """
     args, kwargs = _split(operation, arguments)
+    tracers = [each.tracer for each in args if isinstance(each, fx.Proxy)]
+    if tracers and getattr(operation.function, "__module__", None) == functions.__name__:
+        return tracers[0].create_proxy("call_function", operation.function, tuple(args), kwargs)
     if getattr(operation.function, "__module__", None) == losses.__name__:
         return getattr(F, operation.name)(*args, **kwargs)
     if inspect.ismethoddescriptor(operation.function) and hasattr(torch.Tensor, operation.function.__name__):
