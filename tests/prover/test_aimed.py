@@ -18,8 +18,12 @@ SLOW = [name for name, aim in AIMS.items() if not aim.turns]
     "name", [pytest.param(name, marks=pytest.mark.repeats if name in SLOW else ()) for name in AIMS]
 )
 def test_a_pass_changes_nothing_where_it_applies(name: str) -> None:
-    counts = Counter(holds(each) for each in itertools.islice(aimed(name, 1), EXAMPLES))
-    assert counts[True] >= EXAMPLES // 4, f"the pass applied to {counts[True]} of {EXAMPLES} programs"
+    counts = Counter[bool | None]()
+    for each in itertools.islice(aimed(name, 1), 5 * EXAMPLES):
+        counts[holds(each)] += 1
+        if counts[True] and counts.total() >= EXAMPLES:
+            break
+    assert counts[True], f"the pass applied to none of {counts.total()} programs"
 
 
 @pytest.mark.repeats

@@ -177,8 +177,8 @@ def with_copy_changed(x: Tensor) -> Tensor:
     return x.mul_(0.5) + view
 
 
-# Under CP-LRP a softmax is a constant. Behind a mask, what a deviation gives a zero has nowhere to go.
-_ABSORBING = ("softmax", "attention, read twice", "with_spread")
+# Under CP-LRP a softmax is a constant. Behind a mask, what a deviation or softplus gives a zero has nowhere to go.
+_ABSORBING = ("softmax", "attention, read twice", "with_spread", "softplus")
 
 _ANYWHERE: Mapping[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "relu": (F.relu, True),

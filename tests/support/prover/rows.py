@@ -26,9 +26,11 @@ REFUSED: Mapping[str, str] = {
     "linalg_lstsq": "fxlrp refuses it, as the size of a result depends on values",
     "contains": "fxlrp refuses it of a tensor, as control flow would depend on values",
     "not_": "fxlrp refuses it of a tensor, as control flow would depend on values",
+    "ctc_loss": "no step can be derived, as its kernel looks at lengths",
+    **dict.fromkeys(("empty_like", "new_empty"), "its values are undefined"),
     "longest": "written where packed sequences are captured only",
 }
-"""Rows that fxlrp refuses, and why: their derived step cannot be traced, or their call cannot be captured."""
+"""Rows that models do not call, and why."""
 WRITABLE: Mapping[str, Operation] = {name: each for name, each in SAMPLED.items() if name not in (*OF_PASSES, *REFUSED)}
 # What torch raises for a call that it does not take.
 REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
@@ -70,7 +72,8 @@ def ways(name: str) -> tuple[Way, ...]:
     operation, found = WRITABLE[name], list[Way]()
     for number, batch in itertools.product(range(len(settings_of(name))), ("first", "front", "mixed")):
         found += [Way(number, batch), Way(number, batch, rectified=True)]
-        if callable(getattr(Tensor, f"{name}_", None)):
+        # PyTorch detaches no view in place.
+        if callable(getattr(Tensor, f"{name}_", None)) and name != "detach":
             found.append(Way(number, batch, in_place=True))
         if operation.multiple_results:
             found.append(Way(number, batch, alone=True))
@@ -149,7 +152,16 @@ def _with_results(fits: Fitted) -> Fitted | None:
     picks, shapes = zip(*((index, tuple(getattr(item, "shape", ()))) for index, item in chosen), strict=True)
     fits = replace(fits, picks=picks, kinds=kinds, shapes=shapes, precision=precision)
     given = _given(fits, values)
-    return None if given is None else replace(fits, gives=tuple(given.shape[1:]))
+    if given is None or (fits.way.in_place and _changes_shape(fits, values[0])):
+        return None
+    return replace(fits, gives=tuple(given.shape[1:]))
+
+
+def _changes_shape(fits: Fitted, value: Tensor) -> bool:
+    """Whether an operation gives its operand another shape in place; others that read the operand have its shape."""
+    changed = value.clone()
+    Called(fits)(changed, *(numbers(BATCH, shape, index) for index, shape in enumerate(fits.reads) if index))
+    return changed.shape != value.shape
 
 
 def _kind(result: Any) -> str:
@@ -169,8 +181,15 @@ def _given(fits: Fitted, values: Sequence[Tensor]) -> Tensor | None:
 
 
 def _separates(fits: Fitted) -> bool:
-    """Whether each sample of the result is computed from the same sample of the operands."""
-    values = [numbers(3, shape, index) for index, shape in enumerate(fits.reads)]
+    """Whether each sample of the result is computed from the same sample of the operands.
+
+    Rectified values of both signs could be equal by chance.
+    """
+    drawn = [numbers(3, shape, index) for index, shape in enumerate(fits.reads)]
+    return all(_are_separate(fits, [change(each) for each in drawn]) for change in (torch.clone, torch.abs))
+
+
+def _are_separate(fits: Fitted, values: Sequence[Tensor]) -> bool:
     whole = _given(fits, values)
     rows = [_given(fits, [value[index : index + 1] for value in values]) for index in range(3)]
     if whole is None:
@@ -222,7 +241,7 @@ _DIFFERENTIATED = (
 )
 # A deviation shares by the squared deviations of the elements, not by the elements: they sum up to the same, but a zero
 # has a share, too, which has nowhere to go behind a mask.
-_OTHER_SHARES = ("std",)
+_OTHER_SHARES = ("std", "std_mean")
 # All relevance goes to the operands, if the operation is homogeneous.
 _CONSERVING = (
     *(Family.LINEAR, Family.SUM, Family.MATMUL, Family.ACTIVATION, Family.MAX_POOL, Family.AVERAGE, Family.SHAPE),
@@ -245,15 +264,20 @@ def _places(value: Any) -> list[Place]:
 def _is_homogeneous(fits: Fitted) -> bool:
     """Whether the result is homogeneous of degree one in the operands: Euler's theorem, for random values.
 
-    Small values alone would not do: they are all rounded to zero.
+    Small values alone would not do: they are all rounded to zero. Nor would values of both signs: rectified, some of
+    their products are all zero.
     """
-    return all(_follows_euler(fits, scale) for scale in (1.0, 5.0))
+    drawn = [numbers(BATCH, shape, index + 1) for index, shape in enumerate(fits.reads)]
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (torch.clone, torch.abs)
+    return all(
+        _follows_euler(fits, [change(scale * each) for each in drawn]) for scale in (1.0, 5.0) for change in changes
+    )
 
 
-def _follows_euler(fits: Fitted, scale: float) -> bool:
+def _follows_euler(fits: Fitted, values: Sequence[Tensor]) -> bool:
     module = Called(fits)
     zero_biases(module)
-    values = [(scale * numbers(BATCH, shape, index + 1)).requires_grad_() for index, shape in enumerate(fits.reads)]
+    values = [each.requires_grad_() for each in values]
     try:
         result = module(*values)
         seed = numbers(BATCH, tuple(result.shape[1:]), 9)
