@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import presets
-from helpers import Function, assert_close, explained, of_one, of_two
+from helpers import FRONT_ENDS, Function, assert_close, explained, of_one, of_two
 from oracles import dense_map, epsilon_rule, move_back, random, randomize, through
 from transformer_oracles import by_jacobian
 from transformer_parts import SEED, X
@@ -84,6 +84,37 @@ def test_relevance_follows_the_elements_through_export(name: str) -> None:
     seed = random(*function(IMAGE).shape, seed=2)
     expected = move_back(function, IMAGE, seed / 2 if name == "windows and back" else seed)
     assert_close(of_one(function, IMAGE, seed, capture="export"), expected)
+
+
+ROWS, PLACES = torch.tensor([2, 0]), (torch.tensor([1, 0]), torch.tensor([2, 3]))
+WRITES: dict[str, Function] = {
+    "index_put": lambda x: x.index_put((ROWS,), x[:2] * 2),
+    "index_put in place": lambda x: x.clone().index_put_(PLACES, x[0, :2] * 2),
+    "index_put of an expanded value": lambda x: x.index_put((ROWS,), x[1] * 2),
+    "index_put behind a dimension": lambda x: torch.ops.aten.index_put(x, (None, ROWS), x[:, 1:3] * 2),
+    "select_scatter": lambda x: x.select_scatter(x[:, :, 0] * 2, 2, 1),
+    "select_scatter from the end": lambda x: x.select_scatter(x[:, 0] * 2, -2, -1),
+    "slice_scatter": lambda x: x.slice_scatter(x * 2),
+    "slice_scatter with a step": lambda x: torch.slice_scatter(x, x[:, :2] * 2, 1, 0, 4, 2),
+    "slice_scatter from the end": lambda x: x.slice_scatter(x[..., :2] * 2, -1, -2),
+}
+
+
+@pytest.mark.parametrize("capture", FRONT_ENDS)
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_keeps_its_relevance(name: str, capture: str) -> None:
+    """An assignment, whatever the stabilizer: LRP-0 is the gradient times the input."""
+
+    def function(x: Tensor) -> Tensor:
+        return WRITES[name](x)
+
+    x = random(3, 4, 4)
+    leaf = x.clone().requires_grad_()
+    out = function(leaf)
+    seed = random(*out.shape, seed=2)
+    (gradient,) = torch.autograd.grad(out, leaf, seed)
+    found = of_one(function, x, out.detach() * seed, presets.epsilon(0.5), capture=capture)
+    assert_close(found, x * gradient)
 
 
 LINEAR_MAPS: dict[str, Function] = {

@@ -129,12 +129,13 @@ def operations() -> list[Operation]:
 def is_left_out(operation: Operation, setting: Setting) -> bool:
     """Whether a call needs an oracle of its own.
 
-    The mean or the sum of elementwise losses is two operations, a model may not contain NaN, and torch does not
-    differentiate a scatter that adds.
+    The mean or the sum of elementwise losses is two operations, a model may not contain NaN, torch does not
+    differentiate a scatter that adds, and values that are put at indices without being added are an assignment.
     """
     reduced = operation.elementwise and setting.arguments.get("reduction", "none") != "none"
     adds = operation.name == "scatter" and setting.arguments["reduce"] is not None
-    return reduced or adds or any(place.special for place in setting.places)
+    assigns = operation.name == "index_put" and not setting.arguments["accumulate"]
+    return reduced or adds or assigns or any(place.special for place in setting.places)
 
 
 def cases(operation: Operation) -> Iterator[Case]:

@@ -305,6 +305,8 @@ def test_contributions_that_are_said_to_vanish_with_the_operand_do(operation: Op
     derived = operation.family in (Family.TRANSFORM, Family.SELECTION, Family.FUNCTION, Family.MATRIX_FUNCTION)
     # Derived steps take long to compile, and have one mechanism.
     for setting in settings(operation)[: 2 if derived else None]:
+        if setting.arguments.get("accumulate") is False:
+            continue  # an assignment
         for kind in list(KINDS)[: 1 if derived else None]:
             for x, relevance in relevance_of(operation, rule, setting, kind, supported=False):
                 # Real and imaginary parts each have relevance.
