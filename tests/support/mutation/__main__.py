@@ -55,12 +55,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random choice (default: %(default)s)")
     parser.add_argument("--only", default="", help="a part of the path of the files to change")
     parser.add_argument("--fresh", action="store_true", help="copy the sources and measure coverage again")
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="folders of the tests that may notice")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.fresh or not COVERAGE.exists():
         shutil.rmtree(FOLDER, ignore_errors=True)
         _copy()
-        measure(TREE, COVERAGE)
+        measure(TREE, COVERAGE, options.tests)
     paths = sorted(str(path.relative_to(TREE)) for folder in CHANGED for path in (TREE / folder).rglob("*.py"))
     mutants = sample(TREE, list(places(TREE, [path for path in paths if options.only in path])), options.seed)
     started, results = time.monotonic(), []

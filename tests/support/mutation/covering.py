@@ -16,12 +16,13 @@ QUICK = "not slow and not repeats"
 SETTINGS = "[run]\nsource = {tree}\ninclude =\n    */passes/*\n    */fxlrp/relevance/*\ndata_file = {data}\n"
 
 
-def measure(tree: Path, data: Path) -> None:
+def measure(tree: Path, data: Path, tests: Sequence[str] = ("tests",)) -> None:
     """Run the quick tests of a checkout, and write which of them execute which lines.
 
     Args:
         tree: The checkout.
         data: The file that is written.
+        tests: The folders of the tests, relative to the checkout.
 
     Raises:
         RuntimeError: The tests do not pass.
@@ -29,7 +30,7 @@ def measure(tree: Path, data: Path) -> None:
     settings = data.with_suffix(".ini")
     settings.write_text(SETTINGS.format(tree=tree, data=data))
     coverage = ["-p", "pytest_cov", "--cov", f"--cov-config={settings}", "--cov-context=test", "--cov-report="]
-    command = [sys.executable, "-m", "pytest", "-q", *coverage, "-m", QUICK, "tests", "--ignore=tests/project"]
+    command = [sys.executable, "-m", "pytest", "-q", *coverage, "-m", QUICK, *tests, "--ignore=tests/project"]
     paths = os.pathsep.join(filter(None, [str(tree), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": paths}, check=False)
     if done.returncode != 0:
