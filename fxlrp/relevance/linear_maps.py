@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fxlrp.operation import Operation
 from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.stacked_convolution import are_stacked, stacked_transposed
 from fxlrp.relevance.windows import ntuple
 
 
@@ -88,19 +89,11 @@ def convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convo
     if geometry.padding == "same":
         return _same_convolution_transposed(r, weight, x, geometry)
     padding = (0,) * (weight.dim() - 2) if geometry.padding == "valid" else geometry.padding
-    result: Tensor = torch.ops.aten.convolution_backward.default(
-        r,
-        x,
-        weight,
-        None,
-        geometry.stride,
-        padding,
-        geometry.dilation,
-        False,
-        (0,) * len(padding),
-        geometry.groups,
-        (True, False, False),
-    )[0]
+    output_padding, of_input = (0,) * len(padding), (True, False, False)
+    given = (geometry.stride, padding, geometry.dilation, False, output_padding, geometry.groups, of_input)
+    if are_stacked(r, weight):
+        return stacked_transposed(r, weight, x, given)
+    result: Tensor = torch.ops.aten.convolution_backward.default(r, x, weight, None, *given)[0]
     return result
 
 
