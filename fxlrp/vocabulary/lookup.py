@@ -37,6 +37,11 @@ def _written(name: str, in_place: str) -> dict[str, bool]:
     return {**plain, in_place: True, f"__i{name}__": True}
 
 
+def _key(function: Any) -> Any:
+    """The key of a function: of one of ``torch.ops`` its name, such as ``aten.add``."""
+    return str(function) if isinstance(function, OpOverloadPacket) else function
+
+
 def _name_in_aten(name: str) -> str:
     """The key of a function of ``torch.ops.aten``. Those that nobody calls are not looked up, which is slow."""
     return f"aten.{name}"
@@ -73,7 +78,7 @@ class Vocabulary:
             self.operations[operation.name] = operation
         # The function of an operation means that operation, even if another one has the same name.
         for operation in self.operations.values():
-            self._spellings.setdefault(operation.function, Spelling(operation, inplace=False))
+            self._spellings.setdefault(_key(operation.function), Spelling(operation, inplace=False))
         members = [frozenset(dir(namespace)) for namespace in _NAMESPACES]
         for operation in self.operations.values():
             for function, spelling in _spellings(operation, members):
@@ -99,10 +104,8 @@ class Vocabulary:
         """The operation that a call of ``target`` (a function, or the name of a method) means; None if unknown."""
         if isinstance(target, str):
             target = getattr(torch.Tensor, target, None)
-        elif isinstance(target, OpOverloadPacket):
-            target = str(target)  # such as "aten.add"
         try:
-            found = self._spellings.get(target)
+            found = self._spellings.get(_key(target))
         except TypeError:
             return None
         if found is None:

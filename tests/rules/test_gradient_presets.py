@@ -231,6 +231,24 @@ def test_a_language_model_starts_at_its_last_position(selected: bool) -> None:
 # The rules by themselves
 
 
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_a_function_of_aten_that_has_no_row(capture: Any) -> None:
+    """It is found by its name, as all functions of ``torch.ops`` are."""
+
+    class Enlarged(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            larger: Tensor = torch.ops.aten._upsample_bilinear2d_aa(x, [7, 7], False)
+            return larger.flatten(1)
+
+    x = random(2, 3, 4, 4)
+    explain = fxlrp.compile(Enlarged().eval(), presets.gradient(), example_inputs=x, capture=capture)
+    leaf = x.clone().requires_grad_()
+    out = Enlarged()(leaf)
+    seed = random(*out.shape, seed=1)
+    (gradient,) = torch.autograd.grad(out, leaf, seed)
+    assert_relevance(explain(x, seed=out.detach() * seed), x * gradient)
+
+
 def test_a_derivative_holds_no_divisor_constant() -> None:
     class Quotients(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
