@@ -26,7 +26,7 @@ _MAY_BE_INFINITE = "log log2 log10 log1p sqrt rsqrt reciprocal exp exp2 expm1 ta
 _GATES: Mapping[str, Gate] = {
     **dict.fromkeys(("rsqrt", "reciprocal", "sqrt"), Gate.STATISTIC),
     **dict.fromkeys(("sigmoid", "hardsigmoid", "exp"), Gate.SATURATING),
-    **dict.fromkeys(("tanh", "hardtanh", "silu", "hardswish", "gelu", "softplus"), Gate.SELF_GATED),
+    **dict.fromkeys(("tanh", "hardtanh", "silu", "mish", "hardswish", "gelu", "softplus"), Gate.SELF_GATED),
 }
 
 

@@ -76,11 +76,11 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []
 
 
-SELF_GATED = ("tanh", "gelu", "silu", "mish", "hardswish")
+SELF_GATED = ("tanh", "hardtanh", "gelu", "silu", "mish", "hardswish", "softplus")
 SATURATING = ("sigmoid", "hardsigmoid", "softmax")
 ACTIVATIONS = (
     *(SELF_GATED + SATURATING[:2]),
-    *"relu leaky_relu abs relu6 clamp softplus hardtanh elu selu celu logsigmoid softsign".split(),
+    *"relu leaky_relu abs relu6 clamp elu selu celu logsigmoid softsign".split(),
 )
 MOVING = (
     "flip roll getitem cat chunk split unbind transpose permute unflatten flatten reshape view squeeze unsqueeze "
