@@ -107,7 +107,7 @@ def test_average_of_zeros() -> None:
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("more", [0, 1, 2])
+@pytest.mark.parametrize("more", [-1, 0, 1, 2])
 def test_adaptive_pooling_to_one_window_with_any_number_of_dimensions_in_front(dims: int, more: int) -> None:
     pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[dims - 1]
     x = random(2, *[3] * (more + 1), *[4] * dims)

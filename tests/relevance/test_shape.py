@@ -77,6 +77,7 @@ SHAPE: dict[str, Function] = {
     "cat": lambda x: torch.cat([x, x[:, :2]], dim=1),
     "cat with itself": lambda x: torch.cat((x, x), 1),
     "cat with a constant": lambda x: torch.cat([torch.ones_like(x), x], dim=2),
+    "cat with nothing": lambda x: torch.cat([torch.empty(0, dtype=x.dtype), x, x], dim=1),
     "stack": lambda x: torch.stack([x[:, 0], x[:, 1], x[:, 0]], dim=1),
     "split": lambda x: torch.cat([torch.split(x, 1, dim=1)[3], x.split(3, dim=1)[1]], 1),
     "split by sizes": lambda x: x.split([1, 3], dim=1)[1],
