@@ -24,7 +24,7 @@ from fxlrp.vocabulary import CANONICAL
 from prover.models import CLASSES, KINDS, LARGEST, Model, Program
 from prover.oracle import Book, NotDefinedError, relevance_of
 from prover.parts import SIZES, Part
-from prover.rows import numbers, zero_biases
+from prover.rows import Called, numbers, zero_biases
 
 EPSILON = 0.01
 # Relevance below it is what rounding leaves of terms of size one.
@@ -150,9 +150,10 @@ def _have_moderate_gradients(modules: Sequence[nn.Module], model: Model, x: Tens
 
 
 def _has_moderate_gradient(module: nn.Module, operands: Sequence[Tensor]) -> bool:
-    leaves = [each.detach().clone().requires_grad_() for each in operands]
+    plain, given = module.of_rectified(operands) if isinstance(module, Called) else (module, operands)
+    leaves = [each.detach().clone().requires_grad_() for each in given]
     try:
-        result = module(*leaves)
+        result = plain(*leaves)
         weights = numbers(len(result), tuple(result.shape[1:]), 1)
         gradients = torch.autograd.grad(result, leaves, weights, allow_unused=True)
     except RuntimeError as error:

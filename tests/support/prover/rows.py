@@ -338,6 +338,13 @@ class Called(nn.Module):
                 self.register_buffer(f"eye{index}", torch.eye(*shape[-2:]) if whole is None else whole)
         self.double()
 
+    def of_rectified(self, operands: Sequence[Tensor]) -> tuple[Called, list[Tensor]]:
+        """The call without the ReLU in front of it, which hides derivatives, and what it gives the operation."""
+        if not self._fits.way.rectified:
+            return self, list(operands)
+        plain = replace(self._fits, way=replace(self._fits.way, rectified=False))
+        return Called(plain), [each.relu() for each in operands]
+
     def _with_names(self, name: str, value: Any) -> Any:
         """An argument with names in place of constants, which the module keeps."""
         if isinstance(value, Tensor):
