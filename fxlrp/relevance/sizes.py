@@ -34,12 +34,12 @@ class OtherSizesError(InputError):
 
 
 def expect_sizes(
-    relevance: Tensor, values: Sequence[Any], sizes: Sequence[Sizes], conditions: Sequence[Term], operation: str
+    passed: Tensor, values: Sequence[Any], sizes: Sequence[Sizes], conditions: Sequence[Term], operation: str
 ) -> Tensor:
-    """Return ``relevance``, if the values have sizes for which the step of an operation is valid.
+    """Return ``passed``, if the values have sizes for which the step of an operation is valid.
 
     Args:
-        relevance: The relevance that the step receives.
+        passed: What the step reads: the relevance that it receives, or an operand.
         values: The tensors and sizes that the step reads.
         sizes: The sizes of each tensor, or the value of each size. Equal names stand for equal sizes.
         conditions: Conditions on the named sizes.
@@ -62,7 +62,7 @@ def expect_sizes(
             f"the relevance step of {operation} is valid for arguments of the sizes {', '.join(map(str, sizes))}, not "
             f"for {shapes}: compile with example_inputs of these sizes"
         )
-    return relevance
+    return passed
 
 
 def _value(term: Term, named: Mapping[str, Any]) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fxlrp
 from derived_calls import Case, Dense, cases, operations, relevance_of, summed_to
-from fxlrp import presets
+from fxlrp import presets, rules
 from fxlrp.operation import Family
 from helpers import some_of_each
 from oracles import assert_relevance, random
@@ -105,6 +105,18 @@ def test_the_gradient(case: Case) -> None:
     seed = random(*dense.z.shape, seed=5)
     found = relevance_of(model, inputs, seed, presets.gradient(), capture="symbolic")
     assert_all(case, found, dense.in_proportion(seed, dense.z))
+
+
+def test_sizes_are_checked_before_the_total() -> None:
+    """The sum ``J x`` reads no relevance; for other sizes than those of the examples it is derived again."""
+    model = nn.Sequential(nn.LocalResponseNorm(2, alpha=0.5), nn.Flatten(), nn.Linear(144, 3)).double().eval()
+    x = random(3, 4, 6, 6)
+    # The gradient of a quotient reaches its denominator.
+    pairs = presets.epsilon(0.01).override([("div", rules.Gradient())])
+    whole = fxlrp.compile(model, pairs, example_inputs=x)(x, target=1)
+    explain = fxlrp.compile(model, pairs, example_inputs=x[:2])
+    assert_relevance(explain(x, target=1), whole, 1e-12)
+    assert_relevance(explain(x[:1], target=1), whole[:1], 1e-12)
 
 
 def test_warnings_are_of_torch() -> None:
