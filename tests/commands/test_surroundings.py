@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,9 +102,13 @@ def test_an_interrupt_is_one_line(folder: Path) -> None:
     Path("slow.py").write_text("import time\n\n\ndef model():\n    print('ready', flush=True)\n    time.sleep(60)\n")
     call = [sys.executable, "-m", "fxlrp", "explain", "images", "--model", "slow:model"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
-    ) as started:
+
+    def heed_interrupts() -> None:
+        """Shells have processes in the background ignore interrupts, and those they start, too."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(call, **pipes, cwd=folder, env=environment, preexec_fn=heed_interrupts) as started:
         assert started.stdout is not None and started.stdout.readline() == "ready\n"
         started.send_signal(signal.SIGINT)
         _, error = started.communicate(timeout=60)
