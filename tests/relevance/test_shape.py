@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -162,6 +164,17 @@ def test_relevance_follows_the_elements_of_both(name: str) -> None:
     found = explain(a, b, seed=seed)
     assert_relevance(found["a"], move_back(lambda t: function(t, b), a, seed), 1e-12)
     assert_relevance(found["b"], move_back(lambda t: function(a, t), b, seed), 1e-12)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("join", [torch.hstack, torch.vstack, torch.dstack, torch.column_stack])
+def test_joins_of_tensors_with_few_dimensions(join: Callable[..., Tensor], dims: int) -> None:
+    shape = (3, 2, 4)[:dims]
+    a, b = random(*shape), random(*shape, seed=1)
+    seed = seed_of(join([a, b]))
+    found = fxlrp.compile(Two(lambda a, b: join([a, b])).eval(), "epsilon", example_inputs=(a, b))(a, b, seed=seed)
+    assert_relevance(found["a"], move_back(lambda t: join([t, b]), a, seed), 1e-12)
+    assert_relevance(found["b"], move_back(lambda t: join([a, t]), b, seed), 1e-12)
 
 
 def test_where_broadcasts_its_branches() -> None:

@@ -42,6 +42,14 @@ def test_only_the_relevance() -> None:
     assert torch.equal(seen["relevance"], torch.full((2, 3), 7.0))
 
 
+def test_the_relevance_has_the_type_of_the_operand() -> None:
+    """Whatever the function computes with."""
+    layer, x = linear(), torch.ones(2, 4)
+    rule = rules.Custom(lambda relevance: torch.ones(2, 4, dtype=torch.float64))
+    found = fxlrp.compile(layer, [("linear", rule)])(x, target=0)
+    assert found.dtype == torch.float32 and torch.equal(found, torch.ones(2, 4))
+
+
 def test_arguments_by_name_in_any_order() -> None:
     seen = run(lambda bias, relevance, weight, input: note(input, bias=bias, weight=weight))
     assert torch.equal(seen["weight"], linear().weight) and torch.equal(seen["bias"], linear().bias)
