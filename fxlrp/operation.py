@@ -138,6 +138,7 @@ class Operation:
         dims: The number of spatial dimensions of a convolution or a pooling operation; 0 for a dense layer.
         transposes: Whether the operation is a transposed convolution.
         allocates: Whether the result never shares memory with an argument.
+        overlaps: Whether elements of the result may share memory with each other, as those of an expanded tensor do.
         in_place: The function that writes the result into the memory of the first operand.
         non_negative: Tells whether the result of a call is never negative.
         positive: Tells whether the result of a call is positive, not counting underflow.
@@ -193,6 +194,7 @@ class Operation:
     dims: int = 0
     transposes: bool = False
     allocates: bool = False
+    overlaps: bool = False
     in_place: Callable[..., Any] | None = None
     non_negative: Fact | None = None
     positive: Fact | None = None

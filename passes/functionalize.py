@@ -39,6 +39,11 @@ def functionalize(program: Program) -> int:
             continue
         if any(made.op == "get_attr" for made in values.memory[changed]):
             raise SymbolicTraceError(f"the model changes a parameter or buffer in place: {describe(node)}")
+        if changed in values.overlapping:
+            raise SymbolicTraceError(
+                f"an in-place change of {changed.name!r}, whose elements may share memory with each other, as those of "
+                f"an expanded tensor do, is not supported: {describe(node)}. Use an out-of-place operation"
+            )
         changed_inputs.update((made, None) for made in values.memory[changed] if made.op == "placeholder")
         for alias, user in values.used_later(changed):
             if not _writes_back(user, values.latest(user.args), alias, changed, node):
@@ -78,6 +83,9 @@ class _Values:
         # The memory that a value may share, by the node that made it, and the values that may share it.
         self.memory: dict[fx.Node, frozenset[fx.Node]] = {}
         self._sharing: dict[fx.Node, list[fx.Node]] = {}
+        # The values whose elements may share memory with each other.
+        self.overlapping: set[fx.Node] = set()
+        self._vocabulary = program.vocabulary
 
     def arrive_at(self, node: fx.Node) -> None:
         """Make a node read the latest changes."""
@@ -98,6 +106,10 @@ class _Values:
         self.memory[node] = frozenset().union(*(self.memory[source] for source in sources)) or frozenset((node,))
         for made in self.memory[node]:
             self._sharing.setdefault(made, []).append(node)
+        spelling = self._vocabulary.spelling(node.target)
+        is_expanded = spelling is not None and spelling.operation.overlaps
+        if sources and (is_expanded or not sources.isdisjoint(self.overlapping)):
+            self.overlapping.add(node)
 
     def used_later(self, changed: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
         """The other values that share memory with one and are used later, each with its next user."""

@@ -2,7 +2,7 @@
 
 It functionalizes a graph according to the alias annotations in the schemas of operators. ``einsum``, ``unsafe_split``,
 and dropout in eval mode, may return views without such an annotation: a change of the result would not reach the
-operand.
+operand. Elements of an expanded tensor share memory with each other: a change of one would not reach the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fxlrp.vocabulary.lookup import Vocabulary
 
 
 def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
-    """Check that memory which an operator may share without an annotation is not changed.
+    """Check that memory is not changed which an operator may share without an annotation, or elements with each other.
 
     Args:
         graph: The exported graph, with its in-place operations.
@@ -29,6 +29,7 @@ def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
     """
     owner: dict[fx.Node, fx.Node] = {}
     shared: dict[fx.Node, fx.Node] = {}
+    overlapping: set[fx.Node] = set()
     for node in graph.nodes:
         source = node.args[0] if node.target is operator.getitem else None
         owner[node] = owner[source] if isinstance(source, fx.Node) else node
@@ -41,14 +42,40 @@ def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
             value = given.get(argument.name)
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, fx.Node):
                 _refuse_change(node, shared.get(owner[value]))
+                if value in overlapping:
+                    raise CaptureError(
+                        f"{node.name!r} changes {value.name!r} in place, whose elements may share memory with each "
+                        "other, as those of an expanded tensor do: use an out-of-place operation"
+                    )
         sources = [each for each in pytree.tree_leaves(list(given.values())) if isinstance(each, fx.Node)]
         if not sources:
             continue
         if any(result.alias_info is not None for result in schema.returns):
             owner[node] = owner[sources[0]]
+            if sources[0] in overlapping or _overlaps(node, vocabulary):
+                overlapping.add(node)
         elif _may_share(node.target, vocabulary):
             owner[node] = owner[sources[0]]
             shared.update({owner[source]: node for source in sources})
+
+
+def _overlaps(node: fx.Node, vocabulary: Vocabulary) -> bool:
+    """Whether elements of the result share memory with each other, as far as its sizes and strides tell."""
+    spelling = vocabulary.spelling(node.target.overloadpacket) if isinstance(node.target, OpOverload) else None
+    if spelling is None or not spelling.operation.overlaps:
+        return False
+    value, known = node.meta["val"], []
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        if isinstance(stride, int) and stride == 0 and not (isinstance(size, int) and size == 1):
+            return True
+        if isinstance(size, int) and isinstance(stride, int) and size > 1:
+            known.append((stride, size))
+    reached = 0
+    for stride, size in sorted(known):
+        if stride <= reached:
+            return True
+        reached += (size - 1) * stride
+    return False
 
 
 def _may_share(target: OpOverload, vocabulary: Vocabulary) -> bool:

@@ -101,7 +101,13 @@ def composites() -> Iterator[Operation]:
         yield _composite(name, getattr(torch, name), spread)
     yield from rows(Family.COMPOSITE, _SCHEMAS, allocates=True)
     together: dict[str, Any] = {"variadic": "tensors", "multiple_results": True}
-    yield row(Family.COMPOSITE, "broadcast_tensors(tensors*)", torch.ops.aten.broadcast_tensors.default, **together)
+    yield row(
+        Family.COMPOSITE,
+        "broadcast_tensors(tensors*)",
+        torch.ops.aten.broadcast_tensors.default,
+        overlaps=True,
+        **together,
+    )
     cross_entropy = f"cross_entropy(input*, target, {_CROSS_ENTROPY})"
     yield row(Family.COMPOSITE, cross_entropy, aliases=("cross_entropy_loss",), allocates=True)
     for name in ("max", "min"):

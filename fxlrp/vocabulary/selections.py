@@ -41,7 +41,6 @@ _SOFT = """
 # Results of these may share memory with the operand.
 _VIEWS = """
     linalg.diagonal(A*, offset=0, dim1=-2, dim2=-1)
-    as_strided(input*, size, stride, storage_offset=None)
     view_as_complex(input*)
     view_as_real(input*)
     resolve_conj(input*)
@@ -79,6 +78,8 @@ def selections() -> Iterator[Operation]:
     yield from rows(Family.SELECTION, _SOFT, allocates=True)
     yield from rows(Family.SELECTION, _SEVERAL, allocates=True, **several)
     yield from rows(Family.SELECTION, _VIEWS, **hard)
+    strided = "as_strided(input*, size, stride, storage_offset=None)"
+    yield row(Family.SELECTION, strided, overlaps=True, **hard)
     yield from rows(Family.SELECTION, _PARTS, **several)
     for name in ("median", "nanmedian"):
         function = getattr(torch.ops.aten, name).dim
@@ -90,8 +91,8 @@ def selections() -> Iterator[Operation]:
         yield row(Family.SELECTION, f"{name}(input*, {pooled})", getattr(F, name), allocates=True, **several)
     several["variadic"] = "tensors"
     others: dict[str, Any] = {"without_relevance": ("others",), "reads_form": ("others",), **hard}
-    yield row(Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, **others)
-    yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", **several)
+    yield row(Family.SELECTION, "broadcast_among(input*, others)", functions.broadcast_among, overlaps=True, **others)
+    yield row(Family.SELECTION, "meshgrid(tensors*, indexing=None)", overlaps=True, **several)
     joined: dict[str, Any] = {"variadic": "tensors", "allocates": True, **hard}
     yield row(Family.SELECTION, "block_diag(tensors*)", torch.ops.aten.block_diag.default, **joined)
     yield row(Family.SHAPE, "masked_select(input*, mask)", allocates=True)

@@ -60,12 +60,15 @@ def views() -> Iterator[Operation]:
     yield _of_input("transpose", torch.transpose, swapped, aliases=("swapaxes", "swapdims"))
     moved = {"source": REQUIRED, "destination": REQUIRED}
     yield _of_input("movedim", torch.movedim, moved, aliases=("moveaxis",))
-    yield _of_input("expand", method.expand, {"size": REQUIRED}, aliases=("broadcast_to",), variadic="size")
-    yield _of_input("expand_as", method.expand_as, {"other": REQUIRED}, **of_other)
+    yield _of_input(
+        "expand", method.expand, {"size": REQUIRED}, aliases=("broadcast_to",), variadic="size", overlaps=True
+    )
+    yield _of_input("expand_as", method.expand_as, {"other": REQUIRED}, overlaps=True, **of_other)
     yield _of_input("select", torch.select, {"dim": REQUIRED, "index": REQUIRED})
     yield _of_input("narrow", torch.narrow, {"dim": REQUIRED, "start": REQUIRED, "length": REQUIRED})
     yield _of_input("getitem", operator.getitem, {"index": REQUIRED}, without_relevance=("index",))
-    yield _of_input("windows", method.unfold, {"dimension": REQUIRED, "size": REQUIRED, "step": REQUIRED})
+    moving = {"dimension": REQUIRED, "size": REQUIRED, "step": REQUIRED}
+    yield _of_input("windows", method.unfold, moving, overlaps=True)
     yield _of_input("diagonal", torch.diagonal, {"offset": 0, "dim1": 0, "dim2": 1})
     yield _of_input("chunk", torch.chunk, {"chunks": REQUIRED, "dim": 0}, multiple_results=True, separates=True)
     parts = {"split_size_or_sections": REQUIRED, "dim": 0}

@@ -312,6 +312,63 @@ def test_functionalize_refuses_a_change_that_reaches_another_value(function: Cal
     assert_relevance(value(program, X), function(X.clone()), 1e-13)
 
 
+def expanded(x: Tensor) -> Tensor:
+    y = x.unsqueeze(-1).expand(-1, -1, 3)
+    y[..., 0] = 0.0
+    return y * 2
+
+
+def windows(x: Tensor) -> Tensor:
+    y = x.unfold(1, 2, 1)
+    y[..., 0] *= 3.0
+    return y.flatten(1)
+
+
+def meshed(x: Tensor) -> Tensor:
+    first, _ = torch.meshgrid(x[0] * 1.0, torch.arange(3.0, dtype=x.dtype), indexing="ij")
+    first[:, 0] += 1.0
+    return first
+
+
+@pytest.mark.parametrize("function", [expanded, windows, meshed])
+def test_functionalize_refuses_a_change_of_elements_that_share_memory(function: Callable[[Tensor], Tensor]) -> None:
+    """All of them change, which a copy would not show."""
+    with pytest.raises(CaptureError, match="share memory with each other"):
+        functionalize(program_of(function))
+
+
+@pytest.mark.parametrize("function", [expanded, meshed])
+def test_export_refuses_a_change_of_elements_that_share_memory(function: Callable[[Tensor], Tensor]) -> None:
+    model, x = One(lambda x: function(x * 1.0)).eval(), random(2, 4)
+    with pytest.raises(CaptureError, match=r"share memory with each other|may share"):
+        fxlrp.compile(model, "epsilon", example_inputs=x, capture="export")
+
+
+def test_what_is_expanded_to_its_own_size_may_change_under_export() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = (x * 1.0).unsqueeze(-1).expand(-1, -1, 1)
+        y[:, 0] = 0.0
+        return y
+
+    x, seed = random(2, 4), random(2, 4, 1, seed=1)
+    explain = fxlrp.compile(One(function).eval(), "epsilon", example_inputs=x)
+    assert_relevance(explain(x, seed=seed), seed[..., 0] * torch.tensor([0.0, 1.0, 1.0, 1.0]))
+
+
+def test_a_copy_of_an_expanded_value_may_change() -> None:
+    def copied(x: Tensor) -> Tensor:
+        y = x.unsqueeze(-1).expand(-1, -1, 3).clone()
+        y[..., 0] = 0.0
+        return y
+
+    x, seed = random(2, 4), random(2, 4, 3, seed=1)
+    expected = (seed * torch.tensor([0.0, 1.0, 1.0])).sum(-1)
+    captures: tuple[Any, ...] = ("symbolic", "export")
+    for capture in captures:
+        explain = fxlrp.compile(One(copied).eval(), "epsilon", example_inputs=x, capture=capture)
+        assert_relevance(explain(x, seed=seed), expected)
+
+
 def test_functionalize_names_what_it_refuses() -> None:
     program = program_of(view_with_base_used_later)
     with pytest.raises(CaptureError, match=r"'linear'.*'output'.*'relu_'.*test_functionalize.py.*view\.relu_\(\)"):

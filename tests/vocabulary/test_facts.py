@@ -184,6 +184,26 @@ NEVER_SHARES_HERE = set(
 )
 
 
+def overlaps(tensor: Tensor) -> bool:
+    """Whether elements share memory with each other."""
+    places = torch.zeros(tensor.shape, dtype=torch.long)
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        places += (torch.arange(size) * stride).reshape(-1, *[1] * (tensor.dim() - dim - 1))
+    return len(places.unique()) < places.numel()
+
+
+@pytest.mark.parametrize("operation", named(iter(OPERATIONS)))
+def test_elements_share_memory_with_each_other_where_that_is_said(operation: Operation) -> None:
+    """In some call of an operation that says so, and in none of the others that may return views."""
+    found = False
+    for sample in samples(operation):
+        arguments = dict(sample.arguments)
+        result = call(operation, arguments)
+        if shares_memory(result, list(arguments.values())):
+            found |= any(map(overlaps, tensors_of(result)))
+    assert found == operation.overlaps
+
+
 @pytest.mark.parametrize("operation", named(each for each in OPERATIONS if each.in_place is not None))
 def test_in_place_forms(operation: Operation) -> None:
     for sample in samples(operation):
