@@ -176,8 +176,12 @@ def compiled(model: nn.Module, preset: Preset, x: Tensor, **options: Any) -> fxl
 def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
     """Check that relevance is equal relative to its largest element, or to rounding errors of values of size one."""
     assert bool(expected.isfinite().all()), "not finite"
-    error = float((found - expected).abs().max()) / max(float(expected.abs().max()), ROUNDING)
+    error = _error(found, expected)
     assert error <= tolerance, f"the relative difference is {error:.3g}"
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max()) / max(float(expected.abs().max()), ROUNDING)
 
 
 def optimized_is_plain(program: Program) -> list[fxlrp.Explainer]:
@@ -189,7 +193,11 @@ def optimized_is_plain(program: Program) -> list[fxlrp.Explainer]:
         output = model(x)
     relevance, found = _with_output(optimized, x)
     assert_close(found, output, tolerance)
-    assert_close(relevance, _with_output(plain, x)[0], tolerance)
+    expected = _with_output(plain, x)[0]
+    if _error(relevance, expected) > tolerance and x.is_floating_point():
+        # Rounding errors alone have this effect where functions are steep, as distances of equal points are.
+        assume(_error(_with_output(plain, x * (1 + 2**-46))[0], expected) < tolerance / 10)
+    assert_close(relevance, expected, tolerance)
     return [optimized, plain]
 
 

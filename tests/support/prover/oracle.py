@@ -121,6 +121,8 @@ class Book:
         name, (result, *_), (received, *_) = call.name, call.results, given
         if call.kwargs.get("rounding_mode") is not None:
             raise NotDefinedError("a rounded quotient")
+        if name in CONTRACTIONS and sum(each is operands[0] for each in _tensors(call.args)) > 1:
+            raise NotDefinedError("a product of a value with itself")
         if name in ACTIVATIONS and len(operands) == 1:
             return list(given)
         if name in MOVING:
