@@ -8,9 +8,10 @@ operand. Elements of an expanded tensor share memory with each other: a change o
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch.utils._pytree as pytree
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from fxlrp.errors import CaptureError
@@ -52,19 +53,18 @@ def check(graph: fx.Graph, vocabulary: Vocabulary) -> None:
             continue
         if any(result.alias_info is not None for result in schema.returns):
             owner[node] = owner[sources[0]]
-            if sources[0] in overlapping or _overlaps(node, vocabulary):
+            if sources[0] in overlapping or _overlaps(node.meta["val"]):
                 overlapping.add(node)
         elif _may_share(node.target, vocabulary):
             owner[node] = owner[sources[0]]
             shared.update({owner[source]: node for source in sources})
 
 
-def _overlaps(node: fx.Node, vocabulary: Vocabulary) -> bool:
-    """Whether elements of the result share memory with each other, as far as its sizes and strides tell."""
-    spelling = vocabulary.spelling(node.target.overloadpacket) if isinstance(node.target, OpOverload) else None
-    if spelling is None or not spelling.operation.overlaps:
+def _overlaps(value: Any) -> bool:
+    """Whether elements of a view share memory with each other, as far as its sizes and strides tell."""
+    if not isinstance(value, Tensor):
         return False
-    value, known = node.meta["val"], []
+    known = []
     for size, stride in zip(value.shape, value.stride(), strict=True):
         if isinstance(stride, int) and stride == 0 and not (isinstance(size, int) and size == 1):
             return True
