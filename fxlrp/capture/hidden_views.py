@@ -68,8 +68,9 @@ def _overlaps(value: Any) -> bool:
     for size, stride in zip(value.shape, value.stride(), strict=True):
         if isinstance(stride, int) and stride == 0 and not (isinstance(size, int) and size == 1):
             return True
-        if isinstance(size, int) and isinstance(stride, int) and size > 1:
-            known.append((stride, size))
+        if isinstance(stride, int) and not (isinstance(size, int) and size == 1):
+            # A size that is not known counts as two, the least that matters.
+            known.append((stride, size if isinstance(size, int) else 2))
     reached = 0
     for stride, size in sorted(known):
         if stride <= reached:

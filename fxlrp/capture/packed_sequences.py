@@ -18,7 +18,8 @@ from torch.nn.utils import rnn
 
 from fxlrp.capture.recorded_functions import recorded
 from fxlrp.errors import SymbolicTraceError
-from fxlrp.functions import initial_state, is_padding, last_index, longest, packed_cell_state, reversed_index
+from fxlrp.functions import initial_state
+from fxlrp.sequences import is_padding, last_index, longest, packed_cell_state, reversed_index
 
 _initial_state = recorded(initial_state)
 # Not as names of this module, in which tracing would replace them.

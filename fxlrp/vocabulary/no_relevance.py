@@ -18,14 +18,11 @@ from fxlrp.functions import (
     causal_mask,
     combination_places,
     initial_state,
-    is_padding,
-    last_index,
-    longest,
     padding_mask,
-    reversed_index,
 )
 from fxlrp.layouts import whole
 from fxlrp.operation import REQUIRED, Family, Operation
+from fxlrp.sequences import is_padding, last_index, longest, reversed_index
 
 # Attributes of a tensor that are not tensors.
 SHAPE_ATTRIBUTES = frozenset(

@@ -337,7 +337,12 @@ def test_functionalize_refuses_a_change_of_elements_that_share_memory(function: 
         functionalize(program_of(function))
 
 
-@pytest.mark.parametrize("function", [expanded, meshed])
+def doubled_windows(x: Tensor) -> Tensor:
+    y = x.unfold(1, 3, 1)
+    return y.add_(y).flatten(1)
+
+
+@pytest.mark.parametrize("function", [expanded, meshed, doubled_windows])
 def test_export_refuses_a_change_of_elements_that_share_memory(function: Callable[[Tensor], Tensor]) -> None:
     model, x = One(lambda x: function(x * 1.0)).eval(), random(2, 4)
     with pytest.raises(CaptureError, match=r"share memory with each other|may share"):
