@@ -106,12 +106,12 @@ def call(operation: Operation, arguments: Mapping[str, Any]) -> Any:
 def call_as_written(operation: Operation, arguments: Mapping[str, Any]) -> Any:
     """The same as models write it: methods of tensors are called on the tensor, which may be a proxy of one.
 
-    Losses that fxlrp computes itself are those of torch. Repeated heads, which only decompositions write, have sizes
-    that cannot be traced.
+    Losses that fxlrp computes itself are those of torch. What only decompositions write is one call: a model that
+    wrote it out would have other nodes.
     """
     args, kwargs = _split(operation, arguments)
     tracers = [each.tracer for each in args if isinstance(each, fx.Proxy)]
-    if tracers and operation.function is functions.repeat_heads:
+    if tracers and operation.function in (functions.repeat_heads, functions.local_response):
         return tracers[0].create_proxy("call_function", operation.function, tuple(args), kwargs)
     if getattr(operation.function, "__module__", None) == losses.__name__:
         return getattr(F, operation.name)(*args, **kwargs)
