@@ -253,6 +253,15 @@ class Program:
         starts = set(self.emitted.interface.starts.values())
         return min(index for index, node in enumerate(self.graph.nodes) if node.name in starts)
 
+    @property
+    def own_to_questions(self) -> frozenset[fx.Node]:
+        """The nodes whose values differ between several questions."""
+        differing, found = self.checked, set[fx.Node]()
+        for node in self.graph.nodes:
+            if node.name in differing or not found.isdisjoint(node.all_input_nodes):
+                found.add(node)
+        return frozenset(found)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """Return a copy on a copy of the model. Facts refer to nodes, which cannot be copied without their graph."""
         root = copy.deepcopy(self.graph_module, memo)

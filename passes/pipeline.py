@@ -42,6 +42,7 @@ from fxlrp.passes.remove_identities import remove_identities
 from fxlrp.passes.reuse_memory import reuse_memory
 from fxlrp.passes.select_positions import select_positions
 from fxlrp.passes.share_across_batch import share_across_batch
+from fxlrp.passes.share_among_questions import share_among_questions
 from fxlrp.passes.stack_questions import stack_questions
 from fxlrp.passes.start_inside import start_inside
 
@@ -78,6 +79,7 @@ EXPLANATION: tuple[Pass, ...] = (
     remove_dead_code,
     read_redistributed,
     gather_again,
+    share_among_questions,
     release_values,
     recompute_values,
     checkpoint,
@@ -155,7 +157,9 @@ def explanation(
         if cutting is not None:
             raise InputError(f"the pass {cutting} cuts derivatives: compile without it, or without differentiable=True")
         chosen = tuple(each for each in chosen if not each.cuts_derivatives)
-    return Passes.of([each for each in chosen if checkpoints or each.name != checkpoint.name])
+    # What all questions share is computed at once, and checkpoints keep few values at a time.
+    left_out = share_among_questions if checkpoints else checkpoint
+    return Passes.of([each for each in chosen if each.name != left_out.name])
 
 
 def backward(optimizations: Optimizations) -> Passes:

@@ -94,15 +94,16 @@ class _Memory:
 def _roots_of(program: Program) -> dict[fx.Node, frozenset[str]]:
     """The values from which each node is computed and that differ between stacked questions.
 
-    A value of one question cannot be written into memory that all have in common, and as the relevance steps may run
-    once for each question, none of theirs can be written into that of the forward program.
+    A value of one question cannot be written into memory that all have in common, and as the steps from the first that
+    depends on a question may run once for each, none of them can overwrite what was computed before.
     """
     is_stacked = program.options.question.stacked
     differing = frozenset(program.emitted.interface.differing) if is_stacked else frozenset()
     found: dict[fx.Node, frozenset[str]] = {}
-    start = program.start
-    for index, node in enumerate(program.graph.nodes):
-        is_step = is_stacked and index >= start
-        own = differing.intersection({node.name}) | ({_STEP} if is_step else frozenset())
-        found[node] = own.union(*(found[source] for source in node.all_input_nodes))
+    is_step = False
+    for node in program.graph.nodes:
+        own = differing.intersection({node.name})
+        below = own.union(*(found[source] for source in node.all_input_nodes))
+        is_step = is_step or bool(below and not own)
+        found[node] = below | ({_STEP} if is_step else frozenset())
     return found

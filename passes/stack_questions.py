@@ -1,12 +1,13 @@
 """Answer several questions with one forward program: the relevance steps run once for all of them.
 
 The steps become a function of the initial relevance and of the conditions, over whose first dimension ``torch.vmap``
-maps it. What does not depend on them, such as denominators, is computed once.
+maps it. What precedes the first step that depends on them, such as denominators, is computed once.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import fx
@@ -19,23 +20,25 @@ from fxlrp.relevance.stacked import over_questions
 STEPS = "stacked_steps"
 
 
-@compiler_pass(needs=["relevance"], after=["keep_constants", "checkpoint", "reuse_memory"])
+@compiler_pass(needs=["relevance"], after=["share_among_questions", "keep_constants", "checkpoint", "reuse_memory"])
 def stack_questions(program: Program) -> int:
     """Move the relevance steps into a function of their own; return how many calls it has."""
     if not program.options.question.stacked:
         return 0
     graph, output = program.graph, program.graph.output_node()
-    steps = _steps(program)
     interface = program.emitted.interface
     returned = returned_by(graph)
     results = (returned if isinstance(returned, tuple) else (returned,))[: len(interface.results)]
     roots = [node for node in graph.nodes if node.name in interface.differing]
-    read = {source for node in steps for source in node.all_input_nodes} | set(results)
-    given = [node for node in graph.nodes if node in read and node not in steps and node not in roots]
-    program.graph_module.add_module(STEPS, part("StackedSteps", [*roots, *given], steps, tuple(results)))
+    steps = _steps(program, roots)
+    read = ({source for node in steps for source in node.all_input_nodes} | set(results)).difference(steps, roots)
+    of_inputs = _computed_from_inputs(graph)
+    values = [node for node in graph.nodes if node in read and node in of_inputs]
+    constants = [node for node in graph.nodes if node in read and node not in of_inputs]
+    program.graph_module.add_module(STEPS, part("StackedSteps", [*roots, *values, *constants], steps, tuple(results)))
     with graph.inserting_before(output):
         function = graph.get_attr(STEPS)
-        stacked = graph.call_function(over_questions, (function, tuple(roots), tuple(given)))
+        stacked = graph.call_function(over_questions, (function, tuple(roots), tuple(values), tuple(constants)))
         found = [graph.call_function(operator.getitem, (stacked, index)) for index in range(len(results))]
     for result, node in zip(interface.results, found, strict=True):
         node._rename(f"each_r_{result.value}")
@@ -49,11 +52,22 @@ def stack_questions(program: Program) -> int:
     return len(steps)
 
 
-def _steps(program: Program) -> list[fx.Node]:
-    """The calls after the initial relevance, without those that compute constants."""
-    after = list(program.graph.nodes)[program.start + 1 :]
+def _steps(program: Program, roots: Sequence[fx.Node]) -> list[fx.Node]:
+    """The calls from the first that depends on a question, without those that compute constants."""
+    after, own = list(program.graph.nodes)[program.start + 1 :], program.own_to_questions.difference(roots)
+    first = next((index for index, node in enumerate(after) if node in own), len(after))
     constant = set(program.emitted.kept)
     for node in reversed(after):
         if node in constant:
             constant.update(node.all_input_nodes)
-    return [node for node in after if node.op == "call_function" and node not in constant]
+    excluded = constant.union(roots)
+    return [node for node in after[first:] if node.op == "call_function" and node not in excluded]
+
+
+def _computed_from_inputs(graph: fx.Graph) -> set[fx.Node]:
+    """The inputs, and what is computed from them, unlike weights and what is computed from weights alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found

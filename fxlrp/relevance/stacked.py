@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any
 
@@ -67,14 +67,18 @@ def masks_of(value: Tensor, condition: Any, name: str, dim: int | None) -> Tenso
 
 
 def over_questions(
-    steps: Callable[..., Any], stacked: Sequence[Tensor | tuple[Any, ...]], shared: Sequence[Any]
+    steps: Callable[..., Any],
+    stacked: Sequence[Tensor | tuple[Any, ...]],
+    values: Sequence[Any],
+    constants: Sequence[Any],
 ) -> tuple[Tensor, ...]:
     """Run relevance steps for every question, and return their results stacked in front.
 
     Args:
         steps: A function of the values of one question, and of the values that all have in common.
         stacked: The values of the questions, stacked in front, or in a tuple; those with one element are for all.
-        shared: The values in common.
+        values: The values in common that are computed from inputs.
+        constants: The others, such as weights.
 
     Raises:
         InputError: The numbers of targets and conditions differ.
@@ -84,20 +88,45 @@ def over_questions(
         raise InputError(
             f"there are {' and '.join(map(str, sorted(counts)))} targets or conditions: give equal numbers"
         )
-    if not counts:
-        return tuple(result.unsqueeze(0) for result in steps(*(value[0] for value in stacked), *shared))
+    count, shared = max(counts, default=1), (*values, *constants)
+    size = _at_a_time(count, stacked, values)
+    groups = [[_some(value, first, size) for value in stacked] for first in range(0, count, size)]
+    answers = [_answers(steps, group, shared) for group in groups]
+    return answers[0] if len(answers) == 1 else tuple(map(torch.cat, zip(*answers, strict=True)))
+
+
+# The GNU C library returns larger blocks to the system when they are freed, and a new one costs a page fault every four
+# kilobytes: an operation on them takes twice as long.
+_LARGEST_BLOCK = 32 * 2**20
+
+
+def _at_a_time(count: int, stacked: Sequence[Tensor | tuple[Any, ...]], values: Sequence[Any]) -> int:
+    """How many of ``count`` questions are answered together."""
     if torch.compiler.is_exporting() or any(isinstance(value, tuple) for value in stacked):
         # The batch of a file is open, and vmap would fix it. A user's function may do what vmap does not allow.
-        (count,) = counts
-        each = [steps(*(value[index % _count(value)] for value in stacked), *shared) for index in range(count)]
-        return tuple(map(torch.stack, zip(*each, strict=True)))
+        return 1
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if is_compiling() or not all(value.device.type == "cpu" for value in tensors):
+        return count
+    largest = max((value.nbytes for value in tensors), default=0)
+    return min(count, max(1, _LARGEST_BLOCK // max(1, largest)))
+
+
+def _some(value: Tensor | tuple[Any, ...], first: int, size: int) -> Tensor | tuple[Any, ...]:
+    return value if _count(value) == 1 else value[first : first + size]
+
+
+def _answers(
+    steps: Callable[..., Any], stacked: Sequence[Tensor | tuple[Any, ...]], shared: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    """Answer all questions together, by ``torch.vmap`` unless there is only one."""
     own = tuple(value[0] if _count(value) == 1 else value for value in stacked)
     dims = (*(None if _count(value) == 1 else 0 for value in stacked), *(None for _ in shared))
     results: tuple[Tensor, ...]
-    if is_compiling():
-        results = torch.vmap(steps, in_dims=dims)(*own, *shared)
+    if all(dim is None for dim in dims):
+        results = tuple(result.unsqueeze(0) for result in steps(*own, *shared))
         return results
-    with _loops_allowed():
+    with nullcontext() if is_compiling() else _loops_allowed():
         results = torch.vmap(steps, in_dims=dims)(*own, *shared)
     return results
 

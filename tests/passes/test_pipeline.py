@@ -76,6 +76,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "reuse_memory",
         "select_positions",
         "share_across_batch",
+        "share_among_questions",
         "stack_questions",
         "start_inside",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fxlrp
 import zoo
 from fxlrp.errors import InputError
+from fxlrp.relevance import stacked
 from fxlrp.targets import each
 from oracles import assert_relevance, random
 from questions import language_model, skips
@@ -52,6 +54,31 @@ def test_several_targets_are_those_one_at_a_time(name: str, rules: str) -> None:
     assert found.shape == (len(targets), *x.shape)
     for target, relevance in zip(targets, found, strict=True):
         assert_relevance(relevance, explain(x, target=target), 1e-10)
+
+
+LARGEST = X.nbytes * 3  # of the values of `skips` that relevance steps read
+
+
+@pytest.mark.parametrize("checkpoint", [False, 3])
+@pytest.mark.parametrize("together", [1, 2, 3])
+@pytest.mark.parametrize("rules", ["epsilon", "epsilon_plus", "attnlrp"])
+def test_large_values_are_explained_in_groups(
+    rules: str, together: int, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explain = fxlrp.compile(skips(), rules, example_inputs=X, checkpoint=checkpoint)
+    targets, conditions = [0, 1, 2, 1, 0], [{"stem": channel} for channel in (0, 1, 2, 3, 0)]
+    expected = explain(X, target=each(targets), at=["stem", "x"]), explain(X, target=each(targets), only=conditions)
+    monkeypatch.setattr(stacked, "_LARGEST_BLOCK", LARGEST * together)
+    with Calls() as calls:
+        found = explain(X, target=each(targets), at=["stem", "x"])
+    for place, relevance in found.items():
+        assert_relevance(relevance, expected[0][place], 1e-12)
+    assert_relevance(explain(X, target=each(targets), only=conditions), expected[1], 1e-12)
+    groups = math.ceil(5 / together)
+    assert calls.transposed == 4 * groups
+    if not checkpoint:
+        # Denominators do not depend on the target.
+        assert calls.count == (8 if rules == "epsilon_plus" else 4)
 
 
 def test_targets_of_every_kind() -> None:
@@ -101,12 +128,13 @@ def test_places_output_and_values_without_relevance() -> None:
 
 
 class Calls(TorchDispatchMode):
-    """Counts the convolutions of a forward pass."""
+    """Counts convolutions, and their transposed maps."""
 
-    count = 0
+    count = transposed = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func is torch.ops.aten.convolution.default
+        self.transposed += func is torch.ops.aten.convolution_backward.default
         return func(*args, **(kwargs or {}))
 
 
