@@ -4,6 +4,7 @@ The model runs under a :class:`torch.overrides.TorchFunctionMode`, which notes t
 goes back from call to call, as the papers write it (Achtibat et al., 2024; Ali et al., 2022; Bach et al., 2015):
 
 * what is linear or affine in its operands, sums among them: LRP-epsilon, ``x * J^T(R / s(z))``;
+* what scales single elements, negation among it: unchanged, at zero, too;
 * activations: unchanged; norms: LRP-epsilon with a constant statistic;
 * products: half to each factor, and all to the other one of a statistic; with CP-LRP all to the signal;
 * matrix products: half to each factor, and the attention weights are constants with CP-LRP;
@@ -88,7 +89,7 @@ MOVING = (
     "channel_shuffle pixel_shuffle dropout max_pool1d max_pool2d max_pool3d amax maximum"
 ).split()
 AFFINE = (
-    "add sub neg linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d mean sum cumsum "
+    "add sub linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d mean sum cumsum "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate "
     "batch_norm"
 ).split()
@@ -132,7 +133,7 @@ class Book:
         if name in NORMS and len(operands) == 1:
             frozen = Call(name, NORMS[name], call.args, call.kwargs, call.results)
             return _times(operands, self._derivatives(frozen, operands, [self._quotient(received, result)]))
-        if name in ("mul", "div") and len(operands) == 1:
+        if name in ("mul", "div", "neg") and len(operands) == 1:
             if name == "div" and not any(operands[0] is each for each in call.args[:1]):
                 raise NotDefinedError(name)
             return [_summed(received, operands[0])]
