@@ -21,7 +21,7 @@ from prover.parts import Part
 from prover.shapes import BATCH, Shape, batched, fitted, of_whole_batch, with_batch
 
 # What only passes write, and models do not.
-OF_PASSES = ("expect_dims", "mask_scores", "sum_bags")
+OF_PASSES = ("expect_dims", "local_response", "mask_scores", "sum_bags")
 REFUSED: Mapping[str, str] = {
     "linalg_lstsq": "fxlrp refuses it, as the size of a result depends on values",
     "contains": "fxlrp refuses it of a tensor, as control flow would depend on values",
