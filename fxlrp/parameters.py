@@ -34,6 +34,14 @@ def reads_of(program: Program, path: str) -> tuple[fx.Node, ...]:
     return tuple(node for node in program.graph.nodes if node.op == "get_attr" and node.target in names)
 
 
+def is_parameter(program: Program, node: fx.Node) -> bool:
+    """Whether a node reads a parameter of the model, whose path may be its name, too."""
+    model, target = program.graph_module.get_submodule(MODEL), str(node.target)
+    if node.op != "get_attr" or not target.startswith(f"{MODEL}."):
+        return False
+    return target.removeprefix(f"{MODEL}.") in dict(model.named_parameters(remove_duplicate=False))
+
+
 class ParameterSteps:
     """Emits the relevance of parameters beside the steps that read them."""
 
@@ -79,6 +87,11 @@ class ParameterSteps:
         operation, index = vocabulary.operation(node), vocabulary.result_index(node)
         rule = self._program.options.preset.default(operation.family) if operation is not None else None
         how = implementation(operation, rule) if operation is not None and rule is not None else None
+        if operation is not None and operation.multiple_results and isinstance(received, Relevance):
+            raise UnsupportedOpError(
+                f"relevance cannot pass through a slice of the results of the {describe(node)} to a parameter: "
+                "select the results one by one"
+            )
         if operation is None or rule is None or how is None:
             self._pass_on_declared(node, ledger)
         elif index is not None:

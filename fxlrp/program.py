@@ -236,8 +236,8 @@ class Program:
         return self.graph_module.graph
 
     @property
-    def checked(self) -> frozenset[str]:
-        """The nodes that stay though nothing may read them: they check and count targets, seeds and conditions."""
+    def differing(self) -> frozenset[str]:
+        """The nodes that check and count targets, seeds and conditions, by name; they stay if nothing reads them."""
         return frozenset() if self._emitted is None else frozenset(self._emitted.interface.differing)
 
     @property
@@ -256,11 +256,18 @@ class Program:
     @property
     def own_to_questions(self) -> frozenset[fx.Node]:
         """The nodes whose values differ between several questions."""
-        differing, found = self.checked, set[fx.Node]()
+        differing, found = self.differing, set[fx.Node]()
         for node in self.graph.nodes:
             if node.name in differing or not found.isdisjoint(node.all_input_nodes):
                 found.add(node)
         return frozenset(found)
+
+    @property
+    def questions_start(self) -> int:
+        """The position of the first relevance step that differs between several questions; those before run once."""
+        own, nodes = self.own_to_questions, list(self.graph.nodes)
+        steps = (index for index, node in enumerate(nodes) if node in own and node.name not in self.differing)
+        return next(steps, len(nodes))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """Return a copy on a copy of the model. Facts refer to nodes, which cannot be copied without their graph."""

@@ -63,14 +63,20 @@ def emit_relevance(program: Program) -> int:
 
 
 def _controls(graph: fx.Graph, inputs: list[fx.Node], question: Question) -> dict[str, fx.Node]:
-    """The inputs of an explanation beside those of the model, which may have the same names."""
+    """The inputs of an explanation beside those of the model, which may have the same names.
+
+    Names of conditions such as "a.b" and "a_b" make one identifier, too.
+    """
     taken = {node.target for node in inputs}
     conditions = {condition_on(name): f"only_{identifier(name)}" for name in question.only}
     controls: dict[str, fx.Node] = {}
     last = inputs[-1]
     for name, argument in {"target": "target", "seed": "seed", **conditions}.items():
+        while argument in taken:
+            argument = f"explanation_{argument}"
+        taken.add(argument)
         with graph.inserting_after(last):
-            last = graph.placeholder("explanation_" * (argument in taken) + argument, default_value=None)
+            last = graph.placeholder(argument, default_value=None)
         controls[name] = last
     return controls
 

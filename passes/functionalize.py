@@ -29,7 +29,7 @@ def functionalize(program: Program) -> int:
     """Make later uses of a value changed in place read the changing node; return how many changes there were."""
     sizes = sizes_of(program.graph, program.vocabulary)
     values = _Values(program)
-    changes = 0
+    is_mixed, changes = _is_mixed(program), 0
     changed_inputs: dict[fx.Node, None] = {}
     for node in list(program.graph.nodes):
         values.arrive_at(node)
@@ -54,8 +54,7 @@ def functionalize(program: Program) -> int:
         if program.vocabulary.spelling(node.target) is None:
             _spell_out_of_place(node)
         values.change(changed, node)
-        spelling = program.vocabulary.spelling(node.target)
-        if spelling is not None and spelling.operation.makes_conditions:
+        if _may_have_another_type(node, program.vocabulary, is_mixed):
             with program.graph.inserting_after(node):
                 converted = program.graph.call_function(torch.Tensor.type_as, (node, changed))
             converted.meta = provenance(node)
@@ -150,6 +149,30 @@ class _Values:
         users = self._users[name]
         index = bisect.bisect_right(users, self._place, key=self._position.__getitem__)
         return users[index] if index < len(users) else None
+
+
+def _may_have_another_type(node: fx.Node, vocabulary: Vocabulary, is_mixed: bool) -> bool:
+    """Whether the result out of place may have another type than the value that the call changes in place.
+
+    Args:
+        node: The call.
+        vocabulary: The vocabulary.
+        is_mixed: Whether values may have several types of floating numbers.
+    """
+    spelling = vocabulary.spelling(node.target)
+    makes_conditions = spelling is not None and spelling.operation.makes_conditions
+    return makes_conditions or (is_mixed and len(node.all_input_nodes) > 1)
+
+
+def _is_mixed(program: Program) -> bool:
+    """Whether values may have several types: the model casts some, or its inputs, parameters and buffers differ."""
+    root = program.graph_module
+    dtypes = {each.dtype for each in (*root.parameters(), *root.buffers())}
+    dtypes.update(each.dtype for each in program.options.examples)
+    if sum(dtype.is_floating_point or dtype.is_complex for dtype in dtypes) > 1:
+        return True
+    spellings = (program.vocabulary.spelling(node.target) for node in program.graph.nodes if node.op != "get_attr")
+    return any(spelling is not None and spelling.operation.is_cast for spelling in spellings)
 
 
 def _writes_back(user: fx.Node, arguments: Any, base: fx.Node, view: fx.Node, changed: fx.Node) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxlrp.passes.base import compiler_pass
+from fxlrp.places import Places
 from fxlrp.program import Program, annotation, operation_under
 from fxlrp.relevance import implementation
 
@@ -16,7 +17,9 @@ from fxlrp.relevance import implementation
 @compiler_pass(needs=["annotated"], after=["infer_signs"], before=["emit_relevance", "emit_backward"])
 def infer_support(program: Program) -> int:
     """Record the values whose relevance vanishes where they are not positive; return how many there are."""
-    outside = set(program.outputs)
+    # A function as a condition may return relevance anywhere.
+    places = Places(program)
+    outside = {*program.outputs, *(value for name in program.options.question.only for value in places.meant(name))}
     inside: set[fx.Node] = set()
     for node in reversed(program.graph.nodes):
         annotated, operation = annotation(node), program.vocabulary.operation(node)

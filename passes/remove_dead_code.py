@@ -9,9 +9,9 @@ from fxlrp.program import Program
 @compiler_pass(needs=["functional"])
 def remove_dead_code(program: Program) -> int:
     """Erase unused nodes except inputs, last first, so that one walk erases chains; return how many were erased."""
-    count, checked = 0, program.checked
+    count, differing = 0, program.differing
     for node in reversed(list(program.graph.nodes)):
-        if node.op not in ("placeholder", "output") and not node.users and node.name not in checked:
+        if node.op not in ("placeholder", "output") and not node.users and node.name not in differing:
             program.graph.erase_node(node)
             count += 1
     return count

@@ -94,16 +94,14 @@ class _Memory:
 def _roots_of(program: Program) -> dict[fx.Node, frozenset[str]]:
     """The values from which each node is computed and that differ between stacked questions.
 
-    A value of one question cannot be written into memory that all have in common, and as the steps from the first that
-    depends on a question may run once for each, none of them can overwrite what was computed before.
+    A value of one question cannot be written into memory that all have in common. The steps of questions may run once
+    for each, so none of them can overwrite what was computed before: they have ``_STEP`` in common, too.
     """
-    is_stacked = program.options.question.stacked
-    differing = frozenset(program.emitted.interface.differing) if is_stacked else frozenset()
+    if not program.options.question.stacked:
+        return dict.fromkeys(program.graph.nodes, frozenset())
     found: dict[fx.Node, frozenset[str]] = {}
-    is_step = False
-    for node in program.graph.nodes:
-        own = differing.intersection({node.name})
-        below = own.union(*(found[source] for source in node.all_input_nodes))
-        is_step = is_step or bool(below and not own)
-        found[node] = below | ({_STEP} if is_step else frozenset())
+    start = program.questions_start
+    for index, node in enumerate(program.graph.nodes):
+        own = program.differing.intersection({node.name}) | ({_STEP} if index >= start else frozenset())
+        found[node] = own.union(*(found[source] for source in node.all_input_nodes))
     return found

@@ -54,14 +54,13 @@ def stack_questions(program: Program) -> int:
 
 def _steps(program: Program, roots: Sequence[fx.Node]) -> list[fx.Node]:
     """The calls from the first that depends on a question, without those that compute constants."""
-    after, own = list(program.graph.nodes)[program.start + 1 :], program.own_to_questions.difference(roots)
-    first = next((index for index, node in enumerate(after) if node in own), len(after))
+    after = list(program.graph.nodes)[program.questions_start :]
     constant = set(program.emitted.kept)
     for node in reversed(after):
         if node in constant:
             constant.update(node.all_input_nodes)
     excluded = constant.union(roots)
-    return [node for node in after[first:] if node.op == "call_function" and node not in excluded]
+    return [node for node in after if node.op == "call_function" and node not in excluded]
 
 
 def _computed_from_inputs(graph: fx.Graph) -> set[fx.Node]:

@@ -91,6 +91,8 @@ def convolution_transposed(r: Tensor, weight: Tensor, x: Tensor, geometry: Convo
     padding = (0,) * (weight.dim() - 2) if geometry.padding == "valid" else geometry.padding
     output_padding, of_input = (0,) * len(padding), (True, False, False)
     given = (geometry.stride, padding, geometry.dilation, False, output_padding, geometry.groups, of_input)
+    # Under autocast relevance is of another type than the weight, and this function of ATen is not cast.
+    x, weight = x.to(r.dtype), weight.to(r.dtype)
     if are_stacked(r, weight):
         return stacked_transposed(r, weight, x, given)
     result: Tensor = torch.ops.aten.convolution_backward.default(r, x, weight, None, *given)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -106,6 +106,8 @@ def _at_a_time(count: int, stacked: Sequence[Tensor | tuple[Any, ...]], values: 
         # The batch of a file is open, and vmap would fix it. A user's function may do what vmap does not allow.
         return 1
     tensors = [value for value in values if isinstance(value, Tensor)]
+    if any(value.layout is not torch.strided for value in tensors):
+        return 1  # vmap has no rules for sparse tensors
     if is_compiling() or not all(value.device.type == "cpu" for value in tensors):
         return count
     largest = max((value.nbytes for value in tensors), default=0)
@@ -126,9 +128,13 @@ def _answers(
     if all(dim is None for dim in dims):
         results = tuple(result.unsqueeze(0) for result in steps(*own, *shared))
         return results
-    with nullcontext() if is_compiling() else _loops_allowed():
+    if is_compiling():
         results = torch.vmap(steps, in_dims=dims)(*own, *shared)
-    return results
+        return results
+    with _loops_allowed():
+        results = torch.vmap(steps, in_dims=dims)(*own, *shared)
+    # A result that no question changes is expanded, and callers may change theirs in place.
+    return tuple(result if result.stride(0) else result.clone() for result in results)
 
 
 def _count(values: Tensor | tuple[Any, ...]) -> int:

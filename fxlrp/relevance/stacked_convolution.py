@@ -49,7 +49,12 @@ class _Transposed(torch.autograd.Function):
         r = r.movedim(dim_of_r, 0)
         x = x if dim_of_x is None else x.select(dim_of_x, 0)
         shape, layout = (len(r) * len(x), *x.shape[1:]), torch.contiguous_format
-        if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        if (
+            x.dim() == 4
+            and not _is_stacked(x)
+            and not x.is_contiguous()
+            and x.is_contiguous(memory_format=torch.channels_last)
+        ):
             layout = torch.channels_last
         unread = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
         result = stacked_transposed(r.flatten(0, 1), weight, unread, geometry)

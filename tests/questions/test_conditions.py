@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.errors import InputError
@@ -183,3 +183,22 @@ def test_channels_behind_a_permutation_are_not_guessed() -> None:
     assert_relevance(explain(x, target=1, only={"cat": 3}), masked, 1e-12)
     assert_relevance(explain(x, target=1, only={"up_0": 3}), masked, 1e-12)
     assert masked.abs().sum() > 0
+
+
+def test_names_that_make_one_identifier() -> None:
+    class Alike(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.ModuleDict({"b": nn.Linear(4, 4)})
+            self.a_b = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, only_a_b: Tensor) -> Tensor:
+            out: Tensor = self.a_b((self.a["b"](x) + only_a_b).relu())
+            return out
+
+    x, other = random(2, 4), random(2, 4, seed=2)
+    explain = fxlrp.compile(Alike().double().eval(), LRP0)
+    for rows in ([0, 1], [2, 3]):
+        found = explain(x, other, target=1, only={"a.b": rows, "a_b": 1})
+        assert_relevance(found["x"], explain(x, other, target=1, only={"a.b": rows})["x"], 1e-12)
+    assert not explain(x, other, target=1, only={"a.b": 0, "a_b": 2})["x"].any()

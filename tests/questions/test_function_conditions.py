@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from fxlrp import targets
 from fxlrp.errors import InputError
 from fxlrp.relevance.conditions import Condition
 from helpers import LRP0
-from oracles import assert_relevance, random
+from oracles import assert_relevance, dense_map, gamma_rule, random
 from questions import skips
 
 X = random(2, 2, 6, 6)
@@ -108,3 +109,19 @@ def test_every_question_finds_the_values_of_the_model(rules: str) -> None:
 def test_one_function_of_several_must_return_relevance() -> None:
     with pytest.raises(InputError, match="must return a tensor of the shape"):
         fxlrp.compile(skips())(X, target=1, only=[{"stem": positive}, {"stem": torch.sum}])
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("place", ["0", "1"])
+def test_relevance_that_a_function_moves_to_elements_that_are_zero(place: str, optimize: bool) -> None:
+    """Gamma divides the relevance of outputs that are negative by their negative parts."""
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(2, 4, 3).double(), nn.Linear(64, 3).double()
+    model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), head).eval()
+    explain = fxlrp.compile(model, LRP0.override([("conv2d", fxlrp.rules.Gamma(0.25))]), optimize=optimize)
+    received = (conv(X).relu().flatten(1) * head.weight[1]).unflatten(1, (4, 4, 4)).detach()
+    spread = received.mean((2, 3), keepdim=True).expand_as(received)
+    expected = gamma_rule(dense_map(conv, X.shape[1:]), X.flatten(1), spread.flatten(1)).reshape(X.shape)
+    condition: Any = {place: lambda r: r.mean((2, 3), keepdim=True).expand_as(r)}
+    found = explain(X, target=1, only=condition)
+    assert_relevance(found, expected, 1e-9)

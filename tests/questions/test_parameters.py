@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.errors import InputError
+from fxlrp.errors import InputError, UnsupportedOpError
 from fxlrp.targets import each
 from helpers import LRP0
 from oracles import assert_relevance, random
@@ -89,3 +91,39 @@ def test_debug_and_balance_of_parameters() -> None:
     found = explain(X, target=1, at=["stem.0.weight", "x"])
     expected = float(found["stem.0.weight"].sum() + found["x"].sum())
     assert relevances.at_inputs == pytest.approx(expected, rel=1e-9)
+
+
+class Positions(nn.Module):
+    """A parameter of the model itself, whose node has its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.position = nn.Linear(4, 3), nn.Parameter(random(4, seed=5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x + self.position)
+        return out
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_a_parameter_of_the_model_itself(capture: Literal["symbolic", "export"]) -> None:
+    model, x = Positions().double().eval(), random(2, 4)
+    explain = fxlrp.compile(model, LRP0, example_inputs=x, capture=capture)
+    expected = (2 * model.position * model.head.weight[1]).detach()
+    assert_relevance(explain(x, target=1, at="position"), expected, 1e-12)
+    assert_relevance(explain(x, target=1, at="pos*")["position"], expected, 1e-12)
+
+
+def test_a_slice_of_the_parts_of_a_parameter() -> None:
+    class Reversed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 4, bias=False), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(x @ torch.cat(self.layer.weight.chunk(2, 0)[::-1], 0).t())
+            return out
+
+    explain = fxlrp.compile(Reversed().double().eval(), "epsilon", capture="symbolic")
+    with pytest.raises(UnsupportedOpError, match=r"slice of the results of the node 'chunk'.*select the results"):
+        explain(random(2, 4), target=1, at="layer.weight")

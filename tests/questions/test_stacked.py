@@ -81,6 +81,39 @@ def test_large_values_are_explained_in_groups(
         assert calls.count == (8 if rules == "epsilon_plus" else 4)
 
 
+def test_sparse_inputs() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+            out: Tensor = self.layer(torch.sparse.mm(adjacency, x))
+            return out
+
+    x, adjacency = random(3, 4), (random(3, 3, seed=2) > 0).double().to_sparse()
+    explain = fxlrp.compile(Graph().double().eval(), "epsilon", constants=["adjacency"])
+    for targets in ([1], [2, 0]):
+        found = explain(x, adjacency, target=each(targets))
+        for target, relevance in zip(targets, found, strict=True):
+            assert_relevance(relevance, explain(x, adjacency, target=target), 1e-12)
+
+
+def test_each_question_has_memory_of_its_own() -> None:
+    class Unread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            out: Tensor = self.layer(a)
+            return out
+
+    found = fxlrp.compile(Unread().double().eval(), "epsilon")(random(2, 4), random(2, 4), target=each([0, 1]))["b"]
+    found[0] += 1
+    assert not found[1].any()
+
+
 def test_targets_of_every_kind() -> None:
     explain = fxlrp.compile(skips(), "epsilon_plus")
     targets = [1, torch.tensor([0, 2]), [2, 1], None, fxlrp.targets.contrast(0, 1)]

@@ -70,6 +70,15 @@ def test_channels_last() -> None:
         assert_relevance(found, explain(x, target=target), 1e-12)
 
 
+def test_within_vmap() -> None:
+    layer, shape = LAYERS["2d"]
+    model, x = Net(layer.double(), shape).double().eval(), random(2, *shape)
+    explain = fxlrp.compile(model, "epsilon")
+    found = torch.vmap(lambda each_x: explain(each_x, target=each([1, 3])))(x)
+    for batch, relevance in zip(x, found, strict=True):
+        assert_relevance(relevance, explain(batch, target=each([1, 3])), 1e-12)
+
+
 def test_derivatives_use_operations_of_pytorch() -> None:
     """Where the explanation is differentiated, the steps have derivatives."""
     layer, shape = LAYERS["2d"]
