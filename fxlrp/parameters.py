@@ -34,12 +34,12 @@ def reads_of(program: Program, path: str) -> tuple[fx.Node, ...]:
     return tuple(node for node in program.graph.nodes if node.op == "get_attr" and node.target in names)
 
 
-def is_parameter(program: Program, node: fx.Node) -> bool:
-    """Whether a node reads a parameter of the model, whose path may be its name, too."""
-    model, target = program.graph_module.get_submodule(MODEL), str(node.target)
-    if node.op != "get_attr" or not target.startswith(f"{MODEL}."):
+def has_name_of_parameter(program: Program, node: fx.Node) -> bool:
+    """Whether a node reads the parameter that has its name as a path: one of the model itself."""
+    if node.op != "get_attr" or node.target != f"{MODEL}.{node.name}":
         return False
-    return target.removeprefix(f"{MODEL}.") in dict(model.named_parameters(remove_duplicate=False))
+    model = program.graph_module.get_submodule(MODEL)
+    return node.name in dict(model.named_parameters(recurse=False, remove_duplicate=False))
 
 
 class ParameterSteps:

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxlrp.absence import why_absent
 from fxlrp.errors import InputError
-from fxlrp.parameters import is_parameter, reads_of
+from fxlrp.parameters import has_name_of_parameter, reads_of
 from fxlrp.program import Program, input_name
 from fxlrp.provenance import MODEL, module_stack
 from fxlrp.question import is_glob
@@ -32,7 +32,7 @@ class Places:
         for node in program.graph.nodes if nodes is None else nodes:
             if node.op == "output":
                 continue
-            if not is_parameter(program, node):
+            if not has_name_of_parameter(program, node):
                 self._nodes[node.name] = node
             if node.op == "placeholder":
                 self._inputs[input_name(node)] = node

@@ -193,8 +193,14 @@ class _Walk:
             found: list[fx.Node] = []
             fx.map_arg(value, found.append)
             if any(source in self.program.facts.dependent for source in found):
-                return f" (relevance would flow into its argument {name!r})"
+                return f" (relevance would flow into its argument {name!r}{self._hint()})"
         return ""
+
+    def _hint(self) -> str:
+        """What to do if the argument is computed from integers or truth values."""
+        if self.program.options.examples:
+            return ""
+        return "; if it contains indices or a mask, give example_inputs, or list the input in constants=[...]"
 
     def _reads_several(self, node: fx.Node) -> bool:
         """Whether a call reads results of another one together, which ``torch.export`` captures one by one."""

@@ -174,6 +174,13 @@ def _embedding_bag(given: Arguments) -> Call:
     )
 
 
+def _fill(given: Arguments) -> Call | None:
+    """A tensor as the value may have relevance."""
+    value = given["value"]
+    copied = _copy({"self": given["self"], "src": value}) if isinstance(value, fx.Node) else None
+    return copied or _call(torch.full_like, given["self"], value)
+
+
 def _embedding_bag_kernel(given: Arguments) -> Call:
     """The kernel, for which -1 means no padding."""
     padding = given.get("padding_idx", -1)
@@ -189,7 +196,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "index": lambda given: _call(operator.getitem, given["self"], _indices(given["indices"])),
     "index_put": _index_put,
     "copy": _copy,
-    "fill": lambda given: _call(torch.full_like, given["self"], given["value"]),
+    "fill": _fill,
     "zero": lambda given: _call(torch.zeros_like, given["self"]),
     "_to_copy": _to_copy,
     "to": _to,

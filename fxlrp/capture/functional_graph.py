@@ -21,6 +21,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from fxlrp.capture.aten import ASSERTIONS, name_of, spell
+from fxlrp.capture.region_modules import regions_of, restore_modules
 from fxlrp.vocabulary.lookup import Vocabulary
 
 
@@ -78,7 +79,9 @@ def functional(exported: ExportedProgram, vocabulary: Vocabulary) -> ExportedPro
 
 def _traced_again(exported: ExportedProgram) -> ExportedProgram:
     """The program as PyTorch makes it functional; this decomposes nothing that need not be."""
+    regions = regions_of(exported.graph_module)
     functional: ExportedProgram = exported.run_decompositions({})
+    restore_modules(functional.graph, regions)
     return functional
 
 

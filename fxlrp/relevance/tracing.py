@@ -250,6 +250,9 @@ _MAPPABLE = {
     torch.ops.aten.as_strided_scatter.default: written_into_strides,
 }
 
+# The fake tensors were contiguous, and these calls take no others.
+_OF_CONTIGUOUS = (torch.ops.aten.view_as_complex.default,)
+
 _STRIDED = (
     torch.ops.aten.as_strided.default,
     torch.ops.aten.as_strided_scatter.default,
@@ -317,6 +320,8 @@ def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributio
         elif node.target in _RESHAPED:
             values[node] = step.call(torch.ops.aten.reshape.default, args[0], args[1])
         else:
+            if node.target in _OF_CONTIGUOUS:
+                args = tuple(step.call(contiguous, each) for each in args)
             target = (_MAPPABLE | _LAZY).get(node.target, node.target)
             values[node] = step.call(target, *args, **kwargs)
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):

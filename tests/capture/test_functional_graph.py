@@ -12,7 +12,9 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 import fxlrp
+from fxlrp import rules
 from fxlrp.errors import CaptureError
+from fxlrp.program import annotation
 from helpers import LRP0
 from oracles import One, assert_relevance, random
 
@@ -276,6 +278,56 @@ def test_a_region_of_another_precision(ambient: bool) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=ambient):
         explain = assert_explained(Regions(enabled=True).eval(), torch.rand(2, 6), 0.1)
     assert torch.bfloat16 in [node.kwargs.get("dtype") for node in explain.nodes]
+
+
+class Modules(nn.Module):
+    """Modules in a region of another precision, one of them twice and in a region of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.norm = nn.Linear(6, 6), nn.ReLU(inplace=True), nn.LayerNorm(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.act(self.first(x))
+            with torch.no_grad():
+                y = self.first(x)
+            x = self.norm(x + y)
+        out: Tensor = self.head(x.float())
+        return out
+
+
+def test_modules_in_a_region_of_another_precision() -> None:
+    pairs: Any = [(nn.Linear, rules.ZPlus()), ("norm", rules.Epsilon(0.5))]
+    explain = fxlrp.compile(Modules().eval(), pairs, example_inputs=torch.rand(2, 6), capture="export")
+    notes = {node.name: annotation(node) for node in explain.nodes}
+    found = {name: note.rule for name, note in notes.items() if note is not None}
+    layers = {name: rule for name, rule in found.items() if type(rule) is not rules.PassThrough}
+    zplus = rules.ZPlus()
+    sum_of_both = next(name for name in layers if name.startswith("add"))
+    assert layers == {
+        "first_linear": zplus,
+        "first_linear_1": zplus,
+        sum_of_both: rules.Epsilon(),
+        "norm": rules.Epsilon(0.5),
+        "head": zplus,
+    }
+    assert explain(torch.rand(2, 6), target=1, at="norm").shape == (2, 6)
+
+
+def test_values_that_a_constant_fills_have_known_sizes() -> None:
+    """The step of a view under the gradient is derived, which needs the sizes."""
+
+    def forward(x: Tensor) -> Tensor:
+        b = x.reshape(-1, 2, 3).clone()
+        b.view(-1, 6)[:, ::3] = 0
+        return b.sum(1)
+
+    x = torch.rand(3, 6)
+    explain = fxlrp.compile(One(forward).eval(), "gradient", example_inputs=x, capture="export")
+    assert not explain(x, target=0).any()
+    assert torch.equal(explain(x, target=1), x * torch.tensor([0.0, 1, 0, 0, 1, 0]))
 
 
 def test_precision_around_a_region_without_autocast() -> None:

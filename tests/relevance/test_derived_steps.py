@@ -16,7 +16,7 @@ from derived_calls import Case, Dense, cases, operations, relevance_of, summed_t
 from fxlrp import presets, rules
 from fxlrp.operation import Family
 from helpers import some_of_each
-from oracles import assert_relevance, random
+from oracles import One, assert_relevance, random
 
 # What does not work yet, by operation, and by the inputs or the setting if the rest works.
 _DATA = "torch looks at values to differentiate it, so the step cannot be traced"
@@ -105,6 +105,20 @@ def test_the_gradient(case: Case) -> None:
     seed = random(*dense.z.shape, seed=5)
     found = relevance_of(model, inputs, seed, presets.gradient(), capture="symbolic")
     assert_all(case, found, dense.in_proportion(seed, dense.z))
+
+
+def parts_as_channels(x: Tensor) -> Tensor:
+    return torch.view_as_real(torch.fft.rfft(x)).permute(0, 2, 1).flatten(1)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("rules", [presets.epsilon(0.0), presets.gradient()], ids=["epsilon", "gradient"])
+def test_relevance_of_real_and_imaginary_parts_in_another_layout(rules: Any, optimize: bool) -> None:
+    """``view_as_complex``, which is the transposed map, takes contiguous pairs only."""
+    x = random(2, 8).requires_grad_()
+    (gradient,) = torch.autograd.grad(parts_as_channels(x)[:, 7].sum(), x)
+    explain = fxlrp.compile(One(parts_as_channels).eval(), rules, example_inputs=x.detach(), optimize=optimize)
+    assert_relevance(explain(x.detach(), target=7), x.detach() * gradient, 1e-10)
 
 
 def test_sizes_are_checked_before_the_total() -> None:
