@@ -1,4 +1,4 @@
-"""Measure what explanations cost and write docs/benchmarks.md with its pictures."""
+"""Measure what explanations cost, and write docs/benchmarks.md and docs/benchmarks-transformers.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import plot, report
 from benchmarks.explainers import PRESETS, RECIPES
-from benchmarks.plan import COMPILED_PRESETS, MODELS, QUICK, Case, Plan, jobs
+from benchmarks.plan import COMPILED_PRESETS, LENGTHS, MODELS, QUICK, Case, Plan, jobs
 from benchmarks.results import Results
 from benchmarks.settings import Settings
 
@@ -99,7 +99,7 @@ def _cases_in(output: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the page, and return 1 if a result of fxlrp is not right."""
+    """Measure, write the pages, and return 1 if a result of fxlrp is not right."""
     options = parse(arguments)
     plan = plan_of(options)
     settings = Settings(
@@ -121,12 +121,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     found = Results.read(results, MODELS)
     options.docs.mkdir(parents=True, exist_ok=True)
-    plot.draw(found, options.docs / "benchmarks.png")
-    plot.draw_lengths(found, options.docs / "benchmarks-lengths.png")
-    (options.docs / "benchmarks.md").write_text(report.page(found, "benchmarks.png", "benchmarks-lengths.png"))
+    write_pages(found, options.docs)
     for line in found.wrong():
         print(line, file=sys.stderr)
     return 1 if found.wrong() else 0
+
+
+def write_pages(results: Results, folder: Path) -> None:
+    """Write the pages and pictures of what was measured; a page without results stays as it is."""
+    networks, transformers = results.apart(LENGTHS)
+    if networks.records:
+        plot.draw(networks, folder / "benchmarks.png")
+        (folder / "benchmarks.md").write_text(report.page(networks, "benchmarks.png"))
+    if transformers.records:
+        plot.draw_lengths(transformers, folder / "benchmarks-lengths.png")
+        text = report.transformers_page(transformers, "benchmarks-lengths.png")
+        (folder / "benchmarks-transformers.md").write_text(text)
 
 
 if __name__ == "__main__":

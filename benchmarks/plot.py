@@ -80,7 +80,7 @@ def _ratios(axes: Any, records: Sequence[Record], title: str, ratio: Callable[[R
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_xlabel(records[0].case.unit)
     axes.set_ylabel("gradients")
     axes.set_title(title, fontsize=10)

@@ -1,4 +1,4 @@
-"""The page: ``template.md`` with the results as tables."""
+"""The pages: templates with the results as tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from benchmarks.checks import TOLERANCE, TOLERANCE_FLOAT64
 from benchmarks.results import Record, Results
 
 TEMPLATE = Path(__file__).with_name("template.md")
+TRANSFORMERS = Path(__file__).with_name("template_transformers.md")
 MARK = "<!-- results -->\n"
 
 
-def page(results: Results, picture: str, lengths_picture: str) -> str:
-    """The whole page, which shows the pictures of these names."""
+def page(results: Results, picture: str) -> str:
+    """The page of networks for images, which shows the picture of this name."""
     sections = [
         _where(results),
         f"![The tables below as bars and curves]({picture})",
@@ -28,10 +29,17 @@ def page(results: Results, picture: str, lengths_picture: str) -> str:
         _compiling(results),
         _failures(results),
         *(_growth(results, series) for series in ("batch", "size", "depth")),
-        _lengths(results, lengths_picture),
-        _capture(results),
     ]
-    return TEMPLATE.read_text().replace(MARK, "\n\n".join(section for section in sections if section) + "\n")
+    return _filled(TEMPLATE, sections)
+
+
+def transformers_page(results: Results, picture: str) -> str:
+    """The page of transformers, which shows the picture of this name."""
+    return _filled(TRANSFORMERS, [_where(results), _lengths(results, picture), _capture(results), _failures(results)])
+
+
+def _filled(template: Path, sections: Sequence[str]) -> str:
+    return template.read_text().replace(MARK, "\n\n".join(section for section in sections if section) + "\n")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -230,7 +238,7 @@ def _lengths(results: Results, picture: str) -> str:
         "from `detached`, relative to the largest value, in the arithmetic of the run."
     )
     picture_line = f"![Time and memory over the number of tokens]({picture})"
-    return f"## Transformers over lengths\n\n{text}\n\n{picture_line}\n\n{_table(header, rows)}"
+    return f"## Time and memory\n\n{text}\n\n{picture_line}\n\n{_table(header, rows)}"
 
 
 def _capture(results: Results) -> str:
@@ -246,4 +254,4 @@ def _capture(results: Results) -> str:
         'Seconds of `torch.export.export` with an open batch and length, of `fxlrp.compile(capture="export")`, and of '
         "`fxlrp.compile` with the front end that it chooses."
     )
-    return f"## How long transformers take to compile\n\n{text}\n\n{_table(('model', *names), rows)}"
+    return f"## How long they take to compile\n\n{text}\n\n{_table(('model', *names), rows)}"

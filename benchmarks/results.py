@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,12 @@ class Results:
             raise SystemExit("these results are of different machines, versions or settings: start afresh")
         order = {model: position for position, model in enumerate(models)}
         return cls(places[0], sorted(records, key=lambda record: order.get(record.case.model, len(order))))
+
+    def apart(self, series: Collection[str]) -> tuple[Results, Results]:
+        """The results of all other series, and those of ``series``."""
+        own = [record for record in self.records if record.case.series in series]
+        others = [record for record in self.records if record.case.series not in series]
+        return Results(self.where, others), Results(self.where, own)
 
     def of(self, series: str) -> list[Record]:
         """The records of a series."""

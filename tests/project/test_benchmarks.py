@@ -173,7 +173,7 @@ def test_a_wrong_result_is_found() -> None:
 
 def test_the_page_marks_what_is_not_comparable() -> None:
     results = Results({"machine": "a machine"}, [record(float64=1e-4)])
-    page = report.page(results, "picture.png", "lengths.png")
+    page = report.page(results, "picture.png")
     assert "a machine" in page and "(picture.png)" in page and report.MARK not in page
     times = page.partition("## Time")[2].partition("## Memory")[0]
     (row,) = [line for line in times.splitlines() if line.startswith("| tiny")]
@@ -202,8 +202,11 @@ def test_a_quick_run_writes_the_page(tmp_path: Path) -> None:
     for secret in (platform.node(), str(tmp_path), str(ROOT)):
         assert secret not in page
     titles = ("## Time", "## Memory", "## Compile time", "## How cost grows with depth")
-    for title in (*titles, "## Transformers over lengths", "## How long transformers take to compile"):
-        assert title in page
+    of_transformers = (tmp_path / "docs" / "benchmarks-transformers.md").read_text()
+    for title in titles:
+        assert title in page and title not in of_transformers
+    for title in ("## Time and memory", "## How long they take to compile"):
+        assert title in of_transformers and title not in page
     for picture in ("benchmarks.png", "benchmarks-lengths.png"):
         assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -223,4 +226,4 @@ def test_a_process_that_dies_is_a_result(tmp_path: Path) -> None:
     command.run("nothing", [nothing], Settings(), tmp_path)
     results = Results.read(tmp_path, ())
     assert [record.failures() for record in results.of("gradient")] == [{"gradient": "its process ended with status 1"}]
-    assert "its process ended with status 1" in report.page(results, "picture.png", "lengths.png")
+    assert "its process ended with status 1" in report.page(results, "picture.png")
