@@ -256,11 +256,8 @@ class Program:
     @property
     def own_to_questions(self) -> frozenset[fx.Node]:
         """The nodes whose values differ between several questions."""
-        differing, found = self.differing, set[fx.Node]()
-        for node in self.graph.nodes:
-            if node.name in differing or not found.isdisjoint(node.all_input_nodes):
-                found.add(node)
-        return frozenset(found)
+        differing = self.differing
+        return computed_from(self.graph, lambda node: node.name in differing)
 
     @property
     def questions_start(self) -> int:
@@ -283,6 +280,15 @@ class Program:
 
 
 Observer: TypeAlias = Callable[[str, int, Program], None]
+
+
+def computed_from(graph: fx.Graph, is_source: Callable[[fx.Node], bool]) -> frozenset[fx.Node]:
+    """The nodes that are sources, and all nodes that are computed from them."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if is_source(node) or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return frozenset(found)
 
 
 def nodes_by_name(graph: fx.Graph) -> dict[str, fx.Node]:

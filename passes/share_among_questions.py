@@ -8,16 +8,14 @@ from fxlrp.program import Program
 
 @compiler_pass(needs=["relevance"], before=["release_values", "recompute_values", "keep_constants", "reuse_memory"])
 def share_among_questions(program: Program) -> int:
-    """Move the relevance steps that depend on no target, seed or condition before the others; return how many."""
+    """Put the relevance steps that depend on no target, seed or condition first; return how many there are."""
     if not program.options.question.stacked:
         return 0
     nodes = list(program.graph.nodes)
     own = program.own_to_questions
     shared = [node for node in nodes[program.start :] if node not in own and node.op != "output"]
     place = nodes[program.start]
-    moved = 0
     for node in shared:
-        moved += node.prev is not place and node.op == "call_function"
         place.append(node)
         place = node
-    return moved
+    return sum(node.op == "call_function" for node in shared)

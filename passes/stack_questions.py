@@ -14,7 +14,7 @@ from torch import fx
 
 from fxlrp.graph_parts import part
 from fxlrp.passes.base import compiler_pass
-from fxlrp.program import Program, returned_by
+from fxlrp.program import Program, computed_from, returned_by
 from fxlrp.relevance.stacked import over_questions
 
 STEPS = "stacked_steps"
@@ -32,7 +32,7 @@ def stack_questions(program: Program) -> int:
     roots = [node for node in graph.nodes if node.name in interface.differing]
     steps = _steps(program, roots)
     read = ({source for node in steps for source in node.all_input_nodes} | set(results)).difference(steps, roots)
-    of_inputs = _computed_from_inputs(graph)
+    of_inputs = computed_from(graph, lambda node: node.op == "placeholder")
     values = [node for node in graph.nodes if node in read and node in of_inputs]
     constants = [node for node in graph.nodes if node in read and node not in of_inputs]
     program.graph_module.add_module(STEPS, part("StackedSteps", [*roots, *values, *constants], steps, tuple(results)))
@@ -61,12 +61,3 @@ def _steps(program: Program, roots: Sequence[fx.Node]) -> list[fx.Node]:
             constant.update(node.all_input_nodes)
     excluded = constant.union(roots)
     return [node for node in after if node.op == "call_function" and node not in excluded]
-
-
-def _computed_from_inputs(graph: fx.Graph) -> set[fx.Node]:
-    """The inputs, and what is computed from them, unlike weights and what is computed from weights alone."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found

@@ -67,13 +67,14 @@ def test_large_values_are_explained_in_groups(
 ) -> None:
     explain = fxlrp.compile(skips(), rules, example_inputs=X, checkpoint=checkpoint)
     targets, conditions = [0, 1, 2, 1, 0], [{"stem": channel} for channel in (0, 1, 2, 3, 0)]
-    expected = explain(X, target=each(targets), at=["stem", "x"]), explain(X, target=each(targets), only=conditions)
+    singles = [explain(X, target=target, at=["stem", "x"]) for target in targets]
+    under = [explain(X, target=target, only=only) for target, only in zip(targets, conditions, strict=True)]
     monkeypatch.setattr(stacked, "_LARGEST_BLOCK", LARGEST * together)
     with Calls() as calls:
         found = explain(X, target=each(targets), at=["stem", "x"])
     for place, relevance in found.items():
-        assert_relevance(relevance, expected[0][place], 1e-12)
-    assert_relevance(explain(X, target=each(targets), only=conditions), expected[1], 1e-12)
+        assert_relevance(relevance, torch.stack([single[place] for single in singles]), 1e-12)
+    assert_relevance(explain(X, target=each(targets), only=conditions), torch.stack(under), 1e-12)
     groups = math.ceil(5 / together)
     assert calls.transposed == 4 * groups
     if not checkpoint:
