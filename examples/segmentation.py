@@ -61,12 +61,14 @@ def scenes(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
 torch.manual_seed(0)
 digits, model = load_digits(), Segmentation()
 optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=STEPS)
 for _ in range(STEPS):
     pictures, classes = scenes(digits.train_images, digits.train_labels, 32)
     loss = F.cross_entropy(model(pictures), classes, weight=torch.tensor([1.0] * BACKGROUND + [0.1]))
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    schedule.step()
 model.eval()
 
 pictures, classes = scenes(digits.test_images, digits.test_labels, 4)

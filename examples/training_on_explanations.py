@@ -35,6 +35,7 @@ def trained(start: nn.Module, images: Tensor, labels: Tensor, *, steps: int, rat
     model = copy.deepcopy(start).eval()
     explain = fxlrp.compile(model, rules="epsilon_plus", differentiable=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randperm(len(labels))[:BATCH_SIZE]
         # The model is trained in training mode and explained in eval mode. Call the model first, because BatchNorm
@@ -45,6 +46,7 @@ def trained(start: nn.Module, images: Tensor, labels: Tensor, *, steps: int, rat
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     return model.eval()
 
 
