@@ -38,14 +38,15 @@ def gradient_times_input(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("half", [torch.bfloat16, *repeated(torch.float16)], ids=str)
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*repeated("resnet50"), "vgg16"])
-def test_random_networks(name: str, half: torch.dtype) -> None:
+@pytest.mark.parametrize("case", [*repeated(("resnet50", 8, 64)), ("vgg16", 2, 32)], ids=lambda case: case[0])
+def test_random_networks(case: tuple[str, int, int], half: torch.dtype) -> None:
     """On a random net half precision keeps little of a gradient; what LRP keeps is measured against that.
 
     LRP-epsilon is gradient x input but for epsilon, so it loses what that loses; the two differ by chance only. The
     other rules add up terms of one sign, and lose next to nothing.
     """
-    model, x = zoo.calibrated(name, batch=8, size=64)
+    name, batch, size = case
+    model, x = zoo.calibrated(name, batch=batch, size=size)
     model, x = model.float(), x.float()
     target = model(x).argmax(1)
     in_half, x_half = copy.deepcopy(model).to(half), x.to(half)
