@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,8 +17,12 @@ NOT_GRADIENT_TIMES_INPUT = {"std", "std_unbiased", "std_mean", "std_mean_unbiase
 
 @functools.cache
 def database() -> Mapping[str, Entry]:
-    """The entries by name. Loading them takes seconds, so they are no parameters of tests."""
-    return {entry.name: entry for entry in entries()}
+    """The entries by name. Loading them takes seconds, so they are no parameters of tests.
+
+    PyTorch looks at the whole call stack for each entry. That of a thread is short, and that of pytest is not.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: {entry.name: entry for entry in entries()}).result()
 
 
 @pytest.mark.slow
