@@ -4,6 +4,7 @@ Random networks are degenerate as they come: logits vanish, a residual branch ma
 model here gets weights of a sensible scale, biases that are not zero, and BatchNorm statistics that fit.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -78,19 +79,28 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn
     return initialise(model, seed=seed)
 
 
+POOL = 1_000_003
+
+
+@functools.cache
+def _pool(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Normal random numbers, twice in a row, and the state of their generator after them."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(POOL, generator=generator, dtype=dtype, device="cpu").repeat(2), generator.get_state()
+
+
 class _Noise:
     """Normal random numbers; large tensors repeat one pool of them, since drawing 600 million takes long."""
 
     def __init__(self, seed: int, dtype: torch.dtype) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.pool = torch.randn(1_000_003, generator=self.generator, dtype=dtype)
+        self.twice, state = _pool(seed, dtype)
+        self.generator = torch.Generator().set_state(state)
 
     def fill(self, tensor: Tensor, scale: float) -> None:
         flat = tensor.view(-1)
-        shift = int(torch.randint(len(self.pool), (), generator=self.generator))
-        pool = self.pool.roll(shift) * scale
-        for chunk in flat.split(len(pool)):
-            chunk.copy_(pool[: len(chunk)])
+        start = POOL - int(torch.randint(POOL, (), generator=self.generator))
+        for chunk in flat.split(POOL):
+            chunk.copy_(self.twice[start : start + len(chunk)] * scale)
 
 
 @torch.no_grad()
