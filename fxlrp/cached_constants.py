@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fxlrp.capture.lock import is_compiling
 from fxlrp.capture.root_module import on_other_model, sharing_tensors
+from fxlrp.generated_code import generate_code
 from fxlrp.layouts import to_local
 
 
@@ -47,8 +48,9 @@ class ProgramWithConstants:
 
     def __init__(self, graph_module: fx.GraphModule, constants: Sequence[fx.Node]) -> None:
         """Split the program of ``graph_module`` at the nodes ``constants``."""
-        self._fold = sharing_tensors(graph_module, _constants_graph(graph_module.graph, constants))
-        self._main = sharing_tensors(graph_module, _main_graph(graph_module.graph, constants))
+        fold, main = _constants_graph(graph_module.graph, constants), _main_graph(graph_module.graph, constants)
+        self._fold = generate_code(sharing_tensors(graph_module, fold))
+        self._main = generate_code(sharing_tensors(graph_module, main))
         paths = [str(node.target) for node in self._fold.graph.nodes if node.op == "get_attr"]
         self._sources: tuple[Callable[[Any], Tensor], ...] = tuple(map(operator.attrgetter, paths))
         self._kept: _Kept | None = None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import fx, nn
 
-from fxlrp.generated_code import forgotten_with_code
+from fxlrp.generated_code import generate_code
 
 _Copied = TypeVar("_Copied", bound="Copied")
 
@@ -43,5 +43,5 @@ class Copied(nn.Module):
         vars(other).update(copy.deepcopy(vars(self), memo))
         for copied in tuple(memo.values()):
             if isinstance(copied, fx.GraphModule):
-                forgotten_with_code(copied)
+                generate_code(copied)
         return other

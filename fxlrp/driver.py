@@ -13,7 +13,7 @@ from fxlrp.capture.root_module import sharing_tensors
 from fxlrp.debugging.logs import PassLog, log_program
 from fxlrp.debugging.structured_trace import GraphTrace, timed
 from fxlrp.errors import CaptureError, GraphError, SymbolicTraceError
-from fxlrp.generated_code import forgotten_with_code
+from fxlrp.generated_code import generate_code
 from fxlrp.inputs import Inputs
 from fxlrp.passes.base import run_passes
 from fxlrp.passes.pipeline import Passes
@@ -125,8 +125,7 @@ def answer(program: Program, passes: Passes) -> Program:
     """Run the passes that depend on the question of an annotated program; return the program."""
     run_passes(program, passes.to_answer)
     with timed("generate_code"):
-        program.graph_module.recompile()
-    forgotten_with_code(program.graph_module)
+        generate_code(program.graph_module)
     log_program(program.graph_module)
     return program
 

@@ -7,6 +7,17 @@ import weakref
 
 from torch import fx
 from torch.fx import graph_module as fx_graph_module
+from torch.fx._lazy_graph_module import _LazyGraphModule
+
+# A module of a graph that passes still change: its code is generated when it is first called, printed or asked for.
+GraphInTheMaking = _LazyGraphModule
+
+
+def generate_code(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Generate the code of a graph that passes have changed, and let torch.fx forget it in time; return the module."""
+    graph_module.recompile()
+    GraphInTheMaking.force_recompile(graph_module)
+    return forgotten_with_code(graph_module)
 
 
 def forgotten_with_code(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -16,10 +27,14 @@ def forgotten_with_code(graph_module: fx.GraphModule) -> fx.GraphModule:
     A process that compiles many models, or steps through many explanations, would grow.
     """
     for module in graph_module.modules():
-        if isinstance(module, fx.GraphModule):
+        if isinstance(module, fx.GraphModule) and not _is_without_code(module):
             code = type(module).forward.__code__
             weakref.finalize(code, _forget, code.co_filename).atexit = False
     return graph_module
+
+
+def _is_without_code(graph_module: fx.GraphModule) -> bool:
+    return isinstance(graph_module, GraphInTheMaking) and graph_module._needs_recompile()
 
 
 def _forget(filename: str) -> None:

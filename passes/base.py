@@ -34,7 +34,7 @@ class Pass:
     cuts_derivatives: bool = False
 
     def __call__(self, program: Program) -> int:
-        """Run the pass on ``program``, check the graph, and return the count.
+        """Run the pass on ``program``, check the graph if the pass applied, and return the count.
 
         Raises:
             InternalError: A property that the pass needs is not provided, or the graph is broken afterwards.
@@ -43,10 +43,8 @@ class Pass:
         if missing:
             raise InternalError(f"the pass {self.name} needs {', '.join(sorted(missing))}: check the order of passes")
         count = self.run(program)
-        try:
-            program.graph.lint()
-        except Exception as error:
-            raise InternalError(f"the pass {self.name} left a broken graph: {error}") from error
+        if count:
+            _check_graph(program, f"the pass {self.name} left a broken graph")
         program.properties |= self.provides
         return count
 
@@ -116,4 +114,14 @@ def run_passes(program: Program, passes: Iterable[Pass]) -> Counter[str]:
             count = each(program)
         counts[each.name] += count
         program.tell(each.name, count)
+    # No pass should change a graph and return 0; if one did, this says so.
+    _check_graph(program, "a pass that reported no change left a broken graph")
     return counts
+
+
+def _check_graph(program: Program, failure: str) -> None:
+    """Check that a graph is well formed. This reads the whole graph, and takes as long as a simple pass."""
+    try:
+        program.graph.lint()
+    except Exception as error:
+        raise InternalError(f"{failure}: {error}") from error

@@ -47,6 +47,7 @@ class _Memory:
 
     def __post_init__(self) -> None:
         self.start = self.program.start
+        self.kept = frozenset(self.program.emitted.kept)
         self.roots = _roots_of(self.program)
 
     def in_place_form(self, node: fx.Node) -> Callable[..., Any] | None:
@@ -83,7 +84,7 @@ class _Memory:
 
     def is_own(self, node: fx.Node) -> bool:
         """Whether no value that is read later shares memory with the result of a call."""
-        if node.op != "call_function" or node in self.program.emitted.kept or SIZE in node.meta:
+        if node.op != "call_function" or node in self.kept or SIZE in node.meta:
             return False
         if node in self.reusing:
             return True

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, fx, nn
 
 from fxlrp.capture.escaped_paths import ESCAPED, EscapedPaths, spelled
-from fxlrp.generated_code import forgotten_with_code
+from fxlrp.generated_code import GraphInTheMaking
 from fxlrp.provenance import MODEL
 
 # The child of the root that contains the tensors that are not parameters of the model.
@@ -75,9 +75,19 @@ def move_constants(graph_module: fx.GraphModule, move: Callable[[Tensor], Tensor
 
 
 def _referring(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
-    graph_module = forgotten_with_code(fx.GraphModule(root, graph, class_name=name))
+    graph_module = GraphInTheMaking(root, _constants_of(graph), class_name=name)
     # GraphModule copies references to parameters. Refer to the model itself, to follow replaced parameters.
     for path, child in root.named_children():
         if path in (MODEL, ESCAPED):
             graph_module.add_module(path, child)
+    graph_module.graph = graph
     return graph_module
+
+
+def _constants_of(graph: fx.Graph) -> fx.Graph:
+    """A graph that reads the constants of ``graph`` alone, so that a module of it refers to no more."""
+    constants = fx.Graph()
+    for node in graph.find_nodes(op="get_attr"):
+        if node.target.partition(".")[0] not in (MODEL, ESCAPED):
+            constants.get_attr(node.target)
+    return constants

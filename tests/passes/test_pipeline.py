@@ -167,6 +167,39 @@ def test_a_pass_that_breaks_the_graph_is_caught_behind_it(broken: Callable[[Prog
     assert "nothing" not in program.properties
 
 
+@pytest.mark.parametrize("broken", [reads_ahead, reads_a_missing_attribute, reads_another_graph])
+def test_a_pass_that_breaks_the_graph_and_reports_nothing_is_caught_in_the_end(
+    broken: Callable[[Program], int],
+) -> None:
+    def silent(program: Program) -> int:
+        broken(program)
+        return 0
+
+    program = program_after((functionalize, normalize), lambda x: torch.relu(x).tanh().sigmoid())
+    with pytest.raises(InternalError, match="broken graph"):
+        run_passes(program, (compiler_pass()(silent), remove_identities))
+
+
+def test_a_pass_sees_the_code_of_the_graph_as_it_is() -> None:
+    seen: list[str] = []
+
+    def add_one(program: Program) -> int:
+        output = program.graph.output_node()
+        with program.graph.inserting_before(output):
+            output.args = (program.graph.call_function(torch.add, (output.args[0], 1)),)
+        program.graph_module.recompile()
+        seen.extend([program.graph_module.code, str(program.graph_module)])
+        return 1
+
+    program = program_of(torch.tanh)
+    before = program.graph_module.code
+    run_passes(program, (compiler_pass()(add_one),))
+    assert "tanh" in before and "add" not in before
+    assert all("tanh" in each and "add" in each for each in seen)
+    x = torch.linspace(-1, 1, 12).view(2, 6)
+    torch.testing.assert_close(program.graph_module(x), torch.tanh(x) + 1)
+
+
 def test_an_unbroken_pass_is_not_caught() -> None:
     def nothing(program: Program) -> int:
         return 7
