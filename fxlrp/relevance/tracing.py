@@ -7,26 +7,27 @@ on a size, :func:`expect_sizes` checks it when the program runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.capture.lock import ONE_CAPTURE
-from fxlrp.errors import InternalError, UnsupportedOpError
+from fxlrp.errors import UnsupportedOpError
 from fxlrp.inputs import ExamplesNeeded
+from fxlrp.operation import Operation
 from fxlrp.program import SIZE
 from fxlrp.provenance import describe
-from fxlrp.relevance.element_relevance import written_into_strides
+from fxlrp.relevance.inlining import inlined
 from fxlrp.relevance.sizes import expect_sizes
 from fxlrp.relevance.step import Step
 from fxlrp.relevance.validity import Validity
@@ -41,7 +42,7 @@ log = logging.getLogger("fxlrp")
 
 @dataclass(frozen=True)
 class _Slot:
-    """The place of an operand that receives relevance, among the arguments of a call."""
+    """The place of an input among the arguments of a call."""
 
     index: int
 
@@ -71,84 +72,178 @@ def traced(
     fx.map_arg(arguments, others.append)
     others = list(dict.fromkeys(others))
     inputs = [*operands, *others]
+    slots = {node: _Slot(index) for index, node in enumerate(others, start=len(operands))}
 
-    def apply_with(values: Sequence[Any]) -> Apply:
-        given = dict(zip(others, values, strict=True))
+    def slot(leaf: Any) -> Any:
+        return slots[leaf] if isinstance(leaf, fx.Node) else leaf
 
-        def apply(*tensors: Tensor) -> tuple[Tensor, ...]:
-            def value(leaf: Any) -> Any:
-                if isinstance(leaf, _Slot):
-                    return tensors[leaf.index]
-                return given[leaf] if isinstance(leaf, fx.Node) else leaf
-
-            args, kwargs = step.operation.call(fx.node.map_aggregate(arguments, value))
-            result = step.operation.function(*args, **kwargs)
-            return tuple(result[index] for index in received) if step.operation.multiple_results else (result,)
-
-        return apply
-
-    def flat(*values: Any) -> tuple[Tensor, ...]:
-        tensors, rest = values[: len(operands)], values[len(operands) : len(inputs)]
-        contributions, outputs = body(apply_with(rest), tensors, values[len(inputs) :])
-        return (*contributions, *outputs)
-
-    specs = [_spec(step, node) for node in inputs]
-    made = _trace(step, flat, apply_with, specs, len(operands))
-    given = [*inputs, *received.values()]
-    # The check is on the way to the results: total sums read the operands alone.
-    way = len(inputs) if results is None else 0
-    valid = made.validity.sizes, made.validity.conditions, step.operation.name
-    given[way] = step.call(expect_sizes, given[way], inputs, *valid)
-    return _inlined(step, made.graph, given, results or len(positions))
-
-
-@dataclass(frozen=True)
-class _Traced:
-    """A traced graph, and the sizes for which it is valid."""
-
-    graph: fx.Graph
-    validity: Validity
-
-
-def _trace(
-    step: Step,
-    flat: Callable[..., tuple[Tensor, ...]],
-    apply_with: Callable[[Sequence[Any]], Apply],
-    specs: Sequence[InputSpec | int | float],
-    operands: int,
-) -> _Traced:
-    """Trace ``flat`` for any sizes, or only for those of the examples if the operation needs numbers."""
-
-    def attempt(*, any_sizes: bool) -> _Traced:
-        environment = ShapeEnv(duck_shape=False)
-        fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-        # With gradients, autograd composes transposed maps of operations that have derivatives themselves.
-        mode = torch.set_grad_enabled(step.facts.differentiable)
-        with ONE_CAPTURE, mode, _without_onednn(), fake_mode, without_fake_weights():
-            fakes = [
-                _fake(environment, spec, f"value{index}") if any_sizes else _fixed(spec)
-                for index, spec in enumerate(specs)
-            ]
-            outputs = apply_with(fakes[operands:])(*fakes[:operands])
-            cotangents = [torch.empty_like(output) for output in outputs]
-            made = make_fx(torch.func.functionalize(flat))(*fakes, *cotangents)
-        return _Traced(made.graph, Validity.of(environment, fakes))
-
+    call = _Call.of(
+        step,
+        body,
+        fx.node.map_aggregate(arguments, slot),
+        received=tuple(received),
+        inputs=tuple(_spec(step, node) for node in inputs),
+        operands=len(operands),
+    )
     try:
-        with _quiet():
-            return attempt(any_sizes=True)
-    except Exception as error:
-        # Some operations need sizes as numbers: the step is then valid for these sizes only, and checks them.
-        log.debug("no trace of %s for any sizes: %s", step.operation.name, error)
-    try:
-        with _quiet():
-            return attempt(any_sizes=False)
+        made = call.trace()
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UnsupportedOpError(
             f"the relevance step of the {describe(step.node, step.operation.name)} cannot be derived ({reason}): write "
             f"a rule with @fxlrp.rule_for"
         ) from error
+    given = [*inputs, *received.values()]
+    # The check is on the way to the results: total sums read the operands alone.
+    way = len(inputs) if results is None else 0
+    valid = made.validity.sizes, made.validity.conditions, step.operation.name
+    given[way] = step.call(expect_sizes, given[way], inputs, *valid)
+    return inlined(step, made.graph, given, results or len(positions))
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A traced graph, and the sizes for which it is valid. Steps that share it do not change it."""
+
+    graph: fx.Graph
+    validity: Validity
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a trace depends on: equal calls have equal traces.
+
+    Args:
+        body: As for :func:`traced`.
+        received: The indices of the results that receive relevance.
+        inputs: The specifications of the operands that receive relevance, and of the other values of the call.
+        operands: The number of these operands.
+        text: The operation, its arguments and its inputs as text, which tells 1 from 1.0 and from True.
+        differentiable: Whether autograd can differentiate the result.
+        settings: The settings of torch that the trace depends on.
+        operation: The operation.
+        arguments: Its bound arguments, with slots for the inputs.
+    """
+
+    body: Body
+    received: tuple[int, ...]
+    inputs: tuple[InputSpec | int | float, ...]
+    operands: int
+    text: str
+    differentiable: bool
+    settings: tuple[Hashable, ...]
+    operation: Operation = field(compare=False)
+    arguments: Mapping[str, Any] = field(compare=False)
+
+    @staticmethod
+    def of(
+        step: Step,
+        body: Body,
+        arguments: Mapping[str, Any],
+        *,
+        received: tuple[int, ...],
+        inputs: tuple[InputSpec | int | float, ...],
+        operands: int,
+    ) -> _Call:
+        text = f"{step.operation.name}({arguments}) of {inputs}"
+        differentiable, settings = step.facts.differentiable, _settings(inputs)
+        return _Call(body, received, inputs, operands, text, differentiable, settings, step.operation, arguments)
+
+    def trace(self) -> _Traced:
+        """Trace the call; one that was traced before is not traced again."""
+        leaves = list[Any]()
+        fx.node.map_aggregate(self.arguments, leaves.append)
+        # A user-defined function may read what is not among its arguments.
+        is_told_by_text = not self.operation.signatures and all(type(leaf) in _PLAIN for leaf in leaves)
+        return _trace_once(self) if is_told_by_text else _trace(self)
+
+    def run(self, *values: Any) -> tuple[Tensor, ...]:
+        """The contributions and the results, of the inputs and the relevance of the results."""
+        given, received = values[: len(self.inputs)], values[len(self.inputs) :]
+        contributions, outputs = self.body(self.apply_with(given), given[: self.operands], received)
+        return (*contributions, *outputs)
+
+    def apply_with(self, given: Sequence[Any]) -> Apply:
+        """The operation as a function of its operands, with the other values of ``given``."""
+
+        def apply(*tensors: Tensor) -> tuple[Tensor, ...]:
+            values = (*tensors, *given[self.operands :])
+            arguments = fx.node.map_aggregate(
+                self.arguments, lambda leaf: values[leaf.index] if isinstance(leaf, _Slot) else leaf
+            )
+            args, kwargs = self.operation.call(arguments)
+            result = self.operation.function(*args, **kwargs)
+            return tuple(result[index] for index in self.received) if self.operation.multiple_results else (result,)
+
+        return apply
+
+
+# The types of arguments whose text tells them apart.
+_PLAIN = frozenset({_Slot, type(None), bool, int, float, complex, str, type(...)}) | {
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+}
+
+
+def _settings(inputs: Sequence[InputSpec | int | float]) -> tuple[Hashable, ...]:
+    devices = {each.device.type for each in inputs if isinstance(each, InputSpec)}
+    return (
+        torch.get_default_dtype(),
+        torch.is_inference_mode_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+        *(
+            (device, torch.get_autocast_dtype(device))
+            for device in sorted(devices)
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        ),
+    )
+
+
+def _trace(call: _Call) -> _Traced:
+    """Trace a call for any sizes, or only for those of the examples if the operation needs numbers."""
+
+    def attempt(*, any_sizes: bool) -> _Traced:
+        environment = ShapeEnv(duck_shape=False)
+        fake_mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+        # With gradients, autograd composes transposed maps of operations that have derivatives themselves.
+        mode = torch.set_grad_enabled(call.differentiable)
+        with ONE_CAPTURE, mode, _without_onednn(), fake_mode, without_fake_weights():
+            fakes = [
+                _fake(environment, spec, f"value{index}") if any_sizes else _fixed(spec)
+                for index, spec in enumerate(call.inputs)
+            ]
+            outputs = call.apply_with(fakes)(*fakes[: call.operands])
+            cotangents = [torch.empty_like(output) for output in outputs]
+            made = make_fx(torch.func.functionalize(call.run))(*fakes, *cotangents)
+        return _Traced(_lean(made.graph), Validity.of(environment, fakes))
+
+    try:
+        with _quiet():
+            return attempt(any_sizes=True)
+    except Exception as error:
+        # Some operations need sizes as numbers: the step is then valid for these sizes only, and checks them.
+        log.debug("no trace of %s for any sizes: %s", call.operation.name, error)
+    with _quiet():
+        return attempt(any_sizes=False)
+
+
+# Models repeat their blocks, and explainers answer several questions.
+_trace_once = functools.lru_cache(maxsize=256)(_trace)
+
+
+def _lean(graph: fx.Graph) -> fx.Graph:
+    """Remove dead code, and of the values of a trace all but whether they are sizes; return the graph."""
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        is_size = isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+        node.meta = {SIZE: True} if is_size else {}
+    return graph
 
 
 @contextlib.contextmanager
@@ -226,104 +321,3 @@ def _fake(environment: ShapeEnv, spec: InputSpec | int | float, name: str) -> An
         return spec
     shape = [symbolic(size, dim) for dim, size in enumerate(spec.shape)]
     return torch.empty(shape, dtype=spec.dtype, device=spec.device)
-
-
-# A view of a contiguous fake tensor may be a copy where the real one has other strides.
-_RESHAPED = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
-
-# What autograd detaches is still a value of the step, whose derivative must not be cut.
-_SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
-
-# Other calls may not take a view of a tensor that is still to be conjugated or negated.
-_LAZY = {
-    torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
-    torch.ops.aten._neg_view.default: torch.ops.aten.neg.default,
-}
-
-
-# torch.vmap, which maps steps over questions, has no rules for these calls of ATen, but for others.
-_MAPPABLE = {
-    torch.ops.aten.sym_size.int: Tensor.size,
-    torch.ops.aten.sym_stride.int: Tensor.stride,
-    torch.ops.aten.sym_numel.default: Tensor.numel,
-    torch.ops.aten.sym_storage_offset.default: Tensor.storage_offset,
-    torch.ops.aten.as_strided_scatter.default: written_into_strides,
-}
-
-# The fake tensors were contiguous, and these calls take no others.
-_OF_CONTIGUOUS = (torch.ops.aten.view_as_complex.default,)
-
-_STRIDED = (
-    torch.ops.aten.as_strided.default,
-    torch.ops.aten.as_strided_scatter.default,
-    torch.ops.aten.new_empty_strided.default,
-    torch.ops.aten.sym_stride.int,
-)
-
-
-_EMPTY = frozenset("empty empty_like empty_strided new_empty new_empty_strided".split())
-# They overwrite their first argument, and read only its sizes and strides.
-_OVERWRITE = frozenset("copy fill zero".split())
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target._schema.name).removeprefix("aten::") if isinstance(node.target, OpOverload) else ""
-
-
-def reads_unwritten(graph: fx.Graph) -> bool:
-    """Whether a functional graph reads the elements of a tensor without values, because a write to it was lost."""
-    return any(
-        _name(node) in _EMPTY and any(_name(user) not in _OVERWRITE for user in node.users) for node in graph.nodes
-    )
-
-
-def contiguous(value: Any) -> Any:
-    """A tensor in contiguous memory; a number as it is."""
-    return value.contiguous() if isinstance(value, Tensor) else value
-
-
-def _inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contributions: int) -> tuple[fx.Node, ...]:
-    """Copy the calls of a traced graph, except that of the operation itself, whose value the program has."""
-    graph.eliminate_dead_code()
-    if reads_unwritten(graph):
-        raise InternalError(f"the trace of the step of {step.operation.name} reads memory that nothing has written")
-    depends_on_strides = any(node.target in _STRIDED for node in graph.nodes)
-    if depends_on_strides:
-        # The fake tensors were contiguous.
-        inputs = [step.call(contiguous, each) for each in inputs]
-    values: dict[fx.Node, Any] = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
-    results = graph.output_node().args[0]
-    assert isinstance(results, tuple | list)
-    value = results[-1]
-    # A value that is looked for among others is computed as they are: another kernel may round it otherwise.
-    is_looked_for = any(node.target is torch.ops.aten.eq.Tensor for node in graph.nodes)
-    if (
-        isinstance(value, fx.Node)
-        and value not in values
-        and not (step.operation.multiple_results or depends_on_strides or is_looked_for)
-    ):
-        values[value] = step.node
-    for node in graph.nodes:
-        if node in values or node.op == "output":
-            continue
-        if node.op != "call_function":
-            raise InternalError(f"the derived step of {step.operation.name} reads a constant, {node.target}")
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        if isinstance(kwargs.get("device"), torch.device):
-            # Tensors that the step makes are on the device of its relevance, not on that of the examples.
-            kwargs = {**kwargs, "device": step.call(getattr, inputs[-1], "device")}
-            kwargs["device"].meta[SIZE] = True
-        if node.target in _LAZY and isinstance(args[0], complex):
-            values[node] = args[0].conjugate() if node.target is torch.ops.aten._conj.default else -args[0]
-        elif node.target in _SAME:
-            values[node] = args[0]
-        elif node.target in _RESHAPED:
-            values[node] = step.call(torch.ops.aten.reshape.default, args[0], args[1])
-        else:
-            if node.target in _OF_CONTIGUOUS:
-                args = tuple(step.call(contiguous, each) for each in args)
-            target = (_MAPPABLE | _LAZY).get(node.target, node.target)
-            values[node] = step.call(target, *args, **kwargs)
-        if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
-            values[node].meta[SIZE] = True
-    return tuple(values[each] for each in results[:contributions] if isinstance(each, fx.Node))
