@@ -80,7 +80,7 @@ def test_every_composite_operation_has_a_decomposition() -> None:
     # it is by product, pooling where it returns indices, a layer where its weight is computed, an einsum where it takes
     # a diagonal, values that are put at indices where they are not added.
     some_calls = {"div", "pow", "scatter_reduce", "index_reduce", "linear", "embedding", "einsum", "index_put"}
-    some_calls |= {*(f"max_pool{n}d" for n in (1, 2, 3))}
+    some_calls |= {f"{name}{n}d" for name in ("max_pool", "conv", "conv_transpose") for n in (1, 2, 3)}
     reduced = "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div "
     reduced += "gaussian_nll_loss soft_margin_loss hinge_embedding_loss margin_ranking_loss poisson_nll_loss"
     assert {*composites, *some_calls, *reduced.split()} == set(DECOMPOSITIONS)
