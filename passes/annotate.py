@@ -28,6 +28,7 @@ from fxlrp.rules.preset import Pair
 from fxlrp.rules.rule import Rule
 from fxlrp.rules.selectors import Candidate, check_selector, matches
 from fxlrp.rules.selectors import describe as describe_selector
+from fxlrp.unreached_inputs import unreached
 from fxlrp.vocabulary.unknown import unknown
 
 
@@ -57,6 +58,9 @@ def annotate(program: Program) -> int:
         node.meta[ANNOTATION] = annotated
         live.update(receivers(node, program.vocabulary))
     walk.check()
+    if not program.options.question.at:
+        for message in unreached(program, live):
+            warnings.warn(message, FxlrpWarning, stacklevel=2)
     return walk.count
 
 
@@ -120,6 +124,8 @@ class _Walk:
     count: int = 0
     unsupported: list[str] = field(default_factory=list)
     opaque: bool = False
+    # Whether one of them has no rule: a derivative does not help where relevance would flow into other arguments.
+    lacks_rule: bool = False
     selected: dict[int, list[Operation]] = field(default_factory=dict)
     # The pairs that give a node its rule, by the index of each pair that matches the node and fits it.
     takers: dict[int, set[int]] = field(default_factory=dict)
@@ -129,12 +135,14 @@ class _Walk:
         operation = self.program.vocabulary.operation(node)
         problem = self._problem(node, operation)
         if operation is None or problem:
+            self.lacks_rule |= operation is None
             self.unsupported.append(describe(node, operation.name if operation else None) + problem)
             self.opaque |= self._reads_several(node) if operation is not None else _is_opaque(node)
             return None
         chosen = self._choose(node, operation)
         if chosen is None:
             self.opaque |= _is_opaque(node)
+            self.lacks_rule = True
             is_known = operation.family is not Family.UNKNOWN
             family = f" ({operation.family.value})" if is_known else ""
             self.unsupported.append(describe(node, operation.name if is_known else None) + family)
@@ -242,7 +250,7 @@ class _Walk:
     def check(self) -> None:
         """Raise what is wrong with the rules, and warn of what says nothing."""
         if self.unsupported:
-            error = UnsupportedOpError(_unsupported_message(self.unsupported))
+            error = UnsupportedOpError(_unsupported_message(self.unsupported, self.lacks_rule))
             error.opaque = self.opaque
             raise error
         pairs = self.program.options.preset.pairs
@@ -318,12 +326,12 @@ def _is_opaque(node: fx.Node) -> bool:
     return node.op == "call_module" or is_python or isinstance(node.target, OpOverload)
 
 
-def _unsupported_message(problems: list[str]) -> str:
+def _unsupported_message(problems: list[str], lacks_rule: bool) -> str:
     count = len(problems)
     lines = "\n".join(f"  {index}. {problem}" for index, problem in enumerate(reversed(problems), 1))
+    gradient = ", or choose the gradient of a differentiable operation, rules=[(name, fxlrp.rules.Gradient())]"
     return (
         f"{count} operation{'s have' if count > 1 else ' has'} no relevance rule:\n{lines}\n"
-        f"Write a rule with @fxlrp.rule_for(function) and pass it to fxlrp.compile(..., extensions=[...]), or "
-        f"choose the gradient of a differentiable operation, rules=[(name, fxlrp.rules.Gradient())]; "
-        f"see docs/adding-a-rule.md"
+        f"Write a rule with @fxlrp.rule_for(function) and pass it to fxlrp.compile(..., extensions=[...])"
+        f"{gradient if lacks_rule else ''}; see docs/adding-a-rule.md"
     )
