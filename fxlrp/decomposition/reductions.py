@@ -74,6 +74,14 @@ def _dist(build: Builder, input: Any, other: Any, p: float) -> fx.Node:
     return build("vector_norm", build("sub", input, other), ord=p)
 
 
+def _norm(build: Builder, input: Any, p: Any, dim: Any, keepdim: bool, out: None, dtype: Any) -> fx.Node:
+    """``torch.norm``: of vectors but for the nuclear norm; the Frobenius norm is that of all elements."""
+    value = input if dtype is None else build("to", input, dtype)
+    if p == "nuc":
+        return build("linalg_matrix_norm", value, "nuc", (-2, -1) if dim is None else dim, keepdim)
+    return build("vector_norm", value, ord=2.0 if p in ("fro", None) else p, dim=dim, keepdim=keepdim)
+
+
 def _pairwise_distance(build: Builder, x1: Any, x2: Any, p: float, eps: float, keepdim: bool) -> fx.Node:
     difference = build("add", build("sub", x1, x2), eps)
     return build("vector_norm", difference, ord=p, dim=-1, keepdim=keepdim)
@@ -179,6 +187,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "broadcast_tensors": _broadcast_tensors,
     "combinations": _combinations,
     "dist": _dist,
+    "norm": _norm,
     "pairwise_distance": _pairwise_distance,
     "cross_entropy": _cross_entropy,
     "scatter_reduce": _reduce("scatter_product", "src"),
