@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import fx, nn
 
@@ -12,6 +12,7 @@ from fxlrp.program import Program
 from fxlrp.provenance import MODEL, module_stack
 
 _NO_OPERATION = "the module at this path has no operation in the graph: it does nothing, or the output does not need it"
+_NOT_CALLED = "the module at this path is not called: another module reads its parameters"
 _PARAMETER = "this is a buffer, or a parameter that the output does not need"
 _READ = "this is a parameter, not a value that the model computes"
 
@@ -25,10 +26,22 @@ def absences(root: nn.Module, nodes: Iterable[fx.Node], removed: Mapping[str, st
         removed: The modules whose operations passes have removed, with the reasons.
     """
     model = root.get_submodule(MODEL)
+    nodes = list(nodes)
     present = {path for node in nodes for path, _ in module_stack(node)}
     parameters = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
-    modules = [path for path, _ in model.named_modules() if path and path not in present]
-    return {**dict.fromkeys(parameters, _PARAMETER), **dict.fromkeys(modules, _NO_OPERATION), **removed}
+    sources = {source for node in nodes for source in (node, *node.all_input_nodes)}
+    read = {str(source.target) for source in sources if source.op == "get_attr"}
+    modules = {
+        path: _NOT_CALLED if _is_read(path, module, read) else _NO_OPERATION
+        for path, module in model.named_modules()
+        if path and path not in present
+    }
+    return {**dict.fromkeys(parameters, _PARAMETER), **modules, **removed}
+
+
+def _is_read(path: str, module: nn.Module, read: Collection[str]) -> bool:
+    """Whether the graph reads a parameter of a module itself."""
+    return any(f"{MODEL}.{path}.{name}" in read for name, _ in module.named_parameters(recurse=False))
 
 
 def why_absent(program: Program, name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxlrp
@@ -17,10 +18,11 @@ class Net(nn.Module):
         super().__init__()
         self.conv, self.norm, self.drop = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()
         self.same, self.unused, self.head = nn.Identity(), nn.Linear(2, 2), nn.Linear(2, 3)
+        self.lent = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.same(self.drop(self.norm(self.conv(x)))))
-        out: Tensor = self.head(x.mean((2, 3)))
+        out: Tensor = self.head(F.linear(x.mean((2, 3)), self.lent.weight))
         return out
 
 
@@ -29,6 +31,7 @@ REASONS = {
     "norm": "BatchNorm is folded into 'conv', .* name 'conv' instead",
     "drop": "changes nothing in eval mode, and is removed",
     "same": "has no operation in the graph",
+    "lent": "is not called: another module reads its parameters",
     "unused": "has no operation in the graph",
     "unused.weight": "a parameter that the output does not need",
 }
