@@ -46,17 +46,15 @@ def set_logs(*, passes: bool = False, annotate: bool = False, emit: bool = False
     _switch([name for name, is_on in chosen.items() if flag(name, is_on)])
 
 
-def set_logs_of_environment(variable: str | None) -> None:
+def set_logs_of_environment(variable: str) -> None:
     """Choose the logs that ``FXLRP_LOGS`` names.
 
     Args:
-        variable: The value of the environment variable; None if it is not set, which changes nothing.
+        variable: The value of the environment variable.
 
     Raises:
         InputError: It contains an unknown name.
     """
-    if variable is None:
-        return
     names = [name.strip() for name in variable.split(",") if name.strip()]
     unknown = [name for name in names if name not in _LOGS]
     if unknown:

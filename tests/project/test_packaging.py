@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import pkgutil
 import re
 import runpy
 import shutil
@@ -15,6 +16,7 @@ import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -215,7 +217,9 @@ IMPORTS = """
 import sys
 import torch
 before = set(sys.modules)
-import fxlrp, fxlrp.passes
+import fxlrp
+for name in fxlrp.__all__:
+    getattr(fxlrp, name)
 print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
@@ -233,13 +237,15 @@ def test_import_loads_no_extra() -> None:
 
 
 def test_import_is_quick() -> None:
-    """Inductor alone takes two seconds to import, and sympy longer than all of fxlrp.
+    """Each name is imported when it is asked for, whatever is imported first.
 
-    What a compilation does not need is imported when it is asked for, whatever is imported first.
+    Inductor alone takes two seconds to import, and sympy longer than all of fxlrp: a compilation needs neither.
     """
     check = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import torch, fxlrp
+assert {{name for name in sys.modules if name.startswith("fxlrp")}} == {{"fxlrp", "fxlrp.version"}}
+fxlrp.compile, fxlrp.deploy, fxlrp.load
 assert not {{"torch._inductor", "torch._dynamo", "sympy"}} & {{*sys.modules}}
 later = ("fxlrp.show", "fxlrp.concepts", "fxlrp.data", "fxlrp.evaluate", "fxlrp.backward", "fxlrp.bilrp")
 assert not [name for name in sys.modules if name.startswith(later)]
@@ -250,6 +256,27 @@ assert fxlrp.similarity is similarity and fxlrp.show is __import__("fxlrp.show")
 print(*(name for name in fxlrp.__all__ if not hasattr(fxlrp, name)))
 """
     assert not run(sys.executable, "-c", check, cwd=ROOT.parent).split()
+
+
+def test_no_module_has_the_name_of_a_function() -> None:
+    """Importing it, from anywhere, would put it in the place of the function."""
+    modules = {each.name for each in pkgutil.iter_modules(fxlrp.__path__)}
+    found = {name: getattr(fxlrp, name) for name in modules.intersection(fxlrp.__all__)}
+    assert "rules" in found and all(isinstance(value, ModuleType) for value in found.values()), found
+
+
+def test_every_name_can_be_asked_for_first() -> None:
+    """No module may need that another one is imported before it."""
+    check = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import torch, fxlrp
+for asked in fxlrp.__all__:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fxlrp"]:
+        del sys.modules[name]
+    import fxlrp
+    print(getattr(fxlrp, asked) is not None)
+"""
+    assert run(sys.executable, "-c", check, cwd=ROOT.parent).split() == ["True"] * len(fxlrp.__all__)
 
 
 def test_a_name_that_fxlrp_does_not_have() -> None:
