@@ -23,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.errors import UnsupportedOpError
+from fxlrp.generated_code import forgotten_with_code
 from fxlrp.inputs import ExamplesNeeded
 from fxlrp.operation import Operation
 from fxlrp.program import SIZE
@@ -191,6 +192,7 @@ def _settings(inputs: Sequence[InputSpec | int | float]) -> tuple[Hashable, ...]
     devices = {each.device.type for each in inputs if isinstance(each, InputSpec)}
     return (
         torch.get_default_dtype(),
+        torch.get_default_device(),
         torch.is_inference_mode_enabled(),
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cuda.flash_sdp_enabled(),
@@ -220,7 +222,7 @@ def _trace(call: _Call) -> _Traced:
             ]
             outputs = call.apply_with(fakes)(*fakes[: call.operands])
             cotangents = [torch.empty_like(output) for output in outputs]
-            made = make_fx(torch.func.functionalize(call.run))(*fakes, *cotangents)
+            made = forgotten_with_code(make_fx(torch.func.functionalize(call.run))(*fakes, *cotangents))
         return _Traced(_lean(made.graph), Validity.of(environment, fakes))
 
     try:
@@ -238,12 +240,14 @@ _trace_once = functools.lru_cache(maxsize=256)(_trace)
 
 
 def _lean(graph: fx.Graph) -> fx.Graph:
-    """Remove dead code, and of the values of a trace all but whether they are sizes; return the graph."""
-    graph.eliminate_dead_code()
-    for node in graph.nodes:
+    """A copy of a graph without dead code and without the fake tensors of its trace. It says which values are sizes."""
+    lean, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    lean.output(lean.graph_copy(graph, copies))
+    for node, copied in copies.items():
         is_size = isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
-        node.meta = {SIZE: True} if is_size else {}
-    return graph
+        copied.meta = {SIZE: True} if is_size else {}
+    lean.eliminate_dead_code()
+    return lean
 
 
 @contextlib.contextmanager
