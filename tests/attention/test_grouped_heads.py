@@ -10,6 +10,7 @@ from torch import Tensor
 
 import fxlrp
 from fxlrp.program import annotation
+from fxlrp.vocabulary import CANONICAL
 from oracles import Three, assert_relevance, random
 from traced import Largest
 
@@ -70,7 +71,7 @@ def check(model: Grouped, explain: fxlrp.Explainer) -> None:
 
 
 def is_fused(explain: fxlrp.Explainer) -> bool:
-    known = fxlrp.vocabulary.CANONICAL
+    known = CANONICAL
     operations = (known.operation(node) for node in explain.nodes if annotation(node) is not None)
     return any(operation is not None and operation.name == "attention" for operation in operations)
 

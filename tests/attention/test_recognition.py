@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxlrp
 from fxlrp import Optimizations, rules
 from fxlrp.program import annotation
+from fxlrp.vocabulary import CANONICAL
 from helpers import assert_close
 from oracles import One, Three, random, randomize
 from traced import Largest
@@ -66,7 +67,7 @@ def compiled(attend: Attend, preset: Any = "attnlrp", **options: Any) -> Any:
 
 def operations(explain: Any) -> set[str]:
     """The operations that pass on relevance."""
-    known = fxlrp.vocabulary.CANONICAL
+    known = CANONICAL
     annotated = (known.operation(node) for node in explain.nodes if annotation(node) is not None)
     return {operation.name for operation in annotated if operation is not None}
 
