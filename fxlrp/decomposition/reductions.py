@@ -187,7 +187,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     "broadcast_tensors": _broadcast_tensors,
     "combinations": _combinations,
     "dist": _dist,
-    "norm": _norm,
+    "norm_of": _norm,
     "pairwise_distance": _pairwise_distance,
     "cross_entropy": _cross_entropy,
     "scatter_reduce": _reduce("scatter_product", "src"),

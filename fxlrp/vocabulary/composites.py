@@ -108,8 +108,9 @@ def composites() -> Iterator[Operation]:
         overlaps=True,
         **together,
     )
-    norm = 'norm(input*, p="fro", dim=None, keepdim=False, out=None, dtype=None)'
-    yield row(Family.COMPOSITE, norm, required_values={"out": None}, allocates=True)
+    norm = 'norm_of(input*, p="fro", dim=None, keepdim=False, out=None, dtype=None)'
+    # A module is often called norm, and a name of an operation selects no module.
+    yield row(Family.COMPOSITE, norm, torch.norm, aliases=("norm",), required_values={"out": None}, allocates=True)
     cross_entropy = f"cross_entropy(input*, target, {_CROSS_ENTROPY})"
     yield row(Family.COMPOSITE, cross_entropy, aliases=("cross_entropy_loss",), allocates=True)
     for name in ("max", "min"):

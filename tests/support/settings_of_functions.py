@@ -128,7 +128,7 @@ def _composites() -> Iterator[tuple[str, list[Arguments]]]:
     yield "addcdiv", [dict(input=M, tensor1=M, tensor2=POSITIVE, value=value) for value in (1, -0.5)]
     yield "lerp", [dict(input=M, end=M, weight=weight) for weight in (0.3, 2.0, M, fixed(6))]
     powers: list[Arguments] = [dict(p=1, dim=1), dict(p=3, dim=0, keepdim=True), dict(p="nuc"), dict(dim=(0, 1))]
-    yield "norm", of(M, {}, *powers, dict(p=2, dtype=torch.float64))
+    yield "norm_of", of(M, {}, *powers, dict(p=2, dtype=torch.float64))
     yield "dist", [two(M, M), two(M, fixed(4, 6), p=1)]
     yield "combinations", [dict(input=V(4)), dict(input=V(4), r=3), dict(input=V(3), with_replacement=True)]
     yield "pairwise_distance", [dict(x1=M, x2=M), dict(x1=M, x2=fixed(4, 6), p=1.0, keepdim=True)]

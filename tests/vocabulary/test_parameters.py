@@ -32,7 +32,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "logsigmoid": torch.ops.aten.log_sigmoid,
     "safe_softmax": torch.ops.aten._safe_softmax,
     "vector_norm": torch.ops.aten.linalg_vector_norm,
-    "norm": torch.functional.norm,
+    "norm_of": torch.functional.norm,
     "windows": torch.ops.aten.unfold,
     "unfold": F.unfold,
     **{name: getattr(operator, name) for name in ("and_", "or_", "xor", "invert", "not_", "is_", "is_not", "contains")},
