@@ -46,12 +46,11 @@ __all__ = [
     "targets",
 ]
 
-# What is imported when it is first asked for: a process that draws pictures needs no compiler. The name of a function
-# or class is not that of a module in this folder, which its import would put in the place of it.
+# Each name is imported when it is first asked for: a process that draws pictures needs no compiler. No function has the
+# name of a module in this folder, whose import would put the module in its place.
 _MODULES = {
-    **{name: f"fxlrp.{name}" for name in ("concepts", "data", "deploy", "errors", "evaluate", "passes", "rules")},
-    **{name: f"fxlrp.{name}" for name in ("show", "targets")},
     "presets": "fxlrp.rules.presets",
+    **{name: f"fxlrp.{name}" for name in "concepts data deploy errors evaluate passes rules show targets".split()},
 }
 _HOMES = {
     "ExplainedModel": "fxlrp.backward.module",
