@@ -9,13 +9,18 @@ from typing import Any
 
 
 class _Moments:
-    """Counts calls of Python functions, and interrupts one of them."""
+    """Counts calls of Python functions, and interrupts one of them.
+
+    Python raises the interrupt of Ctrl+C where a function begins, or a loop turns, and never within a call into C.
+    """
 
     def __init__(self, at: int | None = None) -> None:
         self.count = 0
         self._at = at
 
     def __call__(self, frame: types.FrameType, event: str, argument: Any) -> None:
+        if event != "call":
+            return
         self.count += 1
         if self.count == self._at:
             sys.setprofile(None)
@@ -23,7 +28,8 @@ class _Moments:
 
 
 def moments(function: Callable[[], Any]) -> int:
-    """Return the number of moments at which a call can be interrupted."""
+    """Return the number of moments at which a call can be interrupted, once what it needs is imported."""
+    function()
     seen = _Moments()
     sys.setprofile(seen)
     try:
