@@ -8,9 +8,15 @@ import weakref
 from torch import fx
 from torch.fx import graph_module as fx_graph_module
 from torch.fx._lazy_graph_module import _LazyGraphModule
+from torch.fx.graph import PythonCode
 
-# A module of a graph that passes still change: its code is generated when it is first called, printed or asked for.
-GraphInTheMaking = _LazyGraphModule
+
+class GraphInTheMaking(_LazyGraphModule):
+    """A module of a graph that passes still change: its code is generated when it is called, printed or asked for."""
+
+    def _recompile_submodules(self) -> list[tuple[str, PythonCode]]:
+        """Leave the code of the submodules: the user's model, which may come from torch.fx, is among them."""
+        return []
 
 
 def generate_code(graph_module: fx.GraphModule) -> fx.GraphModule:

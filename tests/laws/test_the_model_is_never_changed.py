@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxlrp
 import zoo
@@ -158,3 +158,21 @@ def test_one_thread_compiles_while_others_use_models() -> None:
         counting, done = pool.submit(explain_meanwhile), pool.submit(compile_often)
         done.result()
         assert counting.result() > 0
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_the_code_of_a_graph_module_is_not_generated_again(capture: Any) -> None:
+    """A model may be the result of torch.fx itself, or of create_feature_extractor."""
+    model = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))).eval()
+    x = torch.randn(2, 4)
+    code, expected = type(model).forward, model(x)
+    output = model.graph.output_node()
+    with model.graph.inserting_before(output):
+        output.args = (model.graph.call_function(torch.neg, (output.args[0],)),)
+    explain = fxlrp.compile(model, "epsilon", example_inputs=x, capture=capture)
+    explain(x, target=1)
+    explain(x, target=fxlrp.targets.each([0, 1]))
+    copy.deepcopy(explain)(x, target=1)
+    explain.debug(x, target=1)
+    assert type(model).forward is code
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
