@@ -27,7 +27,7 @@ def _convolution(
     groups: int,
 ) -> fx.Node | None:
     """``out[o, p] = sum_{c, t} input[c, stride p + dilation t - padding] weight[o, c, t]``; None for a parameter."""
-    # The padding "same" depends on the size of the kernels, which nobody knows.
+    # The padding "same" is half of what the kernels, whose size is not known yet, reach beyond one element.
     if not build.depends(weight) or padding == "same":
         return None
     amounts = (0,) * dims if padding == "valid" else _each(padding, dims)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import fxlrp
 from fxlrp import presets
+from fxlrp.errors import UnsupportedOpError
 from helpers import FRONT_ENDS, assert_close, of_one, of_two
-from oracles import assert_relevance, random
+from oracles import One, assert_relevance, random
 
 A, B = random(2, 4), random(3, 4, seed=1)
 SEED = random(2, 3, seed=2)
@@ -133,6 +134,18 @@ def test_a_convolution_shares_with_its_kernel(capture: str) -> None:
     assert_close(
         of_two(F.conv2d, image, kernel, seed, capture=capture), of_two(product, image, kernel, seed, capture=capture)
     )
+
+
+@pytest.mark.parametrize("rules", ["epsilon", "gradient"])
+def test_the_padding_same_is_refused(rules: str) -> None:
+    """No rule helps, so the message does not advise the gradient, as it does where an operation has no rule."""
+    kernel = random(4, 3, 3, 2)
+    layer = One(lambda k: F.conv2d(random(2, 3, 5, 6), k, padding="same")).eval()
+    with pytest.raises(UnsupportedOpError, match=r"would flow into its argument 'weight'") as refused:
+        fxlrp.compile(layer, rules, example_inputs=kernel)
+    assert "Gradient" not in str(refused.value)
+    with pytest.raises(UnsupportedOpError, match=r"Gradient\(\)"):
+        fxlrp.compile(One(torch.linalg.inv).eval(), "epsilon", example_inputs=random(3, 3))
 
 
 class Modulated(nn.Module):
