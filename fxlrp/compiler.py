@@ -116,9 +116,10 @@ def compile(
         checkpoints=request.segments is not None,
         user_defined=passes,
         differentiable=request.differentiable,
+        checked=flag("debug", debug),
     )
 
-    observers = log_and_stages if flag("debug", debug) else log_only
+    observers = log_and_stages if debug else log_only
 
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:
         done = compiled(model, inputs, request, ordered, observers)

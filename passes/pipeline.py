@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fxlrp.arguments import shown
 from fxlrp.errors import InputError
@@ -102,7 +102,7 @@ BACKWARD: tuple[Pass, ...] = (
 )
 
 # Inductor plans the memory of a compiled program itself.
-_FOR_EAGER_CALLS = (release_values, recompute_values, reuse_memory)
+_FOR_EAGER_CALLS = frozenset(each.name for each in (release_values, recompute_values, reuse_memory))
 
 for _order in (EXPLANATION, BACKWARD):
     check_order(_order)
@@ -139,6 +139,7 @@ def explanation(
     checkpoints: bool = False,
     user_defined: Sequence[Pass] = (),
     differentiable: bool = False,
+    checked: bool = False,
 ) -> Passes:
     """Return the passes of an explanation.
 
@@ -147,11 +148,13 @@ def explanation(
         checkpoints: Whether activations are recomputed.
         user_defined: User-defined passes, which are inserted where they declare.
         differentiable: Whether autograd is to differentiate the program, which excludes some passes.
+        checked: Whether the graph is checked after every pass, and not only after user-defined ones and in the end.
 
     Raises:
         InputError: A user-defined pass cannot be placed, or cuts derivatives.
     """
-    chosen = enabled(place(user_defined, EXPLANATION), optimizations)
+    own = EXPLANATION if checked else _checked_in_the_end(EXPLANATION)
+    chosen = enabled(place(user_defined, own), optimizations)
     if differentiable:
         cutting = next((each.name for each in user_defined if each.cuts_derivatives), None)
         if cutting is not None:
@@ -164,13 +167,18 @@ def explanation(
 
 def backward(optimizations: Optimizations) -> Passes:
     """Return the passes of a backward pass, with the enabled optimizations."""
-    return Passes.of(enabled(BACKWARD, optimizations))
+    return Passes.of(enabled(_checked_in_the_end(BACKWARD), optimizations))
+
+
+def _checked_in_the_end(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    # A check reads the whole graph. After every pass it would take a sixth of the time of a compilation.
+    return tuple(replace(each, is_checked=False) for each in passes)
 
 
 def enabled(passes: tuple[Pass, ...], optimizations: Optimizations) -> tuple[Pass, ...]:
     """Return the passes without the disabled optimizations, and without those that are of no use in regions."""
-    replaced = _FOR_EAGER_CALLS if optimizations.nest_regions else ()
-    return tuple(each for each in passes if getattr(optimizations, each.name, True) and each not in replaced)
+    replaced = _FOR_EAGER_CALLS if optimizations.nest_regions else frozenset()
+    return tuple(each for each in passes if getattr(optimizations, each.name, True) and each.name not in replaced)
 
 
 def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

@@ -83,20 +83,41 @@ def test_a_pass_out_of_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         fxlrp.compile(residual()[0])
 
 
-def test_the_graph_is_checked_after_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    def use_before_definition(program: Program) -> int:
-        nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-        nodes[0].append(nodes[-1])
-        return 1
+def use_before_definition(program: Program) -> int:
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    nodes[0].append(nodes[-1])
+    return 1
 
-    def refuse(program: Program) -> int:
-        raise AssertionError("the next pass was run")
 
-    broken = Pass("breaks_the_graph", use_before_definition, frozenset(), frozenset())
-    after = Pass("comes_after", refuse, frozenset(), frozenset())
-    monkeypatch.setattr(pipeline, "EXPLANATION", (*pipeline.CANONICALIZE, broken, after))
+def refuse(program: Program) -> int:
+    raise AssertionError("the next pass was run")
+
+
+BROKEN = Pass("breaks_the_graph", use_before_definition, after=frozenset(["name_nodes"]))
+NEXT = Pass("comes_next", refuse, after=frozenset(["breaks_the_graph"]))
+
+
+def test_the_graph_is_checked_after_every_pass_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "EXPLANATION", (*pipeline.CANONICALIZE, BROKEN, NEXT))
     with pytest.raises(InternalError, match="breaks_the_graph"):
+        fxlrp.compile(residual()[0], debug=True)
+
+
+def test_the_graph_is_checked_after_the_last_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "EXPLANATION", (*pipeline.CANONICALIZE, BROKEN))
+    with pytest.raises(InternalError, match="broken graph; compile with debug=True"):
         fxlrp.compile(residual()[0])
+
+
+def test_the_graph_is_checked_after_user_defined_passes() -> None:
+    with pytest.raises(InternalError, match="breaks_the_graph"):
+        fxlrp.compile(residual()[0], passes=[BROKEN, NEXT])
+
+
+@pytest.mark.parametrize("name", zoo.SMALL_NETS)
+def test_every_pass_leaves_a_valid_graph(name: str) -> None:
+    model, inputs = zoo.small_net(name)
+    assert fxlrp.compile(model, example_inputs=inputs, debug=True).stages is not None
 
 
 @pytest.mark.parametrize(
