@@ -10,6 +10,8 @@ from torch import Tensor, fx, nn
 
 from fxlrp.cached_constants import ProgramWithConstants, can_be_watched
 from fxlrp.capture.root_module import on_other_model
+from fxlrp.debugging.structured_trace import timed
+from fxlrp.generated_code import generate_code
 from fxlrp.interface import Interface
 from fxlrp.on_devices import program_on_devices
 from fxlrp.program import Program
@@ -22,7 +24,7 @@ class Answer:
 
     Args:
         question: The question.
-        graph_module: The program.
+        graph_module: The program. If there is one that keeps values, its code is generated when somebody asks for it.
         keeping: The program that keeps what depends on parameters alone between calls; None if nothing does.
         interface: The inputs and results of the program.
         annotated: The annotated graph from which the program was made.
@@ -38,13 +40,11 @@ class Answer:
     def of(program: Program) -> Answer:
         """Return the answer that a compiled program gives."""
         emitted = program.emitted
-        return Answer(
-            program.options.question,
-            program.graph_module,
-            ProgramWithConstants.of(program.graph_module, emitted.kept),
-            emitted.interface,
-            emitted.annotated,
-        )
+        with timed("generate_code"):
+            keeping = ProgramWithConstants.of(program.graph_module, emitted.kept)
+            if keeping is None:
+                generate_code(program.graph_module)
+        return Answer(program.options.question, program.graph_module, keeping, emitted.interface, emitted.annotated)
 
     def on(self, model: nn.Module) -> Answer:
         """Return the same answer on another copy of the model."""
@@ -57,9 +57,11 @@ class Answer:
         return tuple(node for node in self.annotated.nodes if node.op != "output")
 
     def program(self) -> Callable[..., Any]:
-        """The program that keeps values, or the plain one where a change of a parameter could not be detected."""
-        # Not called as a module, which would print the line of the generated code that fails.
-        return self.graph_module.forward if self.keeping is None or not can_be_watched() else self.keeping
+        """The program that keeps values, or recomputes them where a change of a parameter could not be detected."""
+        if self.keeping is None:
+            # Not called as a module, which would print the line of the generated code that fails.
+            return self.graph_module.forward
+        return self.keeping if can_be_watched() else self.keeping.recomputing
 
     def run(self, values: Sequence[Tensor], controls: Mapping[str, Any]) -> Any:
         """Run the program.

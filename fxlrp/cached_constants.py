@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,10 @@ class ProgramWithConstants:
         # Not called as a module, which would print the line of the generated code that fails.
         return self._main.forward(*inputs, *self._values())
 
+    def recomputing(self, *inputs: Any) -> Any:
+        """Return the result of the whole program for ``inputs``, with constants that are computed in this call."""
+        return self._main.forward(*inputs, *self._fold.forward())
+
     def on(self, model: nn.Module) -> ProgramWithConstants:
         """Return the same program on another copy of the model, which has its own constants."""
         other = copy.copy(self)
@@ -123,14 +127,9 @@ def _words(source: Tensor) -> Tensor:
 
 def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
     """The part of a graph that computes ``constants``, which it returns."""
-    needed = set(constants)
-    for node in reversed(graph.nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in graph.nodes:
-        if node in needed:
-            copies[node] = part.node_copy(node, copies.__getitem__)
+    for node in _needed(graph, constants, given=()):
+        copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(tuple(copies[node] for node in constants))
     return part
 
@@ -138,13 +137,22 @@ def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
 def _main_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
     """A graph that takes ``constants`` as further inputs, after its own."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            copies[node] = part.node_copy(node)
+    for node in graph.find_nodes(op="placeholder"):
+        copies[node] = part.node_copy(node)
     for node in constants:
         copies[node] = part.placeholder(node.name, default_value=None)
-    for node in graph.nodes:
-        if node not in copies:
-            copies[node] = part.node_copy(node, copies.__getitem__)
-    part.eliminate_dead_code()
+    ending = [node for node in graph.nodes if not node.users and node.is_impure()]
+    for node in _needed(graph, ending, given=copies):
+        copies[node] = part.node_copy(node, copies.__getitem__)
     return part
+
+
+def _needed(graph: fx.Graph, wanted: Iterable[fx.Node], given: Iterable[fx.Node]) -> list[fx.Node]:
+    """The nodes that compute ``wanted`` from those that are ``given``, in order."""
+    needed, known = set(wanted), set(given)
+    chosen = []
+    for node in reversed(graph.nodes):
+        if node in needed and node not in known:
+            needed.update(node.all_input_nodes)
+            chosen.append(node)
+    return chosen[::-1]

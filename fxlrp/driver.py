@@ -13,7 +13,6 @@ from fxlrp.capture.root_module import sharing_tensors
 from fxlrp.debugging.logs import PassLog, log_program
 from fxlrp.debugging.structured_trace import GraphTrace, timed
 from fxlrp.errors import CaptureError, GraphError, SymbolicTraceError
-from fxlrp.generated_code import generate_code
 from fxlrp.inputs import Inputs
 from fxlrp.passes.base import run_passes
 from fxlrp.passes.pipeline import Passes
@@ -124,8 +123,6 @@ def annotated_program(
 def answer(program: Program, passes: Passes) -> Program:
     """Run the passes that depend on the question of an annotated program; return the program."""
     run_passes(program, passes.to_answer)
-    with timed("generate_code"):
-        generate_code(program.graph_module)
     log_program(program.graph_module)
     return program
 

@@ -18,12 +18,26 @@ class GraphInTheMaking(_LazyGraphModule):
         """Leave the code of the submodules: the user's model, which may come from torch.fx, is among them."""
         return []
 
+    def _real_recompile(self) -> PythonCode:
+        """Generate the code, and let torch.fx forget it in time."""
+        code = super()._real_recompile()
+        _forget_in_time(self)
+        return code
+
 
 def generate_code(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Generate the code of a graph that passes have changed, and let torch.fx forget it in time; return the module."""
     graph_module.recompile()
+    return with_code(graph_module) if isinstance(graph_module, GraphInTheMaking) else forgotten_with_code(graph_module)
+
+
+def with_code(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Generate the code of a graph if there is none yet; return the module.
+
+    ``torch.compile`` and ``torch.export`` follow the code of a module, and would follow its generation, too.
+    """
     GraphInTheMaking.force_recompile(graph_module)
-    return forgotten_with_code(graph_module)
+    return graph_module
 
 
 def forgotten_with_code(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -33,14 +47,14 @@ def forgotten_with_code(graph_module: fx.GraphModule) -> fx.GraphModule:
     A process that compiles many models, or steps through many explanations, would grow.
     """
     for module in graph_module.modules():
-        if isinstance(module, fx.GraphModule) and not _is_without_code(module):
-            code = type(module).forward.__code__
-            weakref.finalize(code, _forget, code.co_filename).atexit = False
+        if isinstance(module, fx.GraphModule) and not isinstance(module, GraphInTheMaking):
+            _forget_in_time(module)
     return graph_module
 
 
-def _is_without_code(graph_module: fx.GraphModule) -> bool:
-    return isinstance(graph_module, GraphInTheMaking) and graph_module._needs_recompile()
+def _forget_in_time(graph_module: fx.GraphModule) -> None:
+    code = type(graph_module).forward.__code__
+    weakref.finalize(code, _forget, code.co_filename).atexit = False
 
 
 def _forget(filename: str) -> None:

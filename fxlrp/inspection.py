@@ -17,6 +17,7 @@ from fxlrp.capture.outputs import follow, start_inside
 from fxlrp.certificate.certified import Certified
 from fxlrp.debugging.stages import Stages
 from fxlrp.errors import InputError
+from fxlrp.generated_code import with_code
 from fxlrp.inputs import Named
 from fxlrp.printing import code, table
 from fxlrp.printing.html import Table
@@ -298,7 +299,7 @@ class Inspection(Certified):
     @property
     def graph_module(self) -> fx.GraphModule:
         """The generated program: an ordinary ``torch.fx.GraphModule`` that reads the parameters of the model."""
-        return self._explanation.require("the program").graph_module
+        return with_code(self._explanation.require("the program").graph_module)
 
     @property
     def front_end(self) -> FrontEnd:

@@ -29,6 +29,7 @@ class Places:
         self._nodes: dict[str, fx.Node] = {}
         self._inputs: dict[str, fx.Node] = {}
         self._modules: dict[str, dict[fx.Node, None]] = {}
+        modules: dict[fx.Node, dict[str, None]] = {}
         for node in program.graph.nodes if nodes is None else nodes:
             if node.op == "output":
                 continue
@@ -36,11 +37,12 @@ class Places:
                 self._nodes[node.name] = node
             if node.op == "placeholder":
                 self._inputs[input_name(node)] = node
-            inside = {path for path, _ in module_stack(node)}
-            outside = [{path for path, _ in module_stack(user)} for user in node.users]
-            for path in inside:
+            for each in (node, *node.users):
+                if each not in modules:
+                    modules[each] = dict.fromkeys(path for path, _ in module_stack(each))
+            for path in modules[node]:
                 returned = self._modules.setdefault(path, {})
-                if any(path not in others for others in outside):
+                if any(path not in modules[user] for user in node.users):
                     returned.update(dict.fromkeys(self._results(node)))
 
     def _results(self, node: fx.Node) -> tuple[fx.Node, ...]:

@@ -36,7 +36,7 @@ class Pass:
     is_checked: bool = True
 
     def __call__(self, program: Program) -> int:
-        """Run the pass on ``program``, check the graph if it is to be checked and the pass applied, and return the count.
+        """Run the pass on ``program``, check the graph if that is due and the pass applied, and return the count.
 
         Raises:
             InternalError: A property that the pass needs is not provided, or the graph is broken afterwards.

@@ -17,9 +17,7 @@ from fxlrp.relevance import implementation
 @compiler_pass(needs=["annotated"], after=["infer_signs"], before=["emit_relevance", "emit_backward"])
 def infer_support(program: Program) -> int:
     """Record the values whose relevance vanishes where they are not positive; return how many there are."""
-    # A function as a condition may return relevance anywhere.
-    places = Places(program)
-    outside = {*program.outputs, *(value for name in program.options.question.only for value in places.meant(name))}
+    outside = {*program.outputs, *_restricted(program)}
     inside: set[fx.Node] = set()
     for node in reversed(program.graph.nodes):
         annotated, operation = annotation(node), program.vocabulary.operation(node)
@@ -39,3 +37,12 @@ def infer_support(program: Program) -> int:
                 outside.add(operand)
     program.facts.supported = frozenset(inside)
     return len(inside)
+
+
+def _restricted(program: Program) -> set[fx.Node]:
+    """The values under a condition: a function as a condition may return relevance anywhere."""
+    names = program.options.question.only
+    if not names:
+        return set()
+    places = Places(program)
+    return {value for name in names for value in places.meant(name)}
