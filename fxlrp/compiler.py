@@ -12,6 +12,7 @@ from fxlrp.answer import Answer
 from fxlrp.arguments import flag
 from fxlrp.capture import Output
 from fxlrp.debugging.stages import log_and_stages, recorded
+from fxlrp.debugging.structured_trace import timed
 from fxlrp.driver import compiled, log_only
 from fxlrp.explainer import Explainer
 from fxlrp.explanation import Explanation
@@ -122,9 +123,11 @@ def compile(
     observers = log_and_stages if debug else log_only
 
     def explanation(model: nn.Module, inputs: Inputs) -> Explanation:
-        done = compiled(model, inputs, request, ordered, observers)
+        with timed("compile"):
+            done = compiled(model, inputs, request, ordered, observers)
+            first = Answer.of(done.program)
         return Explanation(
-            answers=[Answer.of(done.program)],
+            answers=[first],
             program=done.annotated,
             passes=ordered,
             signature=done.signature,

@@ -94,8 +94,7 @@ def compiled(
         answer(program, passes)
         return Compiled(program, annotated, signature, front_end)
 
-    with timed("compile"):
-        return first_that_follows(request.front_ends, attempt, inputs)
+    return first_that_follows(request.front_ends, attempt, inputs)
 
 
 def annotated_program(
@@ -138,8 +137,7 @@ def answered(annotated: Program, question: Question, passes: Passes) -> Program:
     program = copied(annotated)
     program.options = replace(program.options, question=question)
     program.observers = log_only()
-    with timed("answer"):
-        return answer(program, passes)
+    return answer(program, passes)
 
 
 def copied(program: Program) -> Program:

@@ -1,5 +1,8 @@
 """The errors that fxlrp raises: those that the user can fix, one for bugs in fxlrp, and its warning."""
 
+import inspect
+import warnings
+
 
 class FxlrpError(Exception):
     """Base class of every error that fxlrp raises on purpose."""
@@ -50,3 +53,11 @@ class InternalError(FxlrpError, AssertionError):
 
 class FxlrpWarning(UserWarning):
     """A valid explanation that says less than it seems to; the message says where, and what to do."""
+
+
+def warn(message: str) -> None:
+    """Give a :class:`FxlrpWarning` at the line that called fxlrp, which a user can change."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("fxlrp", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, FxlrpWarning, stacklevel=level)

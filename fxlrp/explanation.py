@@ -14,6 +14,7 @@ from fxlrp.capture.lock import ONE_CAPTURE, is_compiling
 from fxlrp.capture.root_module import on_other_model
 from fxlrp.debugging.stages import Stages
 from fxlrp.debugging.step_by_step import StepByStep
+from fxlrp.debugging.structured_trace import timed
 from fxlrp.driver import answered
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface
@@ -102,7 +103,8 @@ class Explanation:
         with ONE_CAPTURE:
             found = self._known(question)
             if found is None:
-                found = Answer.of(answered(self.program, question, self.passes))
+                with timed("answer"):
+                    found = Answer.of(answered(self.program, question, self.passes))
                 self.answers[1:] = [*self.answers[1:][1 - _KEPT :], found]
             return found
 

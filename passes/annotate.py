@@ -6,7 +6,6 @@ rule. It collects all operations without a rule into one error.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from types import FunctionType
 
@@ -14,7 +13,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxlrp.absence import absences
-from fxlrp.errors import FxlrpWarning, InternalError, RuleError, UnsupportedOpError
+from fxlrp.errors import InternalError, RuleError, UnsupportedOpError, warn
 from fxlrp.layouts import takes_local_parts
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
@@ -60,7 +59,7 @@ def annotate(program: Program) -> int:
     walk.check()
     if not program.options.question.at:
         for message in unreached(program, live):
-            warnings.warn(message, FxlrpWarning, stacklevel=2)
+            warn(message)
     return walk.count
 
 
@@ -266,11 +265,7 @@ class _Walk:
         self._check_extensions()
         self._check_local_parts()
         for each in self.uninformative:
-            warnings.warn(
-                f"{each}: choose another rule for it, such as ZPlus(), WSquare() or ZBox(low, high)",
-                FxlrpWarning,
-                stacklevel=2,
-            )
+            warn(f"{each}: choose another rule for it, such as ZPlus(), WSquare() or ZBox(low, high)")
 
     def _is_hidden(self, index: int) -> bool:
         """Whether earlier pairs of the same list take every node; a later ``override`` may take all on purpose."""

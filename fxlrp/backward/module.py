@@ -16,6 +16,7 @@ from fxlrp.backward.split import Split, check_compiler, split
 from fxlrp.capture import EVERY_OUTPUT, restored
 from fxlrp.capture.lock import is_compiling
 from fxlrp.copies import Copied
+from fxlrp.debugging.structured_trace import timed
 from fxlrp.driver import compiled
 from fxlrp.errors import InputError
 from fxlrp.extensions import Extension
@@ -152,8 +153,9 @@ def autograd(
     check_compiler(compiler)
 
     def halves(model: nn.Module, inputs: Inputs) -> _Halves:
-        done = compiled(model, inputs, request, passes)
-        parts = split(done.program)
+        with timed("compile"):
+            done = compiled(model, inputs, request, passes)
+            parts = split(done.program)
         parts = parts if compiler is None else parts.compiled(compiler)
         return _Halves(done.program.graph_module, parts, done.signature, done.program.graph)
 

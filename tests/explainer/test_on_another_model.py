@@ -54,6 +54,7 @@ def test_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     explain = fxlrp.compile(model, "epsilon_plus")
     expected = fxlrp.compile(_other(model), "epsilon_plus")
     explain(x, target=1, at="0")
+    assert "conv" in explain.graph_module.code
     other = expected.graph_module.get_submodule("model")
 
     def fails(*_: Any, **__: Any) -> None:

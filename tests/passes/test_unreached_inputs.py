@@ -55,3 +55,14 @@ def test_an_input_with_relevance_or_another_reason() -> None:
         fxlrp.compile(One(torch.tanh).eval(), "cplrp")
         fxlrp.compile(Two(lambda a, b: a * 2).eval(), "cplrp", example_inputs=(X, Q))
         fxlrp.compile(Two(lambda a, b: a[b]).eval(), "cplrp", example_inputs=(X, torch.tensor([1])))
+
+
+def test_the_warning_is_at_the_line_of_the_user() -> None:
+    """At the call of fxlrp.compile, or at the first call of an explainer that is captured there."""
+    function, rules, _ = STOPPED["weights"]
+    with pytest.warns(FxlrpWarning) as at_compile:
+        fxlrp.compile(Two(function).eval(), rules, example_inputs=(X, Q))
+    explain = fxlrp.compile(Two(function).eval(), rules, capture="export")
+    with pytest.warns(FxlrpWarning) as at_call:
+        explain(X, Q)
+    assert {each.filename for each in (*at_compile, *at_call)} == {__file__}
