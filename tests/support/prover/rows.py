@@ -394,6 +394,8 @@ class Called(nn.Module):
         first, *others = (arguments[name] for name in operation.parameters)
         defaults = list(operation.parameters.values())[1:]
         given = [other for other, default in zip(others, defaults, strict=True) if other is not default]
+        if operation.family in _READING_ELSEWHERE:
+            given = [each.clone() if isinstance(each, Tensor) else each for each in given]
         return getattr(first, f"{operation.name}_")(*given)
 
     def _with_parameters(self, value: Any) -> Any:
@@ -414,6 +416,9 @@ class Called(nn.Module):
             return _MATRICES[place.domain](value, getattr(self, f"eye{index}"))
         return _DOMAINS[place.domain](value)
 
+
+# These read an operand at other positions than they write, and PyTorch does not define what they give if both overlap.
+_READING_ELSEWHERE = (Family.COMPOSITE, Family.TRANSFORM)
 
 _DOMAINS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "any": lambda value: value,
