@@ -13,6 +13,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from fxlrp.absence import absences
+from fxlrp.ambiguous_selectors import ambiguous
 from fxlrp.errors import InternalError, RuleError, UnsupportedOpError, warn
 from fxlrp.layouts import takes_local_parts
 from fxlrp.operation import Family, Operation
@@ -57,9 +58,9 @@ def annotate(program: Program) -> int:
         node.meta[ANNOTATION] = annotated
         live.update(receivers(node, program.vocabulary))
     walk.check()
-    if not program.options.question.at:
-        for message in unreached(program, live):
-            warn(message)
+    stopped = [] if program.options.question.at else unreached(program, live)
+    for message in (*ambiguous(program), *stopped):
+        warn(message)
     return walk.count
 
 
