@@ -37,7 +37,7 @@ def explained_layer(layer: nn.Module, rule: rules.Rule, x: Tensor, seed: Tensor)
     return fxlrp.compile(nn.Sequential(layer).eval(), rules=[(type(layer), rule)])(x, seed=seed)
 
 
-@pytest.mark.parametrize(("layer", "rule", "bias"), pairs())
+@pytest.mark.parametrize(("layer", "rule", "bias"), list(pairs()))
 def test_rule_on_dense_matrix(layer: LayerCase, rule: RuleCase, bias: bool) -> None:
     module = layer.build(bias)
     torch.manual_seed(7)

@@ -52,15 +52,15 @@ def some_of_each(count: int, cases: Iterable[Any]) -> Iterator[Any]:
         yield pytest.param(*case.values, id=case.id, marks=marks)
 
 
-def one_in(count: int, cases: Iterable[Any]) -> Iterator[Any]:
+def one_in(count: int, cases: Iterable[Any]) -> list[Any]:
     """The cases of a test that runs over many: the first of each ``count``, and, slow, the others."""
-    for index, case in enumerate(cases):
-        if index % count == 0:
-            yield case
-        elif isinstance(case, type(pytest.param())):
-            yield pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.slow])
-        else:
-            yield pytest.param(case, marks=pytest.mark.slow)
+    return [case if index % count == 0 else _slow(case) for index, case in enumerate(cases)]
+
+
+def _slow(case: Any) -> Any:
+    if isinstance(case, type(pytest.param())):
+        return pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.slow])
+    return pytest.param(case, marks=pytest.mark.slow)
 
 
 def lrp0(model: nn.Module, **options: Any) -> fxlrp.Explainer:
