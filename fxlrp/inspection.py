@@ -78,8 +78,7 @@ class Inspection(Certified):
         from fxlrp.balance import Balance  # what a compilation does not need is imported when it is asked for
 
         given = (*inputs, Named(named))
-        found = self.debug(*given, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False)
-        return Balance.of(found)
+        return Balance.of(self.debug(*given, target=target, seed=seed, at=at, only=only, bypass=bypass, rounding=False))
 
     def debug(
         self,
@@ -298,7 +297,10 @@ class Inspection(Certified):
 
     @property
     def graph_module(self) -> fx.GraphModule:
-        """The generated program: an ordinary ``torch.fx.GraphModule`` that reads the parameters of the model."""
+        """The generated program: an ordinary ``torch.fx.GraphModule`` that reads the parameters of the model.
+
+        Run it under ``torch.no_grad()``, as the explainer does: steps may overwrite values that autograd would need.
+        """
         return with_code(self._explanation.require("the program").graph_module)
 
     @property
