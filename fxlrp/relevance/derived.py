@@ -29,7 +29,7 @@ from torch import Tensor, fx
 from fxlrp.functions import factor_count
 from fxlrp.operation import Family, Operation
 from fxlrp.program import Relevance
-from fxlrp.relevance import fourier
+from fxlrp.relevance import fourier, shape
 from fxlrp.relevance.held import SELECTED
 from fxlrp.relevance.numerics import divide_components, stabilize, unbroadcast
 from fxlrp.relevance.proportional import LinearMap, backpropagated, proportional
@@ -224,8 +224,18 @@ def _grouped_transposed(step: Step, u: fx.Node, position: int) -> fx.Node:
     return step.call(step.operation.function, u, weight, offs=arguments["offs"])
 
 
+def _moved_back(emit: Emitter) -> Callable[[Step, fx.Node, int], fx.Node]:
+    def written(step: Step, u: fx.Node, position: int) -> fx.Node:
+        moved = emit(replace(step, received=Relevance(u)))[position]
+        assert isinstance(moved, fx.Node)
+        return moved
+
+    return written
+
+
 # The transposed maps that tracing would not derive for every size, for unknown sizes, or not at all.
 _WRITTEN: Mapping[str, Callable[[Step, fx.Node, int], fx.Node]] = {
+    **{name: _moved_back(emit) for name, emit in shape.MOVES.items()},
     "index_add": _index_add_transposed,
     "scatter_add": _scatter_add_transposed,
     **dict.fromkeys(fourier.TRANSFORMS, _fourier_transposed),

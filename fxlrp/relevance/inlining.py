@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,8 +36,16 @@ _MAPPABLE = {
     torch.ops.aten.as_strided_scatter.default: written_into_strides,
 }
 
-# The fake tensors were contiguous, and these calls take no others.
-_OF_CONTIGUOUS = (torch.ops.aten.view_as_complex.default,)
+# The fake tensors were contiguous. These calls take no others, or give other factors, which the derivative reads.
+_OF_CONTIGUOUS = (
+    torch.ops.aten.view_as_complex.default,
+    torch.ops.aten.native_group_norm.default,
+    torch.ops.aten.native_group_norm_backward.default,
+    torch.ops.aten._pdist_backward.default,
+    torch.ops.aten._linalg_det.default,
+    torch.ops.aten._linalg_slogdet.default,
+    torch.ops.aten._linalg_solve_ex.default,
+)
 
 _STRIDED = (
     torch.ops.aten.as_strided.default,
@@ -56,11 +64,24 @@ def _name(node: fx.Node) -> str:
     return str(node.target._schema.name).removeprefix("aten::") if isinstance(node.target, OpOverload) else ""
 
 
-def reads_unwritten(graph: fx.Graph) -> bool:
-    """Whether a functional graph reads the elements of a tensor without values, because a write to it was lost."""
+def reads_unwritten(nodes: Collection[fx.Node]) -> bool:
+    """Whether functional calls read the elements of a tensor without values, because a write to it was lost."""
     return any(
-        _name(node) in _EMPTY and any(_name(user) not in _OVERWRITE for user in node.users) for node in graph.nodes
+        _name(node) in _EMPTY and any(user in nodes and _name(user) not in _OVERWRITE for user in node.users)
+        for node in nodes
     )
+
+
+def _needed(wanted: Sequence[Any], given: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes that compute ``wanted`` from those that are ``given``."""
+    needed = set(given)
+    rest = [node for node in wanted if isinstance(node, fx.Node)]
+    while rest:
+        node = rest.pop()
+        if node not in needed:
+            needed.add(node)
+            rest.extend(node.all_input_nodes)
+    return needed
 
 
 def contiguous(value: Any) -> Any:
@@ -77,8 +98,6 @@ def inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contribution
         inputs: The values that it takes.
         contributions: The number of its first results that are contributions, which are returned.
     """
-    if reads_unwritten(graph):
-        raise InternalError(f"the trace of the step of {step.operation.name} reads memory that nothing has written")
     depends_on_strides = any(node.target in _STRIDED for node in graph.nodes)
     if depends_on_strides:
         # The fake tensors were contiguous.
@@ -95,8 +114,11 @@ def inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contribution
         and not (step.operation.multiple_results or depends_on_strides or is_looked_for)
     ):
         values[value] = step.node
+    needed = _needed(results[:contributions], values)
+    if reads_unwritten(needed):
+        raise InternalError(f"the trace of the step of {step.operation.name} reads memory that nothing has written")
     for node in graph.nodes:
-        if node in values or node.op == "output":
+        if node in values or node not in needed:
             continue
         if node.op != "call_function":
             raise InternalError(f"the derived step of {step.operation.name} reads a constant, {node.target}")

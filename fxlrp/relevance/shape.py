@@ -185,6 +185,9 @@ _CHANGE_TYPES = ("to", "float", "double", "half", "bfloat16")
 _NOT_FINITE = ("nan_to_num",)
 _SELECT_BY_VALUE = ("topk", "sort", "maximum", "minimum")
 
+MOVES: Mapping[str, Emitter] = {name: emit for name, emit in _EMITTERS.items() if name not in _NOT_FINITE}
+"""The steps that are the transposed maps of their operations, too: they move elements, and add those of copies."""
+
 RULES: RuleTable = {
     PassThrough: {
         name: Implementation(emit, of_parameter=like_receiver(emit), follows=True)

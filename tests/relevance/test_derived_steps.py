@@ -20,7 +20,6 @@ from oracles import One, assert_relevance, random
 
 # What does not work yet, by operation, and by the inputs or the setting if the rest works.
 _DATA = "torch looks at values to differentiate it, so the step cannot be traced"
-_ROUNDING = "a random seed is divided by parts that are zero but for rounding"
 KNOWN = {"ctc_loss": _DATA}
 
 
@@ -39,23 +38,6 @@ def all_cases() -> Iterator[Any]:
     for index, operation in enumerate(operations()):
         for number, case in enumerate(cases(operation)):
             yield param(case, str(case), slow=index % 3 > 0 or number > 0)
-
-
-WITHOUT_GRADIENT = {
-    "ctc_loss": "the sizes of its value are not known",
-    **dict.fromkeys(
-        ("as_strided_scatter", "fft_fftn", "fft_ifftn"),
-        _ROUNDING,
-    ),
-}
-
-
-def gradients() -> Iterator[Any]:
-    """The first setting of every operation."""
-    for operation in operations():
-        reason = WITHOUT_GRADIENT.get(operation.name)
-        known = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-        yield pytest.param(next(cases(operation)), id=operation.name, marks=known)
 
 
 def expected(case: Case, inputs: tuple[Tensor, ...], seed: Tensor) -> list[Tensor]:
@@ -92,19 +74,6 @@ def test_relevance(case: Case) -> None:
     for optimize in (True, False):
         found = relevance_of(model, inputs, seed, presets.epsilon(0.0), capture="symbolic", optimize=optimize)
         assert_all(case, found, wanted)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.slow
-@pytest.mark.parametrize("case", list(gradients()))
-def test_the_gradient(case: Case) -> None:
-    """``x * J^T(R / z)``, whatever the operation."""
-    model = case.model()
-    inputs = model.inputs()
-    dense = Dense.of(model, inputs)
-    seed = random(*dense.z.shape, seed=5)
-    found = relevance_of(model, inputs, seed, presets.gradient(), capture="symbolic")
-    assert_all(case, found, dense.in_proportion(seed, dense.z))
 
 
 def parts_as_channels(x: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ def test_memory_that_nothing_has_written() -> None:
     empty = graph.call_function(aten.empty_like.default, (x,))
     copied = graph.call_function(aten.copy.default, (empty, x))
     graph.output(copied)
-    assert not reads_unwritten(graph)
+    assert not reads_unwritten(set(graph.nodes))
     with graph.inserting_before(graph.output_node()):
         graph.output_node().args = (graph.call_function(aten.add.Tensor, (empty, x)),)
-    assert reads_unwritten(graph)
+    assert reads_unwritten(set(graph.nodes))
 
 
 def test_tensors_are_made_on_the_device_of_the_relevance() -> None:
