@@ -4,7 +4,7 @@
 traces the whole model a second time, which takes longer than the export itself. Most graphs contain no in-place
 operation, or only some that change a value as a whole, such as ``ReLU(inplace=True)``, or a part of it, such as
 ``x[:, 1:] = 0``: these are replaced by their out-of-place forms. If other values share the changed memory and are read
-afterwards, or part of the model is in another precision, the graph is traced again.
+afterwards, or part of the model is in another precision or in ``torch.vmap``, the graph is traced again.
 """
 
 from __future__ import annotations
@@ -93,12 +93,13 @@ def _autocast_is_enabled(nodes: Iterable[fx.Node]) -> bool:
 
 
 def _is_plain(node: fx.Node, vocabulary: Vocabulary) -> bool:
-    """Whether a node can be read as it is: no region or branch, and no unknown operation that consists of others."""
+    """Whether a node can be read as it is: no region, branch or vmap, and no unknown operation that contains others."""
     if node.op != "call_function":
         return node.op != "get_attr"
     target = node.target
     if not isinstance(target, OpOverload):
-        return not isinstance(target, torch._ops.HigherOrderOperator)
+        of_functorch = getattr(target, "__module__", "") == "torch._functorch.predispatch"
+        return not (of_functorch or isinstance(target, torch._ops.HigherOrderOperator))
     if name_of(target) in ASSERTIONS:
         return True
     is_composite = target.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
