@@ -25,6 +25,7 @@ from fxlrp import nested
 from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.capture import hidden_views
 from fxlrp.capture.aten import ASSERTIONS, name_of, only_first_is_read, spell
+from fxlrp.capture.distributions import unchecked_distributions
 from fxlrp.capture.escaped_paths import any_name_in_code
 from fxlrp.capture.functional_graph import functional, open_regions
 from fxlrp.capture.holder import Holder, name_inputs
@@ -231,7 +232,7 @@ def _dynamic(values: Mapping[str, Tensor], lengths: bool) -> tuple[Any, ...]:
 def _export(
     holder: Holder, values: Mapping[str, Tensor], dynamic_shapes: tuple[Any, ...], vocabulary: Vocabulary
 ) -> ExportedProgram:
-    with ONE_CAPTURE, torch.no_grad(), quiet(), any_name_in_code(), without_fake_weights():
+    with ONE_CAPTURE, torch.no_grad(), quiet(), any_name_in_code(), without_fake_weights(), unchecked_distributions():
         exported = torch.export.export(
             holder, tuple(values.values()), dynamic_shapes={INPUTS: dynamic_shapes}, strict=False
         )
