@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from fxlrp.attention import blocks
+from fxlrp.relevance.identity import constant
 from fxlrp.relevance.numerics import stabilize
 from fxlrp.relevance.proportional import backpropagated
-from fxlrp.relevance.step import Choice, Contributions, Implementation, Receivers, RuleTable, Step
+from fxlrp.relevance.step import Contributions, Implementation, RuleTable, Step
 from fxlrp.rules.specs import Backpropagation, Constant, Taylor
 
 
@@ -45,14 +46,6 @@ def _specialize_softmax(step: Step) -> Contributions | None:
     return [step.times(x, step.call(softmax_transposed, step.single.factor, step.node, dim=step.arguments["dim"]))]
 
 
-def _none(choice: Choice) -> Receivers:
-    return Receivers((), "attention weights are constants")
-
-
-def _emit_nothing(step: Step) -> Contributions:
-    return [None]
-
-
 def _softmax_back(step: Step, u: fx.Node, _: int) -> fx.Node:
     return step.call(softmax_transposed, u, step.node, dim=step.arguments["dim"])
 
@@ -66,5 +59,5 @@ RULES: RuleTable = {
         "log_softmax": Implementation(_emit_log_softmax),
     },
     Backpropagation: dict.fromkeys(("softmax", "safe_softmax"), backpropagated(_softmax_back)),
-    Constant: Implementation(_emit_nothing, _none),
+    Constant: constant("attention weights are constants"),
 }

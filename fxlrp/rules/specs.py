@@ -325,9 +325,10 @@ class Taylor(Stabilized):
 
 @dataclass(frozen=True)
 class Constant(Rule):
-    """The result of a softmax counts as a constant (Ali et al., 2022).
+    """The result counts as a constant: of a softmax (Ali et al., 2022), or of ``detach``.
 
-    ``R_x = 0``: the input of the softmax receives no relevance.
+    ``R_x = 0``: the input receives no relevance. Other operations that change nothing in eval mode, such as dropout,
+    accept the rule by their name, too.
     """
 
     rowwise: ClassVar[bool] = True
