@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -31,6 +31,15 @@ def prior(x: Tensor) -> Tensor:
 def covariance(x: Tensor) -> Tensor:
     factor = torch.diag_embed(F.softplus(x[:, 3:]))
     return MultivariateNormal(x[:, :3], scale_tril=factor).log_prob(torch.ones(3, dtype=x.dtype))[:, None]
+
+
+@pytest.fixture(autouse=True)
+def _checked() -> Iterator[None]:
+    """TorchDynamo turns the checks off for the rest of the process."""
+    checks = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
+    yield
+    Distribution.set_default_validate_args(checks)
 
 
 @pytest.mark.parametrize("function", [mixture, prior, covariance])
