@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from fxlrp.capture.lock import is_compiling
 from fxlrp.capture.root_module import on_other_model, sharing_tensors
 from fxlrp.generated_code import generate_code
+from fxlrp.graph_parts import needed_for
 from fxlrp.layouts import to_local
 
 
@@ -128,8 +129,10 @@ def _words(source: Tensor) -> Tensor:
 def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
     """The part of a graph that computes ``constants``, which it returns."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in _needed(graph, constants, given=()):
-        copies[node] = part.node_copy(node, copies.__getitem__)
+    needed = needed_for(constants)
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(tuple(copies[node] for node in constants))
     return part
 
@@ -142,17 +145,8 @@ def _main_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
     for node in constants:
         copies[node] = part.placeholder(node.name, default_value=None)
     ending = [node for node in graph.nodes if not node.users and node.is_impure()]
-    for node in _needed(graph, ending, given=copies):
-        copies[node] = part.node_copy(node, copies.__getitem__)
+    needed = needed_for(ending, given=copies)
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = part.node_copy(node, copies.__getitem__)
     return part
-
-
-def _needed(graph: fx.Graph, wanted: Iterable[fx.Node], given: Iterable[fx.Node]) -> list[fx.Node]:
-    """The nodes that compute ``wanted`` from those that are ``given``, in order."""
-    needed, known = set(wanted), set(given)
-    chosen = []
-    for node in reversed(graph.nodes):
-        if node in needed and node not in known:
-            needed.update(node.all_input_nodes)
-            chosen.append(node)
-    return chosen[::-1]

@@ -1,13 +1,24 @@
-"""A part of a graph as a module of its own."""
+"""Parts of a graph: the nodes that compute values, and modules of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import fx, nn
 
 from fxlrp.generated_code import forgotten_with_code
+
+
+def needed_for(values: Iterable[fx.Node], given: Iterable[fx.Node] = ()) -> set[fx.Node]:
+    """Return the nodes that compute ``values``, and these, without those that are ``given`` and what computes them."""
+    known, needed, waiting = set(given), set[fx.Node](), list(values)
+    while waiting:
+        node = waiting.pop()
+        if node not in needed and node not in known:
+            needed.add(node)
+            waiting.extend(node.all_input_nodes)
+    return needed
 
 
 def part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:

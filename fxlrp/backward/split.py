@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import fx
 
 from fxlrp.arguments import shown
 from fxlrp.errors import InputError
-from fxlrp.graph_parts import part
+from fxlrp.graph_parts import needed_for, part
 from fxlrp.program import Program, nodes_by_name, returned_by
 
 
@@ -85,7 +85,7 @@ def split(program: Program) -> Split:
         index for index, value in enumerate(outputs) if not isinstance(value, fx.Node) or outputs.index(value) == index
     ]
     values = [outputs[index] for index in first]
-    needed = _needed_for([value for value in values if isinstance(value, fx.Node)])
+    needed = needed_for([value for value in values if isinstance(value, fx.Node)])
     given = [node for node in graph.nodes if node.op in ("placeholder", "get_attr") and node not in gradients.values()]
     inputs = [node for node in given if node.op == "placeholder"]
     parameters = [node for node in given if node.op == "get_attr"]
@@ -106,18 +106,8 @@ def split(program: Program) -> Split:
         ),
         {
             first.index(outputs.index(node)): frozenset(
-                index for index, source in enumerate(inputs) if source in _needed_for([node])
+                index for index, source in enumerate(inputs) if source in needed_for([node])
             )
             for node in gradients
         },
     )
-
-
-def _needed_for(values: Sequence[fx.Node]) -> set[fx.Node]:
-    needed, waiting = set(values), list(values)
-    while waiting:
-        for source in waiting.pop().all_input_nodes:
-            if source not in needed:
-                needed.add(source)
-                waiting.append(source)
-    return needed

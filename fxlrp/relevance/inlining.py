@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from fxlrp.errors import InternalError
+from fxlrp.graph_parts import needed_for
 from fxlrp.program import SIZE
 from fxlrp.relevance.element_relevance import written_into_strides
 from fxlrp.relevance.step import Step
@@ -72,18 +73,6 @@ def reads_unwritten(nodes: Collection[fx.Node]) -> bool:
     )
 
 
-def _needed(wanted: Sequence[Any], given: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes that compute ``wanted`` from those that are ``given``."""
-    needed = set(given)
-    rest = [node for node in wanted if isinstance(node, fx.Node)]
-    while rest:
-        node = rest.pop()
-        if node not in needed:
-            needed.add(node)
-            rest.extend(node.all_input_nodes)
-    return needed
-
-
 def contiguous(value: Any) -> Any:
     """A tensor in contiguous memory; a number as it is."""
     return value.contiguous() if isinstance(value, Tensor) else value
@@ -114,11 +103,11 @@ def inlined(step: Step, graph: fx.Graph, inputs: Sequence[fx.Node], contribution
         and not (step.operation.multiple_results or depends_on_strides or is_looked_for)
     ):
         values[value] = step.node
-    needed = _needed(results[:contributions], values)
+    needed = needed_for([each for each in results[:contributions] if isinstance(each, fx.Node)], given=values)
     if reads_unwritten(needed):
         raise InternalError(f"the trace of the step of {step.operation.name} reads memory that nothing has written")
     for node in graph.nodes:
-        if node in values or node not in needed:
+        if node not in needed:
             continue
         if node.op != "call_function":
             raise InternalError(f"the derived step of {step.operation.name} reads a constant, {node.target}")

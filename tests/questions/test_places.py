@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fxlrp
 from fxlrp.errors import InputError
@@ -143,3 +143,12 @@ def test_a_recipe_keeps_the_places(tmp_path: Any) -> None:
             assert {name: value.tolist() for name, value in expected.items()} == {
                 name: value.tolist() for name, value in found.items()
             }
+
+
+def test_matches_of_a_pattern_have_the_order_of_the_model() -> None:
+    """Also where one operation is in many modules."""
+    model: nn.Module = nn.Linear(4, 4)
+    for _ in range(7):
+        model = nn.Sequential(model)
+    found = fxlrp.compile(nn.Sequential(model, nn.Linear(4, 2)).eval(), at="0*")(torch.rand(1, 4), target=0)
+    assert list(found) == [".".join("0" * depth) for depth in range(1, 9)]
