@@ -91,7 +91,7 @@ MOVING = (
 AFFINE = (
     "add sub linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d mean sum cumsum "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate "
-    "batch_norm"
+    "batch_norm sum_to_size"
 ).split()
 CONTRACTIONS = ("matmul", "bmm", "mm", "einsum")
 
@@ -264,7 +264,11 @@ def relevance_of(model: nn.Module, x: Tensor, target: int, book: Book) -> Tensor
     for call in recorder.calls:
         read = _tensors([*call.args, *call.kwargs.values()])
         operands = list({id(each): each for each in read if id(each) in depending}.values())
-        if not operands or all(_is_among(result, operands) for result in call.results):
+        if not operands:
+            continue
+        if all(_is_among(result, operands) for result in call.results):
+            if call.name in AFFINE:
+                raise NotDefinedError(f"{call.name} that computes nothing: LRP-epsilon keeps no relevance at zeros")
             continue
         if any(result.is_complex() for result in call.results):
             raise NotDefinedError(f"{call.name} of complex numbers")
