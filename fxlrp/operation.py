@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -231,6 +232,9 @@ class Operation:
         """
         if self.signatures:
             return dict(self._bind_signature(args, kwargs).arguments)
+        bound = self._bound_to_names(args, kwargs)
+        if bound is not None:
+            return bound
         names = list(self.parameters)
         if self.keeps_arguments:
             others = {name: value for name, value in kwargs.items() if name != "input"}
@@ -259,6 +263,27 @@ class Operation:
         if missing:
             raise TypeError(f"{self.name} needs the argument {missing[0]!r}")
         return {name: bound.get(name, self.parameters[name]) for name in names}
+
+    def _bound_to_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What :meth:`bind` returns for a canonical call, as most are; None for others."""
+        if self.keeps_arguments or self.variadic is not None or len(args) > len(self.parameters):
+            return None
+        bound = dict(self.parameters)
+        bound.update(zip(self.parameters, args, strict=False))
+        if kwargs:
+            rest = list(self.parameters)[len(args) :]
+            for name, value in kwargs.items():
+                if name not in rest:
+                    return None
+                bound[name] = value
+        for name in self._required:
+            if bound[name] is REQUIRED:
+                return None
+        return bound
+
+    @cached_property
+    def _required(self) -> tuple[str, ...]:
+        return tuple(name for name, default in self.parameters.items() if default is REQUIRED)
 
     def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call matches the parameters."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -24,8 +23,7 @@ def is_users_file(name: str) -> bool:
     return not name.startswith(_NOT_THE_USERS)
 
 
-@dataclass(frozen=True)
-class ModuleCall:
+class ModuleCall(NamedTuple):
     """A call of a module that created a node.
 
     Args:
@@ -56,8 +54,8 @@ def module_stack(node: fx.Node) -> list[tuple[str, type[nn.Module]]]:
 
 def module_path(node: fx.Node) -> str:
     """The path of the innermost module that created the node; empty for the model itself."""
-    stack = module_stack(node)
-    return stack[-1][0] if stack else ""
+    calls = module_calls(node)
+    return calls[-1].path if calls else ""
 
 
 def is_inside(node: fx.Node, path: str) -> bool:

@@ -163,7 +163,7 @@ def check_model(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(value):
             raise InputError(f"the parameter or buffer {name!r} is not initialized: run the model once first")
-        if not _is_finite(value) and not _is_bound(name, value):
+        if value.is_floating_point() and not is_finite(value) and not _is_bound(name, value):
             raise InputError(f"the parameter or buffer {name!r} contains NaN or infinity")
 
 
@@ -171,11 +171,3 @@ def _is_bound(name: str, value: Tensor) -> bool:
     """Whether a buffer may contain infinity, as masks and bounds do."""
     is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
     return not isinstance(value, nn.Parameter) and not is_statistic and not bool(value.isnan().any())
-
-
-def _is_finite(value: Tensor) -> bool:
-    if value.is_meta or not value.is_floating_point():
-        return True
-    # The sum is fast to compute. NaN and infinity always show in it, and overflow is rare.
-    total = value.detach().sum().to_dense()
-    return bool(torch.isfinite(total)) or is_finite(value)

@@ -186,21 +186,20 @@ class _Walk:
         """Why an operation cannot carry relevance; empty if it can."""
         if operation is None:
             return ""
-        tokens = self.program.facts.tokens
-        if operation.tells(operation.makes_integers, operation.arguments(node)) and node not in tokens:
+        facts, arguments = self.program.facts, operation.arguments(node)
+        if operation.tells(operation.makes_integers, arguments) and node not in facts.tokens:
             return " (relevance cannot pass through a cast to integers)"
-        arguments = operation.arguments(node)
         if self._reads_several(node):
             several = next(source for source in node.all_input_nodes if self._has_several(source))
             return f" (reads all results of {several.name!r} at once; select them one by one)"
+        dependent = not facts.dependent.isdisjoint(operation.operands_among(arguments))
         for name, value in arguments.items():
-            dependent = any(each in self.program.facts.dependent for each in operation.operands_of(node))
             carries_none = name in (*operation.operands, *operation.without_relevance)
             if carries_none or (name in operation.held_constant and dependent):
                 continue
             found: list[fx.Node] = []
             fx.map_arg(value, found.append)
-            if any(source in self.program.facts.dependent for source in found):
+            if not facts.dependent.isdisjoint(found):
                 return f" (relevance would flow into its argument {name!r}{self._hint()})"
         return ""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from types import NoneType
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -18,7 +20,7 @@ def copy_with_shared_tensors(model: nn.Module) -> nn.Module:
     leave behind. In the copy it takes the place of the hidden one.
     """
     shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(module)}
-    memo: dict[int, Any] = {**shared}
+    memo: dict[int, Any] = {**_copies_of_empty(model), **shared}
     put_copies_of_sharded_modules(model, memo)
     copied: nn.Module = copy.deepcopy(model, memo)
     for module in copied.modules():
@@ -38,5 +40,19 @@ def _hiding(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
-    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    """The tensors of a module, its parameters and buffers among them, without those of its submodules."""
+    own = [value for value in vars(module).values() if not isinstance(value, _SCALARS)]
     return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]
+
+
+def _copies_of_empty(model: nn.Module) -> dict[int, Any]:
+    """A memo for :func:`copy.deepcopy` with the empty containers of a model, which it copies slowly.
+
+    A module has a dozen for its hooks.
+    """
+    containers = (value for module in model.modules() for value in vars(module).values() if type(value) in _CONTAINERS)
+    return {id(value): type(value)() for value in containers if not value}
+
+
+_SCALARS = (bool, int, float, str, NoneType)
+_CONTAINERS = (dict, OrderedDict, set)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -85,11 +87,15 @@ def _without_zeros(z: Tensor) -> Tensor:
 
 def is_finite(value: Tensor) -> bool:
     """Whether all elements are finite; of a sparse tensor, all elements that it stores."""
+    if value.is_meta:
+        return True
     if value.layout == torch.sparse_coo:
         value = value.coalesce().values()
     elif value.layout != torch.strided:
         value = value.values()
-    return value.is_meta or bool(torch.isfinite(value).all())
+    # The sum is fast to compute. NaN and infinity always show in it, and overflow is rare.
+    sum_is_finite = value.is_floating_point() and math.isfinite(value.detach().sum())
+    return sum_is_finite or bool(torch.isfinite(value).all())
 
 
 def sums_of_samples(values: Tensor) -> Tensor:
