@@ -2,6 +2,7 @@
 #   make demo       explain photographs by a network trained on ImageNet: writes photo.png
 #   make test       run the tests
 #   make test-fast  run those that are not marked slow, in about three minutes
+#   make test-repeats  run those that `make test` leaves out, since others show the same: more cases of tests of many
 #   make lint       ruff and mypy
 #   make docs       build the documentation: build/docs/index.html
 #   make prove      check 10,000 random models, in a few hours; PROVE_ARGS=--help
@@ -22,7 +23,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-fast lint format docs prove fuzz soak mutate bench runtimes conditioning evidence clean
+.PHONY: demo test test-fast test-repeats lint format docs prove fuzz soak mutate bench runtimes conditioning evidence clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m fxlrp.demo
@@ -35,6 +36,9 @@ test: $(VENV)/installed-dev
 
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not repeats" $(PYTEST_ARGS)
+
+test-repeats: $(VENV)/installed-dev
+	$(PYTEST) -m repeats $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

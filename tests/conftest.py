@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +23,9 @@ def pytest_configure() -> None:
     trace.handlers.clear()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Before pytest leaves out what -m does not select.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing = {}
     if not torch.cuda.is_available():
         missing["cuda"] = "there is no CUDA device"
@@ -31,6 +35,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    if not any("::" in each for each in config.args):
+        _leave_out_repeats(items)
+
+
+def _leave_out_repeats(items: list[pytest.Item]) -> None:
+    """Mark the cases of sampled tests as repeats that their markers leave out."""
+    seen: Counter[tuple[str, int]] = Counter()
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        if sampled is None:
+            continue
+        assert isinstance(item, pytest.Function)
+        count, *each = sampled.args
+        if each:
+            value = item.callspec.indices[each[0]]
+            test = (item.nodeid.partition("[")[0], value)
+            turn = seen[test] - value
+            seen[test] += 1
+        else:
+            turn = zlib.crc32(item.nodeid.encode())
+        if turn % count:
+            item.add_marker(pytest.mark.repeats)
 
 
 def pytest_collection() -> None:
@@ -39,9 +65,21 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
+    _keep_from_garbage_collector()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    # So does most of what is left of the tests of a module: what they imported, traced and cached.
+    if nextitem is not None and nextitem.path != item.path:
+        _keep_from_garbage_collector()
+
+
+def _keep_from_garbage_collector() -> None:
+    """Collect what is garbage, and let the garbage collector not visit the rest again."""
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture(autouse=True)

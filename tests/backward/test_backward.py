@@ -40,6 +40,7 @@ def relevance(explained: Any, *inputs: Tensor, select: Callable[[Any], Tensor] =
     return tuple(leaf.grad for leaf in leaves)
 
 
+@pytest.mark.sampled(3, "name")
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["autograd", "backend", *slow_ones("backend, open sizes", "by name")])
 @pytest.mark.parametrize("name", sorted(zoo.SMALL_NETS))
@@ -316,6 +317,7 @@ def test_the_logs_show_what_is_made(way: str, caplog: pytest.LogCaptureFixture) 
     assert any("gradient_of_head" in message and "the generated program" in message for message in said)
 
 
+@pytest.mark.sampled(3, "name")
 @pytest.mark.slow
 @ways
 @pytest.mark.parametrize(

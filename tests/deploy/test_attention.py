@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import fxlrp
 from deployed import assert_same, file_name, formats
-from helpers import compiler_needed
 
 IDS = torch.tensor([[3, 1, 4, 1, 5], [2, 6, 5, 3, 5]])
 
@@ -51,7 +50,7 @@ class Vision(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", formats())
+@pytest.mark.parametrize("format", formats(compiled_repeats=True))
 def test_a_vision_transformer(format: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16)
@@ -70,6 +69,15 @@ def test_a_language_model(format: str, tmp_path: Path) -> None:
     explain.export(path, IDS, format=format, target=(3, 2))  # type: ignore[arg-type]
     calls = [(IDS,), (IDS.repeat(2, 1),)]
     assert_same(format, path, calls, [explain(*call, target=(3, 2)) for call in calls])
+    if format == "aoti":
+        assert_fused_kernels_are_compiled(path)
+
+
+def assert_fused_kernels_are_compiled(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        sources = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".wrapper.cpp"))
+    kernel = b"_scaled_dot_product_flash_attention_for_cpu"
+    assert kernel + b"(" in sources and kernel + b"_backward(" in sources
 
 
 def test_a_file_for_pytorch_keeps_the_fused_kernels(tmp_path: Path) -> None:
@@ -78,14 +86,3 @@ def test_a_file_for_pytorch_keeps_the_fused_kernels(tmp_path: Path) -> None:
     called = {str(node.target) for node in torch.export.load(tmp_path / "explain.pt2").graph.nodes}
     kernel = "aten._scaled_dot_product_flash_attention_for_cpu"
     assert {f"{kernel}.default", f"{kernel}_backward.default"} <= called
-
-
-@pytest.mark.slow
-@compiler_needed
-def test_a_compiled_file_keeps_the_fused_kernels(tmp_path: Path) -> None:
-    explain = fxlrp.compile(Language().eval(), "attnlrp", example_inputs=IDS)
-    explain.export(tmp_path / "explain.pt2", IDS, target=(3, 2), format="aoti")
-    with zipfile.ZipFile(tmp_path / "explain.pt2") as archive:
-        sources = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".wrapper.cpp"))
-    kernel = b"_scaled_dot_product_flash_attention_for_cpu"
-    assert kernel + b"(" in sources and kernel + b"_backward(" in sources

@@ -72,7 +72,7 @@ def test_tied_weights_are_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", formats())
+@pytest.mark.parametrize("format", formats(compiled_repeats=True))
 def test_metadata(format: str, file_of: Callable[[str], Path]) -> None:
     explain = fxlrp.compile(convolutional()[0], [("conv2d", fxlrp.rules.Gamma(0.25))])
     path = file_of(format)

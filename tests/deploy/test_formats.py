@@ -61,7 +61,7 @@ class Pairs(nn.Module):
         return F.leaky_relu(self.first(x)) * scale + self.second(target)
 
 
-@pytest.mark.parametrize("format", formats(slow=True))
+@pytest.mark.parametrize("format", formats(compiled_repeats=True))
 def test_several_inputs_and_outputs(format: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     explain = fxlrp.compile(Pairs().eval())

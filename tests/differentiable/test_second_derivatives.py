@@ -22,6 +22,7 @@ from oracles import One, assert_relevance, random
 _CASES = [pytest.param((net, preset), id=f"{net}, {preset}") for net in NETS for preset in PRESETS]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("optimize", [True, False])
 @pytest.mark.parametrize("case", list(one_in(5, _CASES)))
 def test_every_preset(case: tuple[str, str], optimize: bool) -> None:

@@ -60,7 +60,7 @@ def test_random_networks(case: tuple[str, int, int], half: torch.dtype) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["default", "attnlrp", *repeated("epsilon", "cplrp", "epsilon_plus_flat")])
+@pytest.mark.parametrize("preset", ["default", *repeated("attnlrp", "epsilon", "cplrp", "epsilon_plus_flat")])
 def test_transformer_encoder(preset: str) -> None:
     """Twelve layers in bfloat16: as close to single precision as gradient x input is."""
 

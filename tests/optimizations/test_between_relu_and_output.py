@@ -37,7 +37,7 @@ def cases_of(operation: Operation, setting: Setting) -> Iterator[tuple[Sources, 
                 yield chosen, rules
 
 
-@pytest.mark.parametrize(("operation", "setting"), list(some_of_each(2, CASES)))
+@pytest.mark.parametrize(("operation", "setting"), list(some_of_each(5, CASES)))
 def test_optimizations_change_nothing(operation: Operation, setting: Setting) -> None:
     found = []
     for chosen, rules in cases_of(operation, setting):
@@ -50,7 +50,7 @@ def test_optimizations_change_nothing(operation: Operation, setting: Setting) ->
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(("operation", "setting"), list(some_of_each(2, CASES)))
+@pytest.mark.parametrize(("operation", "setting"), list(some_of_each(5, CASES)))
 def test_a_relu_afterwards_leaves_what_the_operation_reads(operation: Operation, setting: Setting) -> None:
     """Without a ReLU before it, so that one which works in the memory of the hidden layer would change that."""
     chosen = sources(setting)[0]

@@ -58,6 +58,7 @@ EXTREMES = (as_it_is, some_dead, all_dead, negative, positive, exactly_zero)
 COMMON_CHAINS = ("dense", "conv2d", "groups", "conv_transpose2d")
 
 
+@pytest.mark.sampled(3, "name")
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", LINEAR_RULES, ids=str)
 @pytest.mark.parametrize("name", [name if name in COMMON_CHAINS else pytest.param(name, marks=slow) for name in CHAINS])

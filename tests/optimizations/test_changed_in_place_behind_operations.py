@@ -72,6 +72,7 @@ def shares_memory(model: Changed, x: Tensor) -> bool:
     return any(result.untyped_storage().data_ptr() == memory for result in results)
 
 
+@pytest.mark.sampled(4, "operation")
 @pytest.mark.parametrize("transposed", (False, True), ids=("contiguous", "transposed"))
 @pytest.mark.parametrize("result_changes", (True, False), ids=("result", "operand"))
 @pytest.mark.parametrize("operation", WRITTEN, ids=lambda operation: operation.name)

@@ -93,6 +93,7 @@ def assert_sound_in_company(turn: int, shift: int) -> None:
     assert_sound(model, pairs, *variations(x), configurations=some_configuration(turn + shift))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(OPERATIONS)), ids=list(OPERATIONS))
 def test_an_operation_in_any_company(turn: int) -> None:
@@ -100,6 +101,7 @@ def test_an_operation_in_any_company(turn: int) -> None:
     assert_sound_in_company(turn, turn % 2)
 
 
+@pytest.mark.sampled(2)
 @slow
 @pytest.mark.parametrize("turn", range(len(OPERATIONS)), ids=list(OPERATIONS))
 def test_an_operation_in_other_company(turn: int) -> None:
@@ -114,6 +116,7 @@ def test_facts_about_small_nets(name: str) -> None:
         assert_sound(model, preset, *variations(*inputs))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(20), *slow_ones(*range(20, 100))])
 def test_random_graphs(seed: int) -> None:

@@ -15,6 +15,7 @@ from helpers import as_tuple, slow_ones
 from oracles import assert_relevance
 
 
+@pytest.mark.sampled(4, "name")
 @pytest.mark.slow
 @pytest.mark.parametrize("segments", [True, *slow_ones(1, 2), 5, *slow_ones(1000)])
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "plain"])

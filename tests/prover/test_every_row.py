@@ -19,6 +19,7 @@ def parts(name: str) -> Iterator[Part]:
         yield from [part for part in ways if part is not None][:1]
 
 
+@pytest.mark.sampled(2, "name")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("check", ["LRP-0 = gradient x input", "conservation"])

@@ -49,7 +49,7 @@ def calls() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", list(some_of_each(3, calls())))
+@pytest.mark.parametrize("case", list(some_of_each(6, calls())))
 def test_the_gradient(case: Case) -> None:
     """``x * J^T(R / z)``, where no part of ``z`` is zero but for rounding."""
     model = case.model()

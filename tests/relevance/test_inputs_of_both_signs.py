@@ -98,6 +98,7 @@ def preset(rule: rules.Rule) -> Any:
     return fxlrp.presets.epsilon().override([("layer", rule)])
 
 
+@pytest.mark.sampled(3, "name")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(("layer", "before", "after"), CASES)
 def test_rule_between_two_activations(layer: str, before: str, after: str, name: str) -> None:

@@ -37,6 +37,7 @@ def explained_layer(layer: nn.Module, rule: rules.Rule, x: Tensor, seed: Tensor)
     return fxlrp.compile(nn.Sequential(layer).eval(), rules=[(type(layer), rule)])(x, seed=seed)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("layer", "rule", "bias"), list(pairs()))
 def test_rule_on_dense_matrix(layer: LayerCase, rule: RuleCase, bias: bool) -> None:
     module = layer.build(bias)

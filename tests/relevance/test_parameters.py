@@ -98,6 +98,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(layer, rule, bias, id=name, marks=[] if basic else pytest.mark.slow)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("optimize", [True, False], ids=["optimized", "general"])
 @pytest.mark.parametrize(("layer", "rule", "bias"), list(pairs()))
 def test_rule_on_dense_matrix(layer: LayerCase, rule: RuleCase, bias: bool, optimize: bool) -> None:

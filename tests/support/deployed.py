@@ -85,8 +85,9 @@ def model_and_images(name: str) -> tuple[nn.Module, Tensor]:
     return model.double(), torch.cat([images, zoo.images(1, 64, seed=5)])
 
 
-def formats(*, slow: bool = False) -> list[Any]:
-    compiled = pytest.param("aoti", marks=[compiler_needed, *([pytest.mark.slow] if slow else [])])
+def formats(*, compiled_repeats: bool = False) -> list[Any]:
+    """The formats of a test; a compiler takes half a minute for a package, which repeats what another test shows."""
+    compiled = pytest.param("aoti", marks=[compiler_needed, *([pytest.mark.repeats] if compiled_repeats else [])])
     return ["export", "onnx", compiled]
 
 

@@ -120,6 +120,7 @@ def model_of(way: str, gated: bool = False) -> GPT2:
 IDS = torch.tensor([[1, 5, 2, 0, 7, 3], [3, 3, 8, 10, 4, 9]])
 
 
+@pytest.mark.sampled(3, "way")
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("way", ["sdpa", "softmax", "einsum"])
 @pytest.mark.parametrize("optimize", [True, False])
