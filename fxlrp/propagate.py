@@ -39,6 +39,7 @@ def propagate(
         parameters: The nodes that read the parameters whose relevance is requested.
     """
     ledger, of_parameters = Ledger(program, forward), ParameterSteps(program, forward, parameters)
+    known = {**program.facts.values, **program.facts.sizes}
     for explained, start in starts.items():
         base = explained if program.options.question.coefficients else None
         ledger.credit(explained, Relevance(start, base), by=None)
@@ -51,13 +52,18 @@ def propagate(
         if node in ledger.without:
             ledger.without.update(dict.fromkeys(receivers(node, program.vocabulary), ledger.without[node]))
         elif annotated is not None and (not conditions or ledger.received(node) is not None):
-            ledger.flows[node] = _emit_step(program, node, annotated, ledger, of_parameters)
+            ledger.flows[node] = _emit_step(program, known, node, annotated, ledger, of_parameters)
         of_parameters.pass_on(node, ledger)
     return ledger
 
 
 def _emit_step(
-    program: Program, node: fx.Node, annotated: Annotation, ledger: Ledger, of_parameters: ParameterSteps
+    program: Program,
+    known: Mapping[str, Any],
+    node: fx.Node,
+    annotated: Annotation,
+    ledger: Ledger,
+    of_parameters: ParameterSteps,
 ) -> Flow:
     operation = program.vocabulary.operation(node)
     how = implementation(operation, annotated.rule) if operation else None
@@ -70,16 +76,16 @@ def _emit_step(
     if index is not None:
         ledger.credit_part(operands[0], index, received)
         return Flow(arrived, arrived)
-    known = program.facts
+    of_program = program.facts
     as_coefficients = program.options.question.coefficients
     facts = StepFacts(
-        known.non_negative,
-        known.finite,
-        known.infinite,
-        node in known.supported,
-        node in known.quotients or (as_coefficients and how.quotients),
+        of_program.non_negative,
+        of_program.finite,
+        of_program.infinite,
+        node in of_program.supported,
+        node in of_program.quotients or (as_coefficients and how.quotients),
         as_coefficients,
-        {**known.values, **known.sizes},
+        known,
         program.options.differentiable,
     )
     multiply = functools.partial(ledger.multiplied, node)

@@ -34,10 +34,11 @@ def emit_relevance(program: Program) -> int:
     """Append a step for every annotated node and return the inputs' relevance; return how many steps there are."""
     graph, output, question = program.graph, program.graph.output_node(), program.options.question
     annotated, forward = program.annotated or copy.deepcopy(graph), list(graph.nodes)
-    inputs, places = inputs_among(forward), Places(program)
+    # A question that names no place asks for the inputs.
+    inputs, places = inputs_among(forward), Places(program, forward if question.names else ())
     controls = _controls(graph, inputs, question)
     (explained,) = program.outputs
-    conditions = _conditions(program, places, _reached(program, forward, explained))
+    conditions = _conditions(program, places, _reached(program, forward, explained)) if question.only else {}
     with graph.inserting_before(output):
         masks = {value: _mask(program, value, name, controls) for value, name in conditions.items()}
         start = _start(program, explained, controls, _tokens(program, forward))
