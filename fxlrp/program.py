@@ -136,6 +136,7 @@ class Facts:
         supported: The nodes whose relevance is zero wherever their value is zero or negative.
         quotients: Decision: the nodes whose steps may pass on relevance as quotients.
         positions: Decision: the node that computes which positions of the output are explained; None for all.
+        whole: Decision: the copies that compute all positions, by the nodes that compute those that are explained.
     """
 
     values: Mapping[str, InputSpec] = field(default_factory=dict)
@@ -156,6 +157,7 @@ class Facts:
     supported: frozenset[fx.Node] = frozenset()
     quotients: frozenset[fx.Node] = frozenset()
     positions: fx.Node | None = None
+    whole: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
     def on(self, nodes: Mapping[fx.Node, fx.Node]) -> Facts:
         """Return the same facts about a copy of the graph; a fact about a node that is not in ``nodes`` is dropped."""

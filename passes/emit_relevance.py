@@ -37,7 +37,8 @@ def emit_relevance(program: Program) -> int:
     # A question that names no place asks for the inputs.
     inputs, places = inputs_among(forward), Places(program, forward if question.names else ())
     controls = _controls(graph, inputs, question)
-    (explained,) = program.outputs
+    (output_value,) = program.outputs
+    explained = next((node for node, whole in program.facts.whole.items() if whole is output_value), output_value)
     conditions = _conditions(program, places, _reached(program, forward, explained)) if question.only else {}
     with graph.inserting_before(output):
         masks = {value: _mask(program, value, name, controls) for value, name in conditions.items()}
@@ -49,7 +50,7 @@ def emit_relevance(program: Program) -> int:
         asked = _asked_for(program, forward, places, parameters, ledger)
         results = [_result(program, ledger, name, node, explained) for name, node in asked.items()]
     values = tuple(sources[0] for sources in asked.values()) if question.returns_values else ()
-    returned = (*(node for _, node in results), *values, *((explained,) if question.returns_output else ()))
+    returned = (*(node for _, node in results), *values, *((output_value,) if question.returns_output else ()))
     output.args = (returned[0] if len(returned) == 1 else returned,)
     interface = Interface(
         inputs=tuple(node.name for node in inputs),

@@ -34,6 +34,7 @@ from fxlrp.passes.name_nodes import name_nodes
 from fxlrp.passes.nest_regions import nest_regions
 from fxlrp.passes.normalize import normalize
 from fxlrp.passes.read_redistributed import read_redistributed
+from fxlrp.passes.read_whole_positions import read_whole_positions
 from fxlrp.passes.recognize_attention import recognize_attention
 from fxlrp.passes.recompute_values import recompute_values
 from fxlrp.passes.release_values import release_values
@@ -76,6 +77,7 @@ EXPLANATION: tuple[Pass, ...] = (
     *SPECIALIZE,
     select_positions,
     emit_relevance,
+    read_whole_positions,
     remove_dead_code,
     read_redistributed,
     gather_again,

@@ -2,7 +2,7 @@
 
 Behind the last attention of a language model every position is computed by itself: the last gated MLP, the norms and
 the head. If the target selects one position, the others need not be computed, and have no relevance. The annotated
-graph remains that of the model.
+graph remains that of the model. If the output is returned, copies compute all positions of it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from fxlrp.rules.specs import PassThrough
 @compiler_pass(needs=["annotated"], after=["carry_quotients", "infer_finite"], before=["emit_relevance"])
 def select_positions(program: Program) -> int:
     """Select positions of the values behind which they do not mix; return how many values these are."""
-    if program.options.question.returns_output:
-        # The output is returned with all positions.
-        return 0
     rows = _separate_rows(program)
     if not any(_is_dense(program, node) for node in rows) or requested(program).intersection(rows):
         return 0
     program.annotated = copy.deepcopy(program.graph)
     (output,) = program.outputs
+    if program.options.question.returns_output:
+        program.facts.whole = _copied(program, rows)
     read = dict.fromkeys(source for node in program.graph.nodes if node in rows for source in _rows_read(program, node))
     values = [value for value in read if value not in rows]
     with_relevance = {value for node in rows for value in receivers(node, program.vocabulary)}
@@ -48,6 +47,20 @@ def select_positions(program: Program) -> int:
         value.replace_all_uses_with(selected, lambda user: user in rows)
     program.facts.positions = positions
     return len(values)
+
+
+def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Copy nodes, without their annotation, to return the copy of the output."""
+    copies: dict[fx.Node, fx.Node] = {}
+    output = program.graph.output_node()
+    with program.graph.inserting_before(output):
+        for node in list(program.graph.nodes):
+            if node in rows:
+                copies[node] = program.graph.node_copy(node, lambda read: copies.get(read, read))
+                copies[node].meta.pop(ANNOTATION, None)
+                copies[node]._rename(f"{node.name}_of_all_positions")
+    output.args = fx.map_arg(output.args, lambda node: copies[node])
+    return copies
 
 
 def _separate_rows(program: Program) -> set[fx.Node]:

@@ -59,9 +59,11 @@ def nets() -> dict[str, tuple[nn.Module, Tensor]]:
 NETS = nets()
 
 
-def program_of(model: nn.Module, x: Tensor, *, stacked: bool = False, output: str | None = None) -> Program:
-    inputs = Inputs.of(model, x)
-    options = Options(epsilon_plus_flat(), Question(stacked=stacked), segments=2, examples=inputs.specs)
+def program_of(
+    model: nn.Module, x: Tensor, *, stacked: bool = False, output: str | None = None, returns_output: bool = False
+) -> Program:
+    inputs, question = Inputs.of(model, x), Question(stacked=stacked, returns_output=returns_output)
+    options = Options(epsilon_plus_flat(), question, segments=2, examples=inputs.specs)
     return Program(capture(model, inputs, output=output), CANONICAL, options)
 
 
@@ -70,7 +72,8 @@ def answer(passes: tuple[Pass, ...], model: nn.Module, x: Tensor, *, stacked: bo
     run_passes(program, passes)
     program.graph_module.recompile()
     with torch.no_grad():
-        relevance: Tensor = program.graph_module(x.clone(), None, None)
+        found = program.graph_module(x.clone(), None, None)
+    relevance: Tensor = found[0] if isinstance(found, tuple) else found
     return relevance[0] if stacked else relevance
 
 
@@ -98,6 +101,8 @@ def test_a_swap_is_refused_or_changes_no_answer(first: int) -> None:
         except InternalError:
             continue
         assert_relevance(answer(order, *NETS["in place"], output="again"), inside, 1e-10)
+        returning = answer(order, *NETS["attention"], returns_output=True)
+        assert_relevance(returning, expected["attention"], 1e-10)
         for name, net in NETS.items():
             assert_relevance(answer(order, *net), expected[name], 1e-10)
             assert_relevance(answer(without_checkpoint(order), *net), expected[name], 1e-10)
@@ -116,6 +121,8 @@ def test_the_nets_exercise_the_passes() -> None:
         for name, count in run_passes(program_of(model, x, stacked=stacked), passes).items():
             counts[name] = counts.get(name, 0) + count
     counts["start_inside"] += run_passes(program_of(*NETS["in place"], output="again"), orders[0])["start_inside"]
+    returning = program_of(*NETS["attention"], returns_output=True)
+    counts["read_whole_positions"] += run_passes(returning, orders[0])["read_whole_positions"]
     on_devices = {"gather_again", "merge_layouts", "read_redistributed"}  # tests/distributed/ has nets for these
     assert not [name for name, count in counts.items() if count == 0 and name not in on_devices]
 

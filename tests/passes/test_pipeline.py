@@ -68,6 +68,7 @@ def test_every_pass_is_in_the_pipeline() -> None:
         "nest_regions",
         "normalize",
         "read_redistributed",
+        "read_whole_positions",
         "recognize_attention",
         "recompute_values",
         "release_values",

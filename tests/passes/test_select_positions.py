@@ -76,6 +76,9 @@ def test_explanations_are_those_of_all_positions(model: nn.Module, preset: str, 
     assert "at_positions" in selected.code and "at_positions" not in whole.code
     for told in TARGETS.values():
         assert_close(selected(IDS, **told), whole(IDS, **told))
+        relevance, output = selected(IDS, **told, return_output=True)
+        assert_close(relevance, whole(IDS, **told))
+        assert_close(output, model(IDS))
     longer = IDS.repeat(2, 2)
     assert_close(selected(longer, target=(7, 3)), whole(longer, target=(7, 3)))
 
