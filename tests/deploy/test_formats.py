@@ -102,7 +102,7 @@ def text() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", formats())
+@pytest.mark.parametrize("format", formats(compiled_repeats=True))
 def test_tokens_by_name(format: Any, tmp_path: Path) -> None:
     model, tokens, mask = text()
     examples = {"tokens": tokens[:1], "mask": mask[:1], "per_position": False}

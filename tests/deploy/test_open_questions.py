@@ -82,7 +82,7 @@ def test_several_of_both(format: Any, tmp_path: Path) -> None:
     assert fxlrp.deploy.metadata(path)["conditions"]["stem"] == "only_stem"
 
 
-@pytest.mark.slow
+@pytest.mark.repeats
 @compiler_needed
 def test_a_compiled_package(tmp_path: Path) -> None:
     explain, path, mask = small(), tmp_path / "explain.pt2", masks(2, 4)
