@@ -55,7 +55,7 @@ def emit_relevance(program: Program) -> int:
     interface = Interface(
         inputs=tuple(node.name for node in inputs),
         controls={name: node.name for name, node in controls.items()},
-        starts={explained.name: start.name},
+        starts={output_value.name: start.name},
         results=tuple(result for result, _ in results),
         conditions=tuple(mask.name for mask in masks.values()),
         returns_output=question.returns_output,

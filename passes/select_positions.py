@@ -50,15 +50,20 @@ def select_positions(program: Program) -> int:
 
 
 def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Copy nodes, without their annotation, to return the copy of the output."""
+    """Copy nodes without their annotation, and return the copy of the output. The names become those of the copies."""
     copies: dict[fx.Node, fx.Node] = {}
-    output = program.graph.output_node()
+    output, names, known = program.graph.output_node(), program.graph._graph_namespace, program.facts.values
     with program.graph.inserting_before(output):
         for node in list(program.graph.nodes):
             if node in rows:
                 copies[node] = program.graph.node_copy(node, lambda read: copies.get(read, read))
                 copies[node].meta.pop(ANNOTATION, None)
-                copies[node]._rename(f"{node.name}_of_all_positions")
+                name = node.name
+                node._rename(f"{name}_at_positions")
+                copies[node].name = name
+                names._rename_object(copies[node], name)
+                known = {**known, node.name: known[name]}
+    program.facts.values = known
     output.args = fx.map_arg(output.args, lambda node: copies[node])
     return copies
 

@@ -64,6 +64,15 @@ def test_targets_of_a_language_model(tmp_path: Path) -> None:
         assert_relevance(loaded(tmp_path / "explain.pt2")(IDS), explain(IDS, target=target), 1e-8)
 
 
+def test_the_output_of_a_language_model_after_the_relevance(tmp_path: Path) -> None:
+    model, targets = language_model(), torch.tensor([[2, 4], [1, 3]])
+    explain = fxlrp.compile(model, "attnlrp", example_inputs=IDS)
+    explain.export(tmp_path / "explain.pt2", IDS, outputs=("relevance", "output"))
+    relevance, output = loaded(tmp_path / "explain.pt2")(IDS, targets)
+    assert_relevance(relevance, explain(IDS, target=targets), 1e-8)
+    torch.testing.assert_close(output, model(IDS))
+
+
 def test_a_region(tmp_path: Path) -> None:
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[2:4, 1:3] = True

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import fxlrp
 from fxlrp import Optimizations, rules
@@ -102,6 +103,20 @@ def test_no_relevance_of_all_positions_and_classes_exists(model: nn.Module) -> N
             explain(ids, **told)
         # The mask of attention, the weights of the head, and values of all positions with their features.
         assert largest.size <= max(size, 40 * 40, 8 * CLASSES, 2 * 40 * 12) < 2 * 40 * CLASSES
+
+
+def test_an_output_that_is_returned_costs_what_the_model_costs(model: nn.Module) -> None:
+    """Eight more positions behind the attention, and no relevance of them; with a seed, nothing."""
+    explain = fxlrp.compile(model, "attnlrp", example_inputs=IDS)
+    of_a_position = 2 * (8 * 8 + 2 * 8 * 12 + 12 * 8 + 8 * CLASSES)
+    for told, more in (({"target": (2, 3)}, 8 * of_a_position), ({"seed": torch.ones(2, 5, CLASSES).double()}, 0)):
+        counted = []
+        for returned in (False, True):
+            explain(IDS, return_output=returned, **told)
+            with FlopCounterMode(display=False) as counter:
+                explain(IDS, return_output=returned, **told)
+            counted.append(counter.get_total_flops())
+        assert counted[1] - counted[0] == more
 
 
 def test_the_graph_that_users_see_is_that_of_the_model(model: nn.Module) -> None:
