@@ -154,6 +154,7 @@ class _Tracer(fx.Tracer):
         if path not in parameter_proxy_cache:
             read, known = ("get_attr", path, ()), partial(_AttributeProxy, tracer=self, value=attr_val)
             proxy = self.create_proxy(*read, {}, proxy_factory_fn=known)
+            # The search for the module takes long.
             if is_distributed(attr_val) and is_gathered(self.root.get_submodule(path.rpartition(".")[0]), attr_val):
                 proxy = self.create_proxy("call_function", layouts.whole, (proxy,), {}, proxy_factory_fn=known)
             parameter_proxy_cache[path] = proxy
