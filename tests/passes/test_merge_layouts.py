@@ -52,7 +52,9 @@ def changes_of(program: Program) -> list[tuple[Any, ...]]:
     return [(node.target, *map(str, node.args)) for node in program.graph.nodes if node.target in CHANGES]
 
 
-@pytest.mark.parametrize("change", [(redistribute, (0,)), (redistribute, ("R",)), (to_local,)], ids=str)
+@pytest.mark.parametrize(
+    "change", [(redistribute, (0,)), (redistribute, ("R",)), (to_local,)], ids=["rows", "copies", "local"]
+)
 def test_equal_changes_are_one(change: tuple[Any, ...]) -> None:
     program = program_of(change, change, change)
     first = changes_of(program)[0]
