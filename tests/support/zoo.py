@@ -71,11 +71,12 @@ class _ParametersOnMeta(TorchFunctionMode):
         return func(*args, **((kwargs or {}) | ({"device": "meta"} if func is torch.empty else {})))
 
 
-def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, narrow: bool = True) -> nn.Module:
     """A torchvision classifier with random weights, in eval mode; its BatchNorm still wants `calibrate`."""
     with _ParametersOnMeta():
         model = torchvision.models.get_model(name, weights=None, **BUILDER_OPTIONS.get(name, {}))
-        _narrow(model)
+        if narrow:
+            _narrow(model)
     model = model.to(dtype).to_empty(device="cpu")
     return initialise(model, seed=seed)
 
@@ -207,10 +208,10 @@ def bias_free(name: str, *, batch: int = 2, size: int = 32) -> tuple[nn.Module, 
     return calibrate(without_biases(build(name)), data, centred=False), data[:batch].clone()
 
 
-def calibrated(name: str, *, batch: int = 2, size: int = 32) -> tuple[nn.Module, Tensor]:
+def calibrated(name: str, *, batch: int = 2, size: int = 32, narrow: bool = True) -> tuple[nn.Module, Tensor]:
     """The torchvision model `name` with biases and calibrated statistics, and images for it."""
     data = model_images(name, CALIBRATION_BATCH, size=size)
-    return calibrate(build(name), data), data[:batch].clone()
+    return calibrate(build(name, narrow=narrow), data), data[:batch].clone()
 
 
 # Small nets, each with one trap. All are made of linear maps, sums, and activations that are linear on either

@@ -195,7 +195,7 @@ CASES: list[tuple[str, str, list[int], bool, list[float]]] = [
 def test_conditional_heatmaps_of_zennit_crp(
     name: str, layer: str, channels: list[int], bypass: bool, expected: list[float]
 ) -> None:
-    model, x = zoo.calibrated(name)
+    model, x = zoo.calibrated(name, narrow=False)
     explain = fxlrp.compile(model, "epsilon_plus")
     heatmap = explain(x, target=1, only={layer: channels}, bypass=bypass)[:1].sum(1)
     squares = F.avg_pool2d(heatmap, 8, divisor_override=1).flatten()
