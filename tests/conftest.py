@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _leave_out_repeats(items: list[pytest.Item]) -> None:
     """Mark the cases of sampled tests as repeats that their markers leave out."""
-    seen: Counter[tuple[str, int]] = Counter()
+    seen: dict[str, Counter[int]] = defaultdict(Counter)
     for item in items:
         sampled = item.get_closest_marker("sampled")
         if sampled is None:
@@ -49,10 +49,11 @@ def _leave_out_repeats(items: list[pytest.Item]) -> None:
         assert isinstance(item, pytest.Function)
         count, *each = sampled.args
         if each:
-            value = item.callspec.indices[each[0]]
-            test = (item.nodeid.partition("[")[0], value)
-            turn = seen[test] - value
-            seen[test] += 1
+            of_values = seen[item.nodeid.partition("[")[0]]
+            value = id(item.callspec.params[each[0]])
+            # The second value starts with its second case, and so on.
+            turn = of_values[value] - list(of_values).index(value) if value in of_values else -len(of_values)
+            of_values[value] += 1
         else:
             turn = zlib.crc32(item.nodeid.encode())
         if turn % count:

@@ -285,6 +285,7 @@ def test_what_is_saved_is_what_relevance_needs() -> None:
     assert all(node.users for node in taken)
 
 
+@pytest.mark.sampled(2, "compiler")
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["autograd", "backend, open sizes"])
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, compiler_needed])])

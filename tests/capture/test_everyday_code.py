@@ -199,7 +199,7 @@ def test_mask_input_is_a_constant_once_an_example_says_so() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["linear", "bilinear", "bicubic", "trilinear"])
+@pytest.mark.parametrize("mode", ["bilinear", "trilinear", *repeated("linear", "bicubic")])
 @pytest.mark.parametrize(
     "options", [{"scale_factor": 2.0}, *repeated({"size": 7}, {"scale_factor": 1.5, "align_corners": True})]
 )

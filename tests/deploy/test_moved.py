@@ -72,6 +72,7 @@ CASES: dict[str, Callable[[], tuple[fxlrp.Explainer, Tensor, dict[str, Any], tup
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CASES)
 def test_every_tensor_is_moved(name: str, tmp_path: Path) -> None:
     explain, x, question, controls = CASES[name]()

@@ -81,7 +81,7 @@ def test_a_region(tmp_path: Path) -> None:
     assert_relevance(loaded(tmp_path / "explain.pt2")(X), explain(X, target=region(1, mask)), 1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.repeats
 @compiler_needed
 def test_a_compiled_package(tmp_path: Path) -> None:
     explain = fxlrp.compile(skips(), "epsilon_plus")

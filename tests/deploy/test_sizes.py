@@ -23,7 +23,8 @@ from helpers import compiler_needed
     [
         ("export", "symbolic"),
         ("export", "export"),
-        *(pytest.param("onnx", capture, marks=pytest.mark.slow) for capture in ("symbolic", "export")),
+        pytest.param("onnx", "symbolic", marks=pytest.mark.slow),
+        pytest.param("onnx", "export", marks=pytest.mark.repeats),
         pytest.param("aoti", "symbolic", marks=[compiler_needed, pytest.mark.slow]),
     ],
 )

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(2, "name")
 @pytest.mark.parametrize("format", ["export", pytest.param("onnx", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_another_batch_size(name: str, format: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from prover.checks import CHECKS
 from prover.search import violation
 
-EXAMPLES = 33
+EXAMPLES = 20
 
 
 @pytest.mark.parametrize("name", CHECKS)

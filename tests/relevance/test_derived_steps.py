@@ -64,7 +64,7 @@ def assert_all(case: Case, actual: list[Tensor], wanted: list[Tensor]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", list(some_of_each(4, all_cases())))
+@pytest.mark.parametrize("case", list(some_of_each(8, all_cases())))
 def test_relevance(case: Case) -> None:
     """With and without optimizations."""
     model = case.model()

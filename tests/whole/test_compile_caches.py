@@ -36,7 +36,7 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.repeats
 def test_keys_do_not_depend_on_the_process(tmp_path: Path) -> None:
     """Neither on the order of sets, the folder, the values of the weights, nor on what was compiled before."""
     names = ["convolutional", "questions", "attention_regions", "derived"]

@@ -44,7 +44,7 @@ def test_one_graph_serves_every_batch_size(preset: str) -> None:
 
 models = pytest.mark.parametrize(
     "name",
-    ["resnet18", *slow_ones("mobilenet_v3_small", "vit_b_16"), *repeated("resnet50", "densenet121", "convnext_tiny")],
+    ["resnet18", *slow_ones("mobilenet_v3_small"), *repeated("vit_b_16", "resnet50", "densenet121", "convnext_tiny")],
 )
 
 
@@ -93,6 +93,7 @@ def test_compiled_explainers_follow_the_weights() -> None:
     assert not torch.allclose(compiled(x), before)
 
 
+@pytest.mark.sampled(2, "preset")
 @compiler_needed
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"layout_optimization": False}, {"freezing": True}], ids=["contiguous", "frozen"])
