@@ -52,7 +52,7 @@ def select_positions(program: Program) -> int:
 def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
     """Copy nodes without their annotation, and return the copy of the output. The names become those of the copies."""
     copies: dict[fx.Node, fx.Node] = {}
-    output, names, known = program.graph.output_node(), program.graph._graph_namespace, program.facts.values
+    output, names, values = program.graph.output_node(), program.graph._graph_namespace, program.facts.values
     with program.graph.inserting_before(output):
         for node in list(program.graph.nodes):
             if node in rows:
@@ -62,8 +62,7 @@ def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
                 node._rename(f"{name}_at_positions")
                 copies[node].name = name
                 names._rename_object(copies[node], name)
-                known = {**known, node.name: known[name]}
-    program.facts.values = known
+    program.facts.values = {**values, **{node.name: values[copied.name] for node, copied in copies.items()}}
     output.args = fx.map_arg(output.args, lambda node: copies[node])
     return copies
 

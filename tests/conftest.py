@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from browser import find_chromium
+from sampling import kept_by_name, kept_of_each
 
 
 def pytest_configure() -> None:
@@ -41,23 +41,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _leave_out_repeats(items: list[pytest.Item]) -> None:
     """Mark the cases of sampled tests as repeats that their markers leave out."""
-    seen: dict[str, Counter[int]] = defaultdict(Counter)
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        sampled = item.get_closest_marker("sampled")
-        if sampled is None:
-            continue
-        assert isinstance(item, pytest.Function)
-        count, *each = sampled.args
-        if each:
-            of_values = seen[item.nodeid.partition("[")[0]]
-            value = id(item.callspec.params[each[0]])
-            # The second value starts with its second case, and so on.
-            turn = of_values[value] - list(of_values).index(value) if value in of_values else -len(of_values)
-            of_values[value] += 1
-        else:
-            turn = zlib.crc32(item.nodeid.encode())
-        if turn % count:
-            item.add_marker(pytest.mark.repeats)
+        if item.get_closest_marker("sampled"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        for case, is_kept in zip(cases, _kept(cases), strict=True):
+            if not is_kept:
+                case.add_marker(pytest.mark.repeats)
+
+
+def _kept(cases: list[pytest.Item]) -> list[bool]:
+    marker = cases[0].get_closest_marker("sampled")
+    assert marker is not None
+    count, *each = marker.args
+    if not each:
+        return kept_by_name([case.nodeid for case in cases], count)
+    return kept_of_each(
+        [id(case.callspec.params[each[0]]) for case in cases if isinstance(case, pytest.Function)], count
+    )
 
 
 def pytest_collection() -> None:

@@ -12,23 +12,22 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fxlrp.errors import CaptureError
-from fxlrp.layouts import is_distributed
 
 _FSDP = "torch.distributed.fsdp"
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HOOK_OPTIONS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
 
 
-def is_gathered(module: nn.Module, parameter: Tensor) -> bool:
-    """Whether FSDP2 gathers a parameter of a module.
+def is_gathered(module: nn.Module, parameter: Any) -> bool:
+    """Whether FSDP2 gathers a parameter of a module, a ``DTensor``.
 
     Raises:
         CaptureError: The mesh has dimensions beside that of FSDP2.
     """
-    if not (is_distributed(parameter) and getattr(module, "_is_fsdp_managed_module", False)):
+    if not getattr(module, "_is_fsdp_managed_module", False):
         return False
     if parameter.device_mesh.ndim > 1:
         raise CaptureError(

@@ -58,7 +58,6 @@ def test_optimize_is_a_bool_or_a_choice() -> None:
             fxlrp.compile(model, optimize=wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(zoo.SMALL_NETS)), ids=list(zoo.SMALL_NETS))
 def test_small_nets(turn: int) -> None:
@@ -211,7 +210,6 @@ PAIRINGS = [
 ]
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "turn", [*range(6), *slow_ones(*range(6, len(PAIRINGS)))], ids=[" ".join(pairing) for pairing in PAIRINGS]
@@ -233,7 +231,6 @@ OTHER_PAIRINGS = [
 OTHER_PAIRINGS += [("densenet121", "epsilon_plus_flat"), ("googlenet", "epsilon_gamma_box")]
 
 
-@pytest.mark.sampled(3)
 @slow
 @pytest.mark.parametrize("turn", range(len(OTHER_PAIRINGS)), ids=[" ".join(pairing) for pairing in OTHER_PAIRINGS])
 def test_more_of_torchvisions_models(turn: int) -> None:
@@ -242,7 +239,6 @@ def test_more_of_torchvisions_models(turn: int) -> None:
     assert_same(model, PRESETS[preset], x, configurations=some_configuration(turn))
 
 
-@pytest.mark.sampled(2)
 @slow
 @pytest.mark.parametrize("configuration", list(CONFIGURATIONS)[1:])
 def test_resnet18_in_every_configuration(configuration: str) -> None:

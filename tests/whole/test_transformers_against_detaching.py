@@ -55,7 +55,7 @@ def check(style: Style, preset: str, capture: Any, **options: Any) -> None:
     assert_relevance(relevance, expected, 1e-6)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(3, "style")
 @pytest.mark.parametrize(
     "style, preset",
     [
@@ -68,7 +68,7 @@ def test_symbolic_tracing(style: Style, preset: str) -> None:
     check(style, preset, "symbolic")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(3, "style")
 @pytest.mark.parametrize(
     "style, preset",
     [

@@ -65,7 +65,7 @@ def zennit_relevance(name: str, model: nn.Module, x: Tensor, target: Tensor, pre
     return relevance
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(2, "name")
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", [*slow_ones(*(name for name in CANONIZERS if name != QUICK)), QUICK])
 def test_same_relevance_as_zennit(name: str, preset: str) -> None:
