@@ -140,9 +140,8 @@ def _fold(program: Program, before: fx.Node, linear: Operation, norm: fx.Node, p
     eps, variance, before_fold = parameters["eps"], parameters["running_var"], dict(arguments)
 
     def constant(function: Callable[..., Any], *args: Any, name: str, **kwargs: Any) -> fx.Node:
-        node = graph.call_function(function, args, kwargs)
+        node = graph.create_node("call_function", function, args, kwargs, name=f"{before.name}_{name}")
         node.meta = provenance(before)
-        node._rename(f"{before.name}_{name}")
         return node
 
     # Only the normalization reads the linear map, so it may move to where the parameters of the normalization exist.

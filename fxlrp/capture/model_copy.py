@@ -41,7 +41,7 @@ def _hiding(module: nn.Module) -> dict[str, Tensor]:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     """The tensors of a module, its parameters and buffers among them, without those of its submodules."""
-    own = [value for value in vars(module).values() if not isinstance(value, _SCALARS)]
+    own = [value for value in vars(module).values() if not isinstance(value, _SCALARS) and not _is_empty(value)]
     return [value for value in pytree.tree_leaves(own) if isinstance(value, Tensor)]
 
 
@@ -50,8 +50,12 @@ def _copies_of_empty(model: nn.Module) -> dict[int, Any]:
 
     A module has a dozen for its hooks.
     """
-    containers = (value for module in model.modules() for value in vars(module).values() if type(value) in _CONTAINERS)
-    return {id(value): type(value)() for value in containers if not value}
+    values = (value for module in model.modules() for value in vars(module).values())
+    return {id(value): type(value)() for value in values if _is_empty(value)}
+
+
+def _is_empty(value: Any) -> bool:
+    return type(value) in _CONTAINERS and not value
 
 
 _SCALARS = (bool, int, float, str, NoneType)

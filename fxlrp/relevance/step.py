@@ -114,16 +114,17 @@ class Step:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Add a call of a pure function to the program, with the provenance of the forward node."""
-        made = self.graph.call_function(function, args, kwargs)
-        made.meta = provenance(self.node)
         # Name intermediate values after the node. A contribution is renamed after its operand when it is credited.
-        made._rename(f"parts_{self.node.name}")
-        return made
+        return self._add(f"parts_{self.node.name}", function, args, kwargs)
 
     def named(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Like :meth:`call`, but name the node after the forward node and ``name``."""
-        made = self.call(function, *args, **kwargs)
-        made._rename(f"{self.node.name}_{name}")
+        return self._add(f"{self.node.name}_{name}", function, args, kwargs)
+
+    def _add(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        # With its name, which torch.fx would else make from that of the function, and slowly.
+        made = self.graph.create_node("call_function", function, args, kwargs, name=name)
+        made.meta = provenance(self.node)
         return made
 
     def is_complex(self, value: Any) -> bool:
