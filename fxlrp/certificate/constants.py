@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from torch import fx
 
@@ -43,7 +42,7 @@ def _names(flow: NodeFlow, forward: Forward, program: Program) -> tuple[str, ...
     if operation.family is Family.ACTIVATION and frozen_of(flow) is not None:
         return (f"{operation.name}(0)",)
     found: dict[str, None] = {}
-    for value in _added(flow):
+    for value in flow.added:
         nodes: list[fx.Node] = []
         fx.map_arg(value, nodes.append)
         shown = [node for node in nodes if bool(forward.values[node].any())]
@@ -51,14 +50,6 @@ def _names(flow: NodeFlow, forward: Forward, program: Program) -> tuple[str, ...
         if isinstance(value, int | float):
             found[f"{value:g}"] = None
     return tuple(found)
-
-
-def _added(flow: NodeFlow) -> Sequence[Any]:
-    """What is added to the part of a step that is linear in its operands."""
-    operation = operation_under(flow.operation, flow.annotation.rule)
-    operands, carried = operation.operands_of(flow.node), flow.annotation.carries
-    others = [each for position, each in enumerate(operands) if position not in carried]
-    return others if operation.shifts is None else [*operation.shifts(operation.arguments(flow.node)), *others]
 
 
 def _sources(value: fx.Node, program: Program) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,7 @@ from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
 from fxlrp.debugging.renamed import renamed
 from fxlrp.debugging.rounding import Rounding, RoundingObserver
-from fxlrp.debugging.shares import Constant, at_zeros, bias_of, bias_share
+from fxlrp.debugging.shares import Constant, at_zeros
 from fxlrp.debugging.step_by_step import NodeFlow, StepByStep
 from fxlrp.errors import InputError
 from fxlrp.printing.html import Table, html_table
@@ -339,16 +339,16 @@ class _Observer:
             *(steps.start, *(relevance for _, relevance in steps.ends)),
             *(each for flow in steps.flows for each in (*flow.received, *flow.passed_on)),
         }
-        # The values from which the shares of biases are computed, held until the step runs.
+        # The values from which the shares of constants are computed, held as long as steps that read them are to run.
         self._held: dict[fx.Node, Any] = {}
-        self._to_hold: set[fx.Node] = set()
-        self._biases: dict[fx.Node, list[tuple[NodeFlow, int | None, Constant]]] = defaultdict(list)
+        self._to_read: Counter[fx.Node] = Counter()
+        self._constants: dict[fx.Node, list[tuple[int | None, Constant]]] = defaultdict(list)
         for flow in steps.flows:
-            bias = bias_of(flow)
-            if bias is not None:
+            constant = Constant.of(flow)
+            if constant is not None:
                 for index, received in zip(flow.results, flow.received, strict=True):
-                    self._biases[received].append((flow, index, bias))
-                self._to_hold |= {each for each in (flow.node, bias) if isinstance(each, fx.Node)}
+                    self._constants[received].append((index, constant))
+                    self._to_read.update((flow.node, *constant.reads))
 
     def __call__(self, node: fx.Node, value: Any) -> None:
         """Record the value of a node."""
@@ -356,15 +356,22 @@ class _Observer:
             return
         if node not in self._relevances:
             self.values[node] = NotFinite.of(value)
-            if node in self._to_hold:
+            if self._to_read[node]:
                 self._held[node] = value
             return
         self.summaries[node] = Summary.of(value)
         if self._keep:
             self.kept[node] = value
-        for flow, index, bias in self._biases.get(node, ()):
-            constant = self._held[bias] if isinstance(bias, fx.Node) else bias
-            out = self._held.pop(flow.node) if index is None else self._held[flow.node][index]
-            share = bias_share(flow, constant, out, value) if isinstance(bias, fx.Node) or bias else 0.0
-            self.zeros[flow.node] = self.zeros.get(flow.node, 0.0) + at_zeros(out, value)
-            self.biases[flow.node] = self.biases.get(flow.node, 0.0) + share
+        for index, constant in self._constants.get(node, ()):
+            of, whole = constant.flow.node, self._held[constant.flow.node]
+            out = whole if index is None else whole[index]
+            self.zeros[of] = self.zeros.get(of, 0.0) + at_zeros(out, value)
+            self.biases[of] = self.biases.get(of, 0.0) + constant.share(self._held, out, value)
+            self._read(of, *constant.reads)
+
+    def _read(self, *nodes: fx.Node) -> None:
+        """Free the values that no other step is to read."""
+        self._to_read.subtract(nodes)
+        for node in nodes:
+            if not self._to_read[node]:
+                self._held.pop(node, None)

@@ -15,7 +15,7 @@ from fxlrp.operation import Operation
 from fxlrp.passes.emit_relevance import emit_relevance
 from fxlrp.passes.infer_dependence import infer_dependence
 from fxlrp.passes.infer_finite import infer_finite
-from fxlrp.program import Annotation, Flow, Options, Program, annotation, nodes_by_name
+from fxlrp.program import Annotation, Flow, Options, Program, annotation, nodes_by_name, operation_under
 from fxlrp.shapes import infer_values
 from fxlrp.vocabulary.lookup import Vocabulary
 
@@ -39,6 +39,15 @@ class NodeFlow:
     received: tuple[fx.Node, ...]
     passed_on: tuple[fx.Node, ...]
     results: tuple[int | None, ...]
+
+    @property
+    def added(self) -> list[Any]:
+        """The arguments that are added to what is linear in the operands that receive relevance, or None."""
+        operation = operation_under(self.operation, self.annotation.rule)
+        operands = enumerate(operation.operands_of(self.node))
+        others = [operand for position, operand in operands if position not in self.annotation.carries]
+        shifts = () if operation.shifts is None else operation.shifts(operation.arguments(self.node))
+        return [*shifts, *others]
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 
 from fxlrp import functions
 from fxlrp.operation import Family, OneOf, Operation
+from fxlrp.vocabulary import facts
 from fxlrp.vocabulary.schema import row, rows
 
 _LINEAR = """
     index_add(input*, dim, index, source*, alpha=1)
     scatter_add(input*, dim, index, src*)
     index_copy(input*, dim, index, source*)
-    index_fill(input*, dim, index, value)
     put(input*, index, source*, accumulate=False)
     masked_scatter(input*, mask, source*)
     diagonal_scatter(input*, src*, offset=0, dim1=0, dim2=1)
@@ -92,6 +92,8 @@ def transforms() -> Iterator[Operation]:
     """The linear operations."""
     known: dict[str, Any] = {"allocates": True}
     yield from rows(Family.TRANSFORM, _LINEAR, **known)
+    filled: dict[str, Any] = {**known, "shifts": facts.arguments_named("value")}
+    yield row(Family.TRANSFORM, "index_fill(input*, dim, index, value)", **filled)
     yield from rows(Family.TRANSFORM, _FOURIER, **known)
     yield from rows(Family.TRANSFORM, _VIEWS)
     # Not the view that torch.conj returns: some operations do not take it.
@@ -110,6 +112,7 @@ def transforms() -> Iterator[Operation]:
         "segment_reduce(data*, reduce, lengths=None, indices=None, offsets=None, axis=0, unsafe=False, initial=None)",
         torch.segment_reduce,
         required_values={"reduce": OneOf(("sum", "mean", "max", "min"))},
+        shifts=facts.arguments_named("initial"),
         **known,
     )
     yield row(Family.TRANSFORM, "max_unpool2d_to(input*, indices, size)", torch.ops.aten.max_unpool2d.default, **known)
@@ -135,7 +138,7 @@ def transforms() -> Iterator[Operation]:
         "scatter(input*, dim, index, src*=None, value=None, reduce=None)",
         functions.scatter,
         required_values={"reduce": OneOf((None, "add"))},
-        **known,
+        **filled,
     )
     gradient = "gradient(input*, spacing=None, dim=None, edge_order=1)"
     yield row(Family.TRANSFORM, gradient, multiple_results=True, **known)

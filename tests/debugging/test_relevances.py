@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -106,6 +107,39 @@ def test_the_shares_of_other_affine_maps(name: str) -> None:
     per_unit = 1 / stabilize(z, epsilon)
     assert row.bias == pytest.approx(float((own * per_unit).sum()), rel=1e-9)
     assert row.stabilizer == pytest.approx(float((1 - z * per_unit).sum()), rel=1e-9)
+
+
+C, ROW, FEW = random(2, 4, 6, seed=1), random(2, 1, 6, seed=2), random(2, 4, seed=3)
+ONE, TWO = torch.tensor([1]), torch.tensor([0, 1])
+WITH_CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "diagonal_scatter": lambda x: torch.diagonal_scatter(x, FEW, 0, 1, 2),
+    "scatter": lambda x: x.scatter(1, torch.full((2, 1, 6), 2), ROW),
+    "scatter of a number": lambda x: x.scatter(1, torch.full((2, 1, 6), 2), 0.75),
+    "scatter_add": lambda x: x.scatter_add(1, torch.full((2, 1, 6), 2), ROW),
+    "scatter_add to a constant": lambda x: C.scatter_add(1, torch.full((2, 1, 6), 2), x),
+    "index_add": lambda x: x.index_add(1, ONE, ROW, alpha=2),
+    "index_copy": lambda x: x.index_copy(1, ONE, ROW),
+    "index_fill": lambda x: x.index_fill(1, ONE, 0.75),
+    "index_put": lambda x: x.index_put((TWO, TWO), ROW[0, 0], accumulate=True),
+    "put": lambda x: x.put(TWO, ROW[0, 0, :2]),
+    "masked_scatter": lambda x: x.masked_scatter(C > 0, C),
+    "diff": lambda x: x.diff(dim=1, prepend=ROW, append=x),
+    "add, of two shapes": lambda x: x + FEW[..., None],
+    "add, of complex numbers": lambda x: torch.view_as_real(torch.complex(x, x.flip(1)) + torch.complex(C, C.exp())),
+}
+
+
+@pytest.mark.parametrize("name", WITH_CONSTANTS)
+def test_the_share_of_a_constant_operand(name: str) -> None:
+    """For ``f(x) = L x + b``, ``b`` is ``f(0)``."""
+    function, x, epsilon = WITH_CONSTANTS[name], random(2, 4, 6), 0.2
+    explain = fxlrp.compile(One(function).eval(), presets.epsilon(epsilon), example_inputs=x, capture="symbolic")
+    rows = [row for row in explain.debug(x, seed=torch.ones_like).nodes if row.bias]
+    z, constant = function(x), function(torch.zeros_like(x))
+    (row,) = rows
+    assert row.bias == pytest.approx(float((constant / stabilize(z, epsilon)).sum()), rel=1e-9)
+    assert row.received.sum == z.numel()
+    assert row.stabilizer == pytest.approx(float((1 - z / stabilize(z, epsilon)).sum()), rel=1e-9)
 
 
 def test_a_folded_batch_norm_is_part_of_the_bias() -> None:

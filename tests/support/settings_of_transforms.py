@@ -110,7 +110,7 @@ def _changed_in_places() -> Iterator[tuple[str, list[Arguments]]]:
         "segment_reduce",
         [
             *(dict(data=V(4, 3), reduce=way, lengths=torch.tensor([1, 3])) for way in ("sum", "mean", "max", "min")),
-            dict(data=V(4, 3), reduce="sum", lengths=lengths, initial=0.0),
+            *(dict(data=V(4, 3), reduce="sum", lengths=lengths, initial=number) for number in (0.0, 0.5)),
         ],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,10 +12,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxlrp.operation import Operation
+from fxlrp.relevance import implementation
+from fxlrp.relevance.step import Absorber
+from fxlrp.rules import Epsilon
 from operation_samples import call, samples, tensors_of
 from operation_settings import SAMPLED
 
 OPERATIONS = SAMPLED.values()
+
+
+def _adds_operands(operation: Operation) -> bool:
+    """Whether LRP-epsilon takes the operands that do not depend on the input for what is added."""
+    how = implementation(operation, Epsilon())
+    return how is not None and how.absorber is Absorber.OPERANDS
 
 
 @pytest.mark.parametrize("name", [each.name for each in OPERATIONS if each.reads_form])
@@ -35,17 +45,28 @@ def test_without_what_is_added_the_result_is_zero_where_the_operands_are(name: s
     operation, claims = SAMPLED[name], 0
     for sample in samples(operation):
         assert operation.shifts is not None
-        # A tensor is added if it is this object; a number if it is the argument "value".
+        # A tensor is added if it is this object; a number if it is an argument with one of these names.
         added = [id(each) for each in operation.shifts(sample.arguments)]
-        operands = [id(leaf) for name in operation.operands for leaf in tree_leaves(sample.arguments[name])]
-        zero = functools.partial(_zero, {*added, *operands})
-        zeroed = {key: tree_map_only(Tensor, zero, value) for key, value in sample.arguments.items()}
-        numbers = {"value": 0.0} if "value" in operation.parameters else {}
-        for result in _results(operation, {**zeroed, **numbers}):
-            if result.is_floating_point():
-                assert not result.any(), sample.name
+        numbers = {name: 0.0 for name in ("value", "initial") if sample.arguments.get(name) is not None}
+        assert _is_zero_at_zero(operation, {**sample.arguments, **numbers}, {*added}), sample.name
         claims += bool(added)
     assert claims, "no sample adds anything"
+
+
+@pytest.mark.parametrize("name", [each.name for each in OPERATIONS if each.shifts is None and _adds_operands(each)])
+def test_where_nothing_else_is_added_the_result_is_zero_where_the_operands_are(name: str) -> None:
+    operation = SAMPLED[name]
+    for sample in samples(operation):
+        assert _is_zero_at_zero(operation, sample.arguments, set()), sample.name
+
+
+def _is_zero_at_zero(operation: Operation, arguments: Mapping[str, Any], others: set[int]) -> bool:
+    operands = {id(leaf) for name in operation.operands for leaf in tree_leaves(arguments[name])}
+    zero = functools.partial(_zero, operands | others)
+    zeroed = {key: tree_map_only(Tensor, zero, value) for key, value in arguments.items()}
+    zeroed.update({name: 0.0 for name in operation.operands if isinstance(arguments[name], int | float)})
+    results = _results(operation, zeroed)
+    return not any(bool(each.any()) for each in results if each.is_floating_point() or each.is_complex())
 
 
 def _zero(chosen: set[int], value: Tensor) -> Tensor:
