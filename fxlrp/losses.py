@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,31 @@ def gaussian_nll_loss(
     least = var + (var.clamp(min=eps) - var).detach()
     losses = 0.5 * (least.log() + (input - target).square() / least)
     return _reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, None, None, reduction)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``torch.nn.functional.binary_cross_entropy``, whose derivative by the target is infinite for a certain input."""
+    losses = -target * _bounded(torch.log, input, 1.0) - (1 - target) * _bounded(torch.log1p, -input, 0.0)
+    return _reduced(losses if weight is None else losses * weight, size_average, reduce, reduction)
+
+
+def _bounded(log: Callable[[Tensor], Tensor], x: Tensor, root: float) -> Tensor:
+    """``max(log(x), -100)``, whose derivative is zero where it is bounded, also where ``log(x)`` is infinite.
+
+    Args:
+        log: The logarithm.
+        x: Where it is taken.
+        root: Where it is zero.
+    """
+    is_bounded = log(x.detach()) < -100
+    return log(x.masked_fill(is_bounded, root)).masked_fill(is_bounded, -100.0)
 
 
 def _reduced(losses: Tensor, size_average: bool | None, reduce: bool | None, reduction: str) -> Tensor:

@@ -22,7 +22,6 @@ _ELEMENTWISE = """
     l1_loss(input*, target*, size_average=None, reduce=None, reduction="mean", weight=None)
     smooth_l1_loss(input*, target*, size_average=None, reduce=None, reduction="mean", beta=1.0)
     huber_loss(input*, target*, reduction="mean", delta=1.0, weight=None)
-    binary_cross_entropy(input*, target*, weight=None, size_average=None, reduce=None, reduction="mean")
     kl_div(input*, target*, size_average=None, reduce=None, reduction="mean", log_target=False)
     soft_margin_loss(input*, target, size_average=None, reduce=None, reduction="mean")
     hinge_embedding_loss(input*, target, margin=1.0, size_average=None, reduce=None, reduction="mean")
@@ -88,7 +87,7 @@ _MATRIX_SEVERAL = """
 
 _LOGITS = "weight=None, size_average=None, reduce=None, reduction='mean', pos_weight=None"
 _POISSON = "log_input=True, full=False, size_average=None, eps=1e-8, reduce=None, reduction='mean'"
-_MARGIN = "size_average=None, reduce=None, reduction='mean'"
+_REDUCTION = "size_average=None, reduce=None, reduction='mean'"
 _TRIPLET = "margin=1.0, p=2, eps=1e-6, swap=False, size_average=None, reduce=None, reduction='mean'"
 
 
@@ -106,14 +105,16 @@ def nonlinear() -> Iterator[Operation]:
     yield row(Family.FUNCTION, "atan2(input*, other)", held_constant=("other",), **elementwise)
     yield row(Family.FUNCTION, f"binary_cross_entropy_with_logits(input*, target*, {_LOGITS})", **elementwise)
     yield row(Family.FUNCTION, f"poisson_nll_loss(input*, target*, {_POISSON})", **elementwise)
+    schema = f"binary_cross_entropy(input*, target*, weight=None, {_REDUCTION})"
+    yield row(Family.FUNCTION, schema, losses.binary_cross_entropy, **elementwise)
     gaussian = 'gaussian_nll_loss(input*, target*, var*, full=False, eps=1e-6, reduction="mean")'
     yield row(Family.FUNCTION, gaussian, losses.gaussian_nll_loss, **elementwise)
     response = "local_response(input*, size, alpha, beta, k)"
     yield row(Family.FUNCTION, response, functions.local_response, **known)
     yield from rows(Family.FUNCTION, _NOT_ELEMENTWISE, **known)
-    schema = f"multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, {_MARGIN})"
+    schema = f"multi_margin_loss(input*, target, p=1, margin=1.0, weight=None, {_REDUCTION})"
     yield row(Family.FUNCTION, schema, losses.multi_margin_loss, **known)
-    schema = f"multilabel_margin_loss(input*, target, {_MARGIN})"
+    schema = f"multilabel_margin_loss(input*, target, {_REDUCTION})"
     yield row(Family.FUNCTION, schema, losses.multilabel_margin_loss, **known)
     yield row(Family.FUNCTION, f"triplet_margin_loss(anchor*, positive*, negative*, {_TRIPLET})", **known)
     for name in ("scatter", "index"):

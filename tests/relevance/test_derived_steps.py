@@ -110,18 +110,11 @@ def test_warnings_are_of_torch() -> None:
         relevance_of(model, model.inputs(), random(*model(*model.inputs()).shape), "epsilon")
 
 
-CERTAIN = "the derivative by the target, but not the loss, is infinite where the input is certain"
-
-
 def of_several_elements() -> Iterator[Any]:
     """The calls of elementwise functions with several operands."""
     for operation in operations():
-        known = operation.name == "binary_cross_entropy"
-        marks = [pytest.mark.xfail(strict=True, reason=CERTAIN)] if known else []
         if operation.elementwise:
-            yield from (
-                pytest.param(each, id=str(each), marks=marks) for each in cases(operation) if len(each.dependent) > 1
-            )
+            yield from (pytest.param(each, id=str(each)) for each in cases(operation) if len(each.dependent) > 1)
 
 
 @pytest.mark.filterwarnings("ignore")
