@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, fx
 
 from fxlrp.bags import bag_of_rows
 from fxlrp.relevance.allocation import allocates
+from fxlrp.relevance.numerics import counts_as_zero, stabilize
 from fxlrp.relevance.proportional import LinearMap, by_function, derivatives, epsilons_by_name, options_of, proportional
+from fxlrp.relevance.quotients import over
 from fxlrp.relevance.step import Absorber, Contributions, Implementation, RuleTable, Step
 from fxlrp.relevance.windows import lift, lower, ntuple, window
 from fxlrp.rules.specs import Epsilon, Magnitude
@@ -147,7 +150,7 @@ def _axis_matrix(x: Tensor, size: int, axis: int, factor: float | None, **option
 
 
 def norm_contributions(x: Tensor, out: Tensor, *, ord: float = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """The contribution of each element to a norm: ``|x|^p`` of ``(sum |x|^p)^(1/p)``.
+    """The contribution of each element to a norm of order zero, an infinite one or a negative one.
 
     Order zero counts the elements that are not zero. A norm of infinite order is the value of one element, and ties
     share equally. With a negative order zeros outweigh all other elements.
@@ -157,15 +160,33 @@ def norm_contributions(x: Tensor, out: Tensor, *, ord: float = 2, dim: Any = Non
         return (magnitude == sum_transposed(out, x, dim=dim, keepdim=keepdim)).to(x.dtype)
     if ord == 0:
         return (x != 0).to(x.dtype)
-    if ord > 0:
-        return magnitude**ord
     smallest = magnitude.amin(_reduced(x, dim), keepdim=True)
     return torch.where(smallest == 0, (x == 0).to(x.dtype), (magnitude / smallest) ** ord)
 
 
-def squared_deviations(x: Tensor, *, dim: Any = None) -> Tensor:
-    """The contribution of each element to a variance: its squared deviation from the mean."""
-    return (x - x.mean(_reduced(x, dim), keepdim=True)).square()
+def deviations(x: Tensor, *, dim: Any = None) -> Tensor:
+    """The deviations from the mean. To a variance each contributes its square."""
+    return x - x.mean(_reduced(x, dim), keepdim=True)
+
+
+def largest(x: Tensor, *, dim: Any = None) -> Tensor:
+    """The largest magnitude over the dimensions of a reduction; 1 if all are zero. It counts as a constant."""
+    found = x.detach().abs().amax(_reduced(x, dim), keepdim=True)
+    return found.masked_fill(found == 0, 1.0)
+
+
+def scaled_powers(x: Tensor, scale: Tensor, *, ord: float = 2) -> Tensor:
+    """``|x / scale|^p``, which does not overflow: the square of 256 does in half precision."""
+    return (x / scale).abs() ** ord
+
+
+def stabilize_scaled(
+    powers: Tensor, scale: Tensor, epsilon: float, *, ord: float = 2, dim: Any = None, keepdim: bool = False
+) -> Tensor:
+    """``s(sum |x|^p) / scale^p``, from :func:`scaled_powers`."""
+    total = powers.sum(_reduced(powers, dim), keepdim=True)
+    total = stabilize(total, 0.0) if counts_as_zero(epsilon, total) else total + epsilon / scale**ord
+    return total if keepdim else total.squeeze(_reduced(powers, dim))
 
 
 def sum_over(x: Tensor, *, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -183,13 +204,28 @@ def _norm_contributions(step: Step) -> fx.Node:
     return step.named("contributions", norm_contributions, step.operands[0], step.node, **options)
 
 
-def _squared_deviations(step: Step) -> fx.Node:
-    options = options_of(step.operation, step.arguments, ("dim",))
-    return step.named("contributions", squared_deviations, step.operands[0], **options)
-
-
 def _magnitudes(step: Step) -> fx.Node:
     return step.named("contributions", torch.abs, step.operands[0])
+
+
+def _of_powers(step: Step) -> Contributions:
+    """Divide relevance in proportion to ``|x|^p``, or to squared deviations from the mean."""
+    assert isinstance(step.rule, Epsilon)
+    ord, dims, kept = (options_of(step.operation, step.arguments, (name,)) for name in ("ord", "dim", "keepdim"))
+    x = step.operands[0]
+    if step.operation.name != "vector_norm":
+        x = step.named("deviations", deviations, x, **dims)
+    scale = step.named("scale", largest, x, **dims)
+    powers = step.named("contributions", scaled_powers, x, scale, **ord)
+    total = step.named("s", stabilize_scaled, powers, scale, step.rule.epsilon, **ord, **dims, **kept)
+    share = step.call(sum_transposed, over(step, total), x, **dims, **kept)
+    return step.to_receivers(lambda *_: step.times(powers, share))
+
+
+def _of_norm(step: Step) -> Contributions:
+    """The relevance of the elements of a norm, by its order."""
+    order = step.arguments["ord"]
+    return (_of_powers if 0 < order < math.inf else _OF_ORDER.emit)(step)
 
 
 def _statistic(contributions: Callable[[Step], fx.Node]) -> Implementation:
@@ -218,13 +254,15 @@ _MAPS = {
 
 _EPSILONS = epsilons_by_name({name: LinearMap(each, absorber=Absorber.NOTHING) for name, each in _MAPS.items()})
 
+_OF_ORDER = _statistic(_norm_contributions)
+
 RULES: RuleTable = {
     **derivatives(_MAPS),
     **_EPSILONS,
     Epsilon: {
         **_EPSILONS[Epsilon],
-        "vector_norm": _statistic(_norm_contributions),
-        **dict.fromkeys(("var", "std"), _statistic(_squared_deviations)),
+        "vector_norm": replace(_OF_ORDER, emit=_of_norm),
+        **dict.fromkeys(("var", "std"), replace(_OF_ORDER, emit=_of_powers)),
     },
     Magnitude: dict.fromkeys(("sum", "mean"), _statistic(_magnitudes)),
 }
