@@ -277,6 +277,16 @@ def _parts(values: Sequence[Tensor], relevances: Mapping[int, Tensor]) -> list[T
     return [known[index] if index in known else _zeros(value, like) for index, value in enumerate(values)]
 
 
+def distances_backward(grad: Tensor, x1: Tensor, x2: Tensor, p: float, distances: Tensor) -> Tensor:
+    """``J^T grad`` of ``torch.cdist`` for the first operand.
+
+    Where ``torch.vmap`` maps over ``grad`` alone, the kernel reads the distances outside their memory.
+    """
+    of_each = torch.zeros_like(grad) + distances
+    result: Tensor = torch.ops.aten._cdist_backward.default(grad, x1, x2, p, of_each)
+    return result
+
+
 def written_into_strides(
     input: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Tensor:

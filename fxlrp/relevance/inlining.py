@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from fxlrp.errors import InternalError
 from fxlrp.graph_parts import needed_for
 from fxlrp.program import SIZE
-from fxlrp.relevance.element_relevance import written_into_strides
+from fxlrp.relevance.element_relevance import distances_backward, written_into_strides
 from fxlrp.relevance.step import Step
 
 # A view of a contiguous fake tensor may be a copy where the real one has other strides.
@@ -28,13 +28,14 @@ _LAZY = {
 }
 
 
-# torch.vmap, which maps steps over questions, has no rules for these calls of ATen, but for others.
+# torch.vmap, which maps steps over questions, has no rules for these calls of ATen, or wrong ones, but for others.
 _MAPPABLE = {
     torch.ops.aten.sym_size.int: Tensor.size,
     torch.ops.aten.sym_stride.int: Tensor.stride,
     torch.ops.aten.sym_numel.default: Tensor.numel,
     torch.ops.aten.sym_storage_offset.default: Tensor.storage_offset,
     torch.ops.aten.as_strided_scatter.default: written_into_strides,
+    torch.ops.aten._cdist_backward.default: distances_backward,
 }
 
 # The fake tensors were contiguous. These calls take no others, or give other factors, which the derivative reads.

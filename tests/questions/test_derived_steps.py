@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxlrp
+from derived_calls import Case, cases, operations
 from fxlrp import presets
 from fxlrp.errors import InputError
 from fxlrp.targets import each
+from helpers import as_tuple
 from oracles import assert_relevance, random
 
 
@@ -82,3 +85,24 @@ def test_a_target_is_checked_where_no_relevance_arrives() -> None:
     explain = fxlrp.compile(Angle().eval(), presets.gradient(), example_inputs=x)
     with pytest.raises(InputError, match="target"):
         explain(x, target=4)
+
+
+def calls() -> Iterator[Any]:
+    """The calls of each operation with a derived step; that of ctc_loss cannot be derived, as its kernel reads values."""
+    for operation in (each for each in operations() if each.name != "ctc_loss"):
+        yield from (pytest.param(operation.name, case, id=str(case)) for case in cases(operation))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.sampled(6, "operation")
+@pytest.mark.parametrize(("operation", "case"), list(calls()))
+def test_seeds_of_every_derived_step(operation: str, case: Case) -> None:
+    """Together as one at a time: ``torch.vmap`` has a rule for each kernel of a step, and not each of them is right."""
+    model = case.model()
+    inputs = model.inputs()
+    explain = fxlrp.compile(model, presets.epsilon(0.01), example_inputs=inputs, capture="symbolic")
+    seeds = random(3, *model(*inputs).shape, seed=5)
+    together = as_tuple(explain(*inputs, seed=each(seeds)))
+    for index, seed in enumerate(seeds):
+        for found, alone in zip(together, as_tuple(explain(*inputs, seed=seed)), strict=True):
+            assert_relevance(found[index], alone, 1e-9)
