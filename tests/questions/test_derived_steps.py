@@ -88,9 +88,10 @@ def test_a_target_is_checked_where_no_relevance_arrives() -> None:
 
 
 def calls() -> Iterator[Any]:
-    """The calls of each operation with a derived step; that of ctc_loss cannot be derived, as its kernel reads values."""
-    for operation in (each for each in operations() if each.name != "ctc_loss"):
-        yield from (pytest.param(operation.name, case, id=str(case)) for case in cases(operation))
+    """The calls of each operation with a derived step. That of ctc_loss cannot be derived: its kernel reads values."""
+    for operation in operations():
+        if operation.name != "ctc_loss":
+            yield from (pytest.param(operation.name, case, id=str(case)) for case in cases(operation))
 
 
 @pytest.mark.filterwarnings("ignore")
