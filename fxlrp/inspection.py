@@ -327,7 +327,7 @@ class Inspection(Certified):
             >>> model = torch.nn.Linear(4, 3).eval()
             >>> lines = fxlrp.compile(model, "epsilon", optimize=False).code.splitlines()
             >>> print(next(line.strip() for line in lines if "dense_transposed(" in line))
-            parts_linear_2 = dense_transposed(linear_share, weight)
+            parts_linear = dense_transposed(linear_share, weight)
         """
         return code.program_text(self.graph_module)
 
