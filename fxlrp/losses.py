@@ -88,8 +88,15 @@ def binary_cross_entropy(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """``torch.nn.functional.binary_cross_entropy``, whose derivative by the target is infinite for a certain input."""
+    """``torch.nn.functional.binary_cross_entropy``, whose derivative by the target is infinite for a certain input.
+
+    Raises:
+        RuntimeError: An input is not between 0 and 1.
+    """
+    # The value is that of the kernel, which checks the input. An assertion has no rule for torch.vmap.
+    value = F.binary_cross_entropy(input.detach(), target.detach(), reduction="none")
     losses = -target * _bounded(torch.log, input, 1.0) - (1 - target) * _bounded(torch.log1p, -input, 0.0)
+    losses = value + (losses - losses.detach())
     return _reduced(losses if weight is None else losses * weight, size_average, reduce, reduction)
 
 

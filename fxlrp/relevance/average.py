@@ -208,13 +208,15 @@ def _magnitudes(step: Step) -> fx.Node:
     return step.named("contributions", torch.abs, step.operands[0])
 
 
-def _of_powers(step: Step) -> Contributions:
-    """Divide relevance in proportion to ``|x|^p``, or to squared deviations from the mean."""
+def _deviations(step: Step) -> fx.Node:
+    options = options_of(step.operation, step.arguments, ("dim",))
+    return step.named("deviations", deviations, step.operands[0], **options)
+
+
+def _by_powers(step: Step, x: fx.Node) -> Contributions:
+    """Divide relevance in proportion to ``|x|^p``."""
     assert isinstance(step.rule, Epsilon)
     ord, dims, kept = (options_of(step.operation, step.arguments, (name,)) for name in ("ord", "dim", "keepdim"))
-    x = step.operands[0]
-    if step.operation.name != "vector_norm":
-        x = step.named("deviations", deviations, x, **dims)
     scale = step.named("scale", largest, x, **dims)
     powers = step.named("contributions", scaled_powers, x, scale, **ord)
     total = step.named("s", stabilize_scaled, powers, scale, step.rule.epsilon, **ord, **dims, **kept)
@@ -224,8 +226,12 @@ def _of_powers(step: Step) -> Contributions:
 
 def _of_norm(step: Step) -> Contributions:
     """The relevance of the elements of a norm, by its order."""
-    order = step.arguments["ord"]
-    return (_of_powers if 0 < order < math.inf else _OF_ORDER.emit)(step)
+    return _by_powers(step, step.operands[0]) if 0 < step.arguments["ord"] < math.inf else _OF_ORDER.emit(step)
+
+
+def _of_spread(step: Step) -> Contributions:
+    """The relevance of the elements of a variance or its root: in proportion to squared deviations."""
+    return _by_powers(step, _deviations(step))
 
 
 def _statistic(contributions: Callable[[Step], fx.Node]) -> Implementation:
@@ -262,7 +268,7 @@ RULES: RuleTable = {
     Epsilon: {
         **_EPSILONS[Epsilon],
         "vector_norm": replace(_OF_ORDER, emit=_of_norm),
-        **dict.fromkeys(("var", "std"), replace(_OF_ORDER, emit=_of_powers)),
+        **dict.fromkeys(("var", "std"), replace(_OF_ORDER, emit=_of_spread)),
     },
     Magnitude: dict.fromkeys(("sum", "mean"), _statistic(_magnitudes)),
 }

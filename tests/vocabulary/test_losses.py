@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fxlrp
 from fxlrp import losses
+from fxlrp.errors import InputError
+from oracles import One
 
 
 @pytest.fixture
@@ -48,3 +51,14 @@ def test_its_derivative_by_the_input_is_that_of_torch(certain: tuple[Tensor, Ten
     inside = (given > 1e-12) & (given < 1)
     torch.testing.assert_close(found[inside], expected[inside])
     assert bool(found.isfinite().all())
+
+
+@pytest.mark.parametrize("outside", [-0.5, 1.5, float("nan")])
+def test_what_is_not_a_probability_is_an_error(outside: float) -> None:
+    """As it is in torch, and in the program of an explanation."""
+    given = torch.full((2, 3), 0.5)
+    explain = fxlrp.compile(One(lambda x: F.binary_cross_entropy(x, torch.ones(2, 3), reduction="none")).eval())
+    assert explain(given, target=1).shape == (2, 3)
+    given[0, 0] = outside
+    with pytest.raises(InputError, match="between 0 and 1"):
+        explain(given, target=1)
