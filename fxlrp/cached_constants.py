@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from fxlrp.capture.lock import is_compiling
 from fxlrp.capture.root_module import on_other_model, sharing_tensors
 from fxlrp.generated_code import generate_code
-from fxlrp.graph_parts import needed_for
+from fxlrp.graph_parts import copy_nodes, needed_for
 from fxlrp.layouts import to_local
 
 
@@ -130,9 +130,7 @@ def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
     """The part of a graph that computes ``constants``, which it returns."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     needed = needed_for(constants)
-    for node in graph.nodes:
-        if node in needed:
-            copies[node] = part.node_copy(node, copies.__getitem__)
+    copy_nodes((node for node in graph.nodes if node in needed), part, copies)
     part.output(tuple(copies[node] for node in constants))
     return part
 
@@ -140,13 +138,10 @@ def _constants_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
 def _main_graph(graph: fx.Graph, constants: Sequence[fx.Node]) -> fx.Graph:
     """A graph that takes ``constants`` as further inputs, after its own."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in graph.find_nodes(op="placeholder"):
-        copies[node] = part.node_copy(node)
+    copy_nodes(graph.find_nodes(op="placeholder"), part, copies)
     for node in constants:
         copies[node] = part.placeholder(node.name, default_value=None)
     ending = [node for node in graph.nodes if not node.users and node.is_impure()]
     needed = needed_for(ending, given=copies)
-    for node in graph.nodes:
-        if node in needed:
-            copies[node] = part.node_copy(node, copies.__getitem__)
+    copy_nodes((node for node in graph.nodes if node in needed), part, copies)
     return part

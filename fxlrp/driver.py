@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
+from fxlrp import graph_parts
 from fxlrp.capture import FrontEnd, capture
 from fxlrp.capture.fallback import first_that_follows
 from fxlrp.capture.root_module import sharing_tensors
@@ -142,8 +143,8 @@ def answered(annotated: Program, question: Question, passes: Passes) -> Program:
 
 def copied(program: Program) -> Program:
     """Return a copy of a program on the same model, without observers."""
-    graph, nodes = fx.Graph(), dict[fx.Node, fx.Node]()
-    graph.output(graph.graph_copy(program.graph, nodes)).meta = dict(program.graph.output_node().meta)
+    nodes: dict[fx.Node, fx.Node] = {}
+    graph = graph_parts.copied(program.graph, nodes)
     return replace(
         program,
         graph_module=sharing_tensors(program.graph_module, graph),

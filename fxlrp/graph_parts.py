@@ -1,8 +1,8 @@
-"""Parts of a graph: the nodes that compute values, and modules of their own."""
+"""Parts of a graph: the nodes that compute values, copies of nodes, and modules of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -21,6 +21,32 @@ def needed_for(values: Iterable[fx.Node], given: Iterable[fx.Node] = ()) -> set[
     return needed
 
 
+def copy_nodes(nodes: Iterable[fx.Node], graph: fx.Graph, copies: MutableMapping[fx.Node, fx.Node]) -> None:
+    """Copy nodes into a graph, like ``fx.Graph.node_copy`` in little more than half of its time.
+
+    Args:
+        nodes: The nodes, in order.
+        graph: The graph, at whose insertion point they are added.
+        copies: The copies by node, to which these are added. It contains those of all other nodes that they read.
+    """
+    for node in nodes:
+        # Without arguments, among which create_node would look for symbolic numbers: the node has none.
+        made = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+        if node.args:
+            made.args = fx.map_arg(node.args, copies.__getitem__)
+        if node.kwargs:
+            made.kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+        made.meta = dict(node.meta)
+        copies[node] = made
+
+
+def copied(graph: fx.Graph, copies: MutableMapping[fx.Node, fx.Node] | None = None) -> fx.Graph:
+    """Return a copy of a graph, and add the copies of its nodes to ``copies``."""
+    other = fx.Graph()
+    copy_nodes(graph.nodes, other, {} if copies is None else copies)
+    return other
+
+
 def part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results: Any) -> fx.GraphModule:
     """Return a module that computes ``results`` from ``inputs`` with the nodes ``body``.
 
@@ -33,7 +59,6 @@ def part(name: str, inputs: Sequence[fx.Node], body: Sequence[fx.Node], results:
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in inputs:
         copies[node] = graph.placeholder(node.name)
-    for node in body:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
+    copy_nodes(body, graph, copies)
     graph.output(fx.map_arg(results, copies.__getitem__))
     return forgotten_with_code(fx.GraphModule(nn.Module(), graph, class_name=name))

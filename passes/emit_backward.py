@@ -6,12 +6,11 @@ of the logit, as in an explanation with ``target=c``. Other computations on the 
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx
 
 from fxlrp.errors import CaptureError
+from fxlrp.graph_parts import copied
 from fxlrp.interface import Interface, Result
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Emitted, Program, input_name, inputs_among
@@ -45,7 +44,7 @@ def emit_backward(program: Program) -> int:
             "use an out-of-place operation"
         )
     graph, output = program.graph, program.graph.output_node()
-    annotated, forward = copy.deepcopy(graph), list(graph.nodes)
+    annotated, forward = copied(graph), list(graph.nodes)
     inputs = inputs_among(forward)
     gradients = _gradients(graph, inputs, [node for node in program.outputs if node in program.facts.dependent])
     initial = arriving_gradient if program.options.preset.starts_with_one else times_gradient

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor, fx
 
 from fxlrp.channels import channel_dim
 from fxlrp.errors import InputError
+from fxlrp.graph_parts import copied
 from fxlrp.inputs import identifier
 from fxlrp.interface import Interface, Result, condition_on
 from fxlrp.layouts import takes_local_parts
@@ -33,7 +33,7 @@ from fxlrp.relevance.stacked import INITIAL_STACKED, masks_of
 def emit_relevance(program: Program) -> int:
     """Append a step for every annotated node and return the inputs' relevance; return how many steps there are."""
     graph, output, question = program.graph, program.graph.output_node(), program.options.question
-    annotated, forward = program.annotated or copy.deepcopy(graph), list(graph.nodes)
+    annotated, forward = program.annotated or copied(graph), list(graph.nodes)
     # A question that names no place asks for the inputs.
     inputs, places = inputs_among(forward), Places(program, forward if question.names else ())
     controls = _controls(graph, inputs, question)

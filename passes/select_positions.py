@@ -7,11 +7,10 @@ graph remains that of the model. If the output is returned, copies compute all p
 
 from __future__ import annotations
 
-import copy
-
 from torch import fx
 
 from fxlrp.functions import at_positions
+from fxlrp.graph_parts import copied
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.places import requested
@@ -27,7 +26,7 @@ def select_positions(program: Program) -> int:
     rows = _separate_rows(program)
     if not any(_is_dense(program, node) for node in rows) or requested(program).intersection(rows):
         return 0
-    program.annotated = copy.deepcopy(program.graph)
+    program.annotated = copied(program.graph)
     (output,) = program.outputs
     if program.options.question.returns_output:
         program.facts.whole = _copied(program, rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import fx
 from fxlrp.arguments import shown
 from fxlrp.debugging.logs import PassLog
 from fxlrp.debugging.structured_trace import GraphTrace
+from fxlrp.graph_parts import copied
 from fxlrp.printing.code import graph_text
 from fxlrp.printing.html import html_table, in_cells
 from fxlrp.program import Observer, Program
@@ -52,7 +52,7 @@ class Recorder:
 
     def __call__(self, stage: str, count: int, program: Program) -> None:
         """Record a stage."""
-        self.stages.append(Stage(stage, count, copy.deepcopy(program.graph), "relevance" not in program.properties))
+        self.stages.append(Stage(stage, count, copied(program.graph), "relevance" not in program.properties))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from fxlrp.autocast_cache import without_fake_weights
 from fxlrp.capture.lock import ONE_CAPTURE
 from fxlrp.errors import UnsupportedOpError
 from fxlrp.generated_code import forgotten_with_code
+from fxlrp.graph_parts import copied
 from fxlrp.inputs import ExamplesNeeded
 from fxlrp.operation import Operation
 from fxlrp.program import SIZE
@@ -241,11 +242,11 @@ _trace_once = functools.lru_cache(maxsize=256)(_trace)
 
 def _lean(graph: fx.Graph) -> fx.Graph:
     """A copy of a graph without dead code and without the fake tensors of its trace. It says which values are sizes."""
-    lean, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    lean.output(lean.graph_copy(graph, copies))
-    for node, copied in copies.items():
+    copies: dict[fx.Node, fx.Node] = {}
+    lean = copied(graph, copies)
+    for node, made in copies.items():
         is_size = isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
-        copied.meta = {SIZE: True} if is_size else {}
+        made.meta = {SIZE: True} if is_size else {}
     lean.eliminate_dead_code()
     return lean
 
