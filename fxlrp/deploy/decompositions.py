@@ -109,16 +109,23 @@ def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int) -> Tensor:
     """Adaptive average pooling as a product with one matrix for each axis."""
     for axis, count in zip(range(-dims, 0), ntuple(output_size, dims), strict=True):
         if count is not None:
-            x = (x.movedim(axis, -1) @ _adaptive_windows(x, axis, count).T).movedim(-1, axis)
+            x = _mapped(x, axis, _adaptive_windows(x, axis, count))
     return x
 
 
 def adaptive_avg_pool_backward(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
     """The transposed map of adaptive average pooling, with the matrices transposed."""
     for axis in range(-dims, 0):
-        matrix = _adaptive_windows(x, axis, r.shape[axis])
-        r = (r.movedim(axis, -1) @ matrix).movedim(-1, axis)
+        sizes = [*r.shape]
+        count, sizes[axis] = sizes[axis], x.shape[axis]
+        r = (r / sizes[axis]).expand(sizes) if count == 1 else _mapped(r, axis, _adaptive_windows(x, axis, count).T)
     return r
+
+
+def _mapped(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """What a matrix, ``(count, size)``, makes of an axis."""
+    # A product of matrices, or of elements that are not contiguous, asks whether a dynamic size divides the other one.
+    return (x.movedim(axis, -1).contiguous().unsqueeze(-2) * matrix.contiguous()).sum(-1).movedim(-1, axis)
 
 
 def _adaptive_windows(x: Tensor, axis: int, count: int) -> Tensor:
