@@ -116,16 +116,19 @@ def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int) -> Tensor:
 def adaptive_avg_pool_backward(r: Tensor, x: Tensor, *, dims: int) -> Tensor:
     """The transposed map of adaptive average pooling, with the matrices transposed."""
     for axis in range(-dims, 0):
-        sizes = [*r.shape]
-        count, sizes[axis] = sizes[axis], x.shape[axis]
-        r = (r / sizes[axis]).expand(sizes) if count == 1 else _mapped(r, axis, _adaptive_windows(x, axis, count).T)
+        r = _mapped(r, axis, _adaptive_windows(x, axis, r.shape[axis]).T)
     return r
 
 
 def _mapped(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
     """What a matrix, ``(count, size)``, makes of an axis."""
+    x = x.movedim(axis, -1)
+    if all(isinstance(size, int) for size in (*x.shape[1:], *matrix.shape)):
+        return (x @ matrix.T).movedim(-1, axis)
     # A product of matrices, or of elements that are not contiguous, asks whether a dynamic size divides the other one.
-    return (x.movedim(axis, -1).contiguous().unsqueeze(-2) * matrix.contiguous()).sum(-1).movedim(-1, axis)
+    if x.shape[-1] == 1:
+        return (x * matrix.flatten()).movedim(-1, axis)
+    return (x.contiguous().unsqueeze(-2) * matrix.contiguous()).sum(-1).movedim(-1, axis)
 
 
 def _adaptive_windows(x: Tensor, axis: int, count: int) -> Tensor:
