@@ -93,7 +93,7 @@ def test_compiled_explainers_follow_the_weights() -> None:
     assert not torch.allclose(compiled(x), before)
 
 
-@pytest.mark.sampled(2, "preset")
+@pytest.mark.sampled(4, "options")
 @compiler_needed
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"layout_optimization": False}, {"freezing": True}], ids=["contiguous", "frozen"])
