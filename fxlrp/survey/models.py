@@ -125,11 +125,17 @@ def _torchvision_size(name: str) -> int:
     return 256 if name.startswith("swin_v2") else 224 if name.startswith(("vit", "maxvit", "swin")) else 96
 
 
+# Transformers whose balance at their own image size does not fit into memory, with a smaller one, in pixels.
+_SMALLER = {"deepseek_vit_412m": 252, "gemma4_vit_167m": 192, "samvit_base_patch16": 256}
+
+
 def _timm(name: str) -> Case:
     import_torchvision()
-    model = require("timm", "survey").create_model(name, pretrained=False).eval()
-    size = model.pretrained_cfg["input_size"]
-    return Case(model, torch.rand(2 if size[-1] <= 256 else 1, *size))
+    size = _SMALLER.get(name)
+    options = {} if size is None else {"img_size": size}
+    model = require("timm", "survey").create_model(name, pretrained=False, **options).eval()
+    shape = model.pretrained_cfg["input_size"] if size is None else (3, size, size)
+    return Case(model, torch.rand(2 if shape[-1] <= 256 else 1, *shape))
 
 
 # Sizes that make the model of a family small, used where its configuration has the entry.
