@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from fxlrp.generated_code import forgotten_with_code
+from fxlrp.graph_parts import copy_nodes
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import SIZE, Program
 from fxlrp.provenance import provenance
@@ -159,8 +160,7 @@ class _Region:
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
         for index, node in enumerate(part.inputs):
             copies[node] = graph.placeholder(f"value_{index}")
-        for node in (*part.views, *part.nodes):
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+        copy_nodes((*part.views, *part.nodes), graph, copies)
         results = [part.nodes[position] for position in returned]
         own = [
             copies[node] if kinds.allocates(node) else graph.call_function(torch.clone, (copies[node],))

@@ -126,7 +126,7 @@ def _mapped(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
     if all(isinstance(size, int) for size in (*x.shape[1:], *matrix.shape)):
         return (x @ matrix.T).movedim(-1, axis)
     # A product of matrices, or of elements that are not contiguous, asks whether a dynamic size divides the other one.
-    if x.shape[-1] == 1:
+    if isinstance(x.shape[-1], int) and x.shape[-1] == 1:  # known without a guard
         return (x * matrix.flatten()).movedim(-1, axis)
     return (x.contiguous().unsqueeze(-2) * matrix.contiguous()).sum(-1).movedim(-1, axis)
 

@@ -124,7 +124,7 @@ class Step:
     def _add(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
         # With its name, which torch.fx would else make from that of the function, and slowly.
         made = self.graph.create_node("call_function", function, name=name)
-        # Among arguments that are given at once it looks for symbolic numbers.
+        # Among arguments that it is given, create_node would look for symbolic numbers.
         made.args = args
         if kwargs:
             made.kwargs = kwargs

@@ -26,17 +26,18 @@ def globally_pooled() -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("format", "capture"),
+    ("format", "capture", "made"),
     [
-        ("export", "symbolic"),
-        ("export", "export"),
-        pytest.param("onnx", "symbolic", marks=pytest.mark.slow),
-        pytest.param("onnx", "export", marks=pytest.mark.repeats),
-        pytest.param("aoti", "symbolic", marks=[compiler_needed, pytest.mark.slow]),
+        ("export", "symbolic", convolutional),
+        ("export", "export", convolutional),
+        ("onnx", "symbolic", convolutional),
+        ("onnx", "symbolic", globally_pooled),
+        pytest.param("onnx", "export", convolutional, marks=pytest.mark.repeats),
+        pytest.param("aoti", "symbolic", globally_pooled, marks=compiler_needed),
     ],
 )
-def test_open_image_sizes(format: Any, capture: Any, tmp_path: Path) -> None:
-    model, x = convolutional() if capture == "export" else globally_pooled()
+def test_open_image_sizes(format: Any, capture: Any, made: Any, tmp_path: Path) -> None:
+    model, x = made()
     captured = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if capture == "export" else None
     options: Any = dict(example_inputs=x, dynamic_shapes={"input": captured}) if captured else {}
     explain = fxlrp.compile(model, capture=capture, **options)
