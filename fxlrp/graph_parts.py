@@ -36,7 +36,7 @@ def copy_nodes(nodes: Iterable[fx.Node], graph: fx.Graph, copies: MutableMapping
             made.args = fx.map_arg(node.args, copies.__getitem__)
         if node.kwargs:
             made.kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
-        made.meta = dict(node.meta)
+        made.meta.update(node.meta)
         copies[node] = made
 
 

@@ -268,7 +268,7 @@ class Operation:
         """What :meth:`bind` returns for a canonical call, as most are; None for others."""
         if self.keeps_arguments or self.variadic is not None or len(args) > len(self.parameters):
             return None
-        bound = dict(self.parameters)
+        bound = {**self.parameters}
         bound.update(zip(self.parameters, args, strict=False))
         if kwargs:
             rest = list(self.parameters)[len(args) :]

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from torch import fx
 from torch.fx.graph import _Namespace
 
+from fxlrp.operation import Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import Program, inputs_among
-from fxlrp.provenance import MODEL, module_calls, module_path
+from fxlrp.provenance import MODEL, module_calls
 
 
 @compiler_pass(needs=["canonical"], provides=["named"])
@@ -23,16 +24,19 @@ def name_nodes(program: Program) -> int:
     """
     operations: dict[str, set[str]] = defaultdict(set)
     of_calls: dict[str, Counter[str]] = defaultdict(Counter)
+    calls: dict[fx.Node, tuple[Operation, str]] = {}
     for node in program.graph.nodes:
         operation = program.vocabulary.operation(node)
         if operation is not None:
-            operations[module_path(node)].add(operation.name)
-            of_calls[module_path(node)][_call(node)] += 1
+            key, path = _innermost(node)
+            calls[node] = operation, path
+            operations[path].add(operation.name)
+            of_calls[path][key] += 1
     parents = {path.rpartition(".")[0] for path in operations}
     wanted: dict[fx.Node, str] = {}
     own: dict[fx.Node, str] = {}
     for node in program.graph.nodes:
-        operation, path = program.vocabulary.operation(node), module_path(node)
+        operation, path = calls.get(node, (None, ""))
         if node.op == "get_attr":
             name = str(node.target).removeprefix(f"{MODEL}.")
         elif operation is not None and path:
@@ -51,10 +55,10 @@ def name_nodes(program: Program) -> int:
     return len(wanted)
 
 
-def _call(node: fx.Node) -> str:
-    """The call of the innermost module that created the node."""
+def _innermost(node: fx.Node) -> tuple[str, str]:
+    """The call of the innermost module that created the node, and the path of this module."""
     calls = module_calls(node)
-    return calls[-1].key if calls else ""
+    return (calls[-1].key, calls[-1].path) if calls else ("", "")
 
 
 def _rename(graph: fx.Graph, wanted: Mapping[fx.Node, str], own: Mapping[fx.Node, str], paths: Iterable[str]) -> None:

@@ -48,8 +48,11 @@ def _canonicalize(program: Program, node: fx.Node, constant: bool) -> int:
     if not constant:
         _check_required(node, operation, bound)
     args, kwargs = operation.call(bound)
-    node.op, node.target, node.args, node.kwargs = "call_function", operation.function, args, kwargs
-    return int(before != (node.op, node.target, node.args, node.kwargs))
+    canonical = ("call_function", operation.function, args, kwargs)
+    if before == canonical:
+        return 0  # assigning takes longer than comparing
+    node.op, node.target, node.args, node.kwargs = canonical
+    return 1
 
 
 def _method_to_function(node: fx.Node) -> int:

@@ -128,7 +128,7 @@ class Step:
         made.args = args
         if kwargs:
             made.kwargs = kwargs
-        made.meta = provenance(self.node)
+        made.meta.update(provenance(self.node))
         return made
 
     def is_complex(self, value: Any) -> bool:
@@ -150,7 +150,7 @@ class Step:
             path += "_"
         root.register_buffer(path, value, persistent=False)
         made = self.graph.get_attr(path)
-        made.meta = provenance(self.node)
+        made.meta.update(provenance(self.node))
         return made
 
     def times(self, operand: fx.Node, factor: fx.Node) -> Relevance:
