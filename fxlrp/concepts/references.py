@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from fxlrp.arguments import as_tensor, flag, path_of, shown, whole
 from fxlrp.concepts.best import NO_CLASS, Best, Top
 from fxlrp.concepts.channels import Reduction, by_channel, check_explainer, coordinates, dim_of, scores
 from fxlrp.concepts.class_sums import ClassSums, Statistics
+from fxlrp.concepts.scored import MEASURES, Measure, Scored
 from fxlrp.concepts.state import read_state
 from fxlrp.errors import InputError
 from fxlrp.explainer import Explainer
@@ -22,10 +23,6 @@ from fxlrp.relevance.initial_relevance import Seed, Target
 from fxlrp.relevance.targets import at_target
 
 T = TypeVar("T")
-
-Measure: TypeAlias = Literal["relevance", "activation"]
-
-_MEASURES: tuple[Measure, ...] = ("relevance", "activation")
 
 
 class References:
@@ -126,6 +123,21 @@ class References:
         Raises:
             InputError: An argument does not fit, or the relevance is NaN.
         """
+        self.include(self.score(*inputs, target=target, seed=seed, classes=classes, samples=samples, **named))
+
+    def score(
+        self,
+        *inputs: Any,
+        target: Target = None,
+        seed: Seed = None,
+        classes: Tensor | Sequence[int] | None = None,
+        samples: Tensor | Sequence[int] | None = None,
+        **named: Any,
+    ) -> Scored:
+        """Explain a batch and return its scores, which :meth:`include` adds, here or in another process.
+
+        The arguments and the errors are those of :meth:`add`.
+        """
         reading = self._explain.read(*inputs, at=self._at, target=target, seed=seed, **named)
         self._check_digest()
         batch = len(reading.output)
@@ -133,21 +145,36 @@ class References:
         if bool((indices < 0).any()):
             raise InputError(f"the indices of samples must not be negative, but samples is {shown(samples)}")
         of_class = _classes(reading, target, seed) if classes is None else _indices(classes, batch)
-        scored = {name: self._scores(name, place, batch) for name, place in reading.places.items()}
+        return Scored(
+            indices, of_class, {name: self._scores(name, place, batch) for name, place in reading.places.items()}
+        )
+
+    def include(self, scored: Scored) -> None:
+        """Add the samples of a batch, whose scores :meth:`score` returned.
+
+        Statistics are rounded in the order of the calls.
+
+        Args:
+            scored: The scores.
+
+        Raises:
+            InputError: A place has other channels than before.
+        """
         # All places are checked before the first one changes.
-        known = {name: self._known(name, *measured["relevance"]) for name, measured in scored.items()}
-        for name, measured in scored.items():
+        known = {name: self._known(name, *measured["relevance"]) for name, measured in scored.places.items()}
+        samples, classes = scored.samples, scored.classes
+        for name, measured in scored.places.items():
             best, sums = known[name]
-            self._best[name] = {each: best[each].updated(*measured[each], indices, of_class) for each in _MEASURES}
-            self._sums[name] = {each: sums[each].updated(measured[each][0], of_class) for each in _MEASURES}
-        self._seen += batch
+            self._best[name] = {each: best[each].updated(*measured[each], samples, classes) for each in MEASURES}
+            self._sums[name] = {each: sums[each].updated(measured[each][0], classes) for each in MEASURES}
+        self._seen += len(samples)
 
     def _scores(self, name: str, place: Place, batch: int) -> dict[Measure, tuple[Tensor, Tensor]]:
         """The scores of each measure and the coordinates of the positions that respond most."""
         dim = dim_of(name, place, batch)
         shape = tuple(size for index, size in enumerate(place.value.shape) if index not in (0, dim))
         found: dict[Measure, tuple[Tensor, Tensor]] = {}
-        for measure in _MEASURES:
+        for measure in MEASURES:
             values = by_channel(place.relevance if measure == "relevance" else place.value, dim)
             if measure == "relevance" and self._relative:
                 total = values.abs().sum((1, 2), keepdim=True)
@@ -165,7 +192,7 @@ class References:
         channels, dimensions = score.shape[1], positions.shape[-1]
         if name not in self._best:
             none = Best.empty(channels, self._k, dimensions)
-            return dict.fromkeys(_MEASURES, none), dict.fromkeys(_MEASURES, ClassSums.empty(channels))
+            return dict.fromkeys(MEASURES, none), dict.fromkeys(MEASURES, ClassSums.empty(channels))
         known = self._best[name]["relevance"].positions
         if known.shape != (channels, self._k, dimensions):
             raise InputError(
@@ -209,7 +236,7 @@ class References:
 
     @staticmethod
     def _of(kept: Mapping[str, Mapping[Measure, T]], place: str, by: Measure) -> T:
-        if not isinstance(by, str) or by not in _MEASURES:
+        if not isinstance(by, str) or by not in MEASURES:
             raise InputError(f'by must be "relevance" or "activation", not {shown(by)}')
         if not isinstance(place, str) or place not in kept:
             known = ", ".join(map(repr, kept)) or "none before the first batch"
@@ -260,8 +287,8 @@ class References:
         found = References(explain, state["at"], k=state["k"], reduce=state["reduce"], relative=state["relative"])
         found._seen, found._digest = state["seen"], state["explainer"]
         for name, measured in state["best"].items():
-            found._best[name] = {measure: Best.of(measured[measure]) for measure in _MEASURES}
-            found._sums[name] = {measure: ClassSums.of(state["sums"][name][measure]) for measure in _MEASURES}
+            found._best[name] = {measure: Best.of(measured[measure]) for measure in MEASURES}
+            found._sums[name] = {measure: ClassSums.of(state["sums"][name][measure]) for measure in MEASURES}
         return found
 
     def _check_digest(self) -> None:

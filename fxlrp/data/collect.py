@@ -11,15 +11,15 @@ from typing import Any
 
 from fxlrp.arguments import flag, path_of, shown, whole
 from fxlrp.concepts.references import References
+from fxlrp.data.engine import Engine, engine_of
 from fxlrp.data.local import Question, settings_of
 from fxlrp.data.plan import Plan
-from fxlrp.data.portable import Inputs, moved
+from fxlrp.data.portable import Inputs
 from fxlrp.data.progress import progress_bar
 from fxlrp.data.samples import samples_of
 from fxlrp.data.settings import check_same, digest_of_call
 from fxlrp.data.store import sole_writer
 from fxlrp.errors import InputError
-from fxlrp.inputs import Named
 
 _STATE, _SETTINGS = "references.pt", "settings.json"
 
@@ -36,6 +36,7 @@ def collect(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     save_every: int = 100,
     progress: bool = True,
+    engine: Engine = "local",
 ) -> References:
     """Add every sample of a dataset to reference samples and statistics of concepts, once.
 
@@ -53,6 +54,7 @@ def collect(
         collate_fn: As for :func:`fxlrp.data.explain`.
         save_every: After how many batches the state is saved.
         progress: Whether to show a progress bar.
+        engine: What explains, as for :func:`fxlrp.data.explain`. The result is the same.
 
     Returns:
         The references with all samples. Those that were passed are not to be used further.
@@ -77,7 +79,7 @@ def collect(
     flag("progress", progress)
     every = whole("save_every", save_every)
     samples = samples_of(dataset, inputs, target, collate_fn, whole("num_workers", num_workers, 0))
-    plan = Plan(size, size, samples.count)
+    plan, chosen = Plan(size, size, samples.count), engine_of(engine)
     question = Question(references.explain, references.settings["at"], None, False, None)
     with sole_writer(path):
         first = samples.first(size)
@@ -91,13 +93,10 @@ def collect(
         done = [True] * plan.parts_of(found.seen)
         done += [False] * (plan.parts_of(samples.count or 0) - len(done))
         with progress_bar(samples.count, found.seen, progress) as advance:
-            for number, batch in enumerate(samples.batches(plan, done)):
-                if batch.call is None:
-                    continue
-                args, kwargs, wanted = moved((batch.call.args, batch.call.kwargs, batch.call.target), question.device)
-                found.add(*args, Named(kwargs), target=wanted, samples=list(batch.rows))
-                advance(len(batch.rows))
-                if (number + 1) % every == 0:
+            for rows, scored in chosen.scored(found, samples, plan, done):
+                found.include(scored)
+                advance(len(rows))
+                if (rows.start // size + 1) % every == 0:
                     _save(found, path)
         _save(found, path)
     return found

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from fxlrp.asked import Only
+from fxlrp.concepts.references import References
+from fxlrp.concepts.scored import Scored
 from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Arrays, Call, arrays_of, joined, moved
 from fxlrp.data.samples import Samples
@@ -43,7 +45,7 @@ class Question:
     @property
     def device(self) -> torch.device:
         """The device of the model; the CPU if it has no parameters."""
-        return next((each.device for each in self.explain.parameters()), torch.device("cpu"))
+        return device_of(self.explain)
 
     def is_stacked(self, target: Any) -> bool:
         """Whether several questions are asked, whose results are stacked in front of the samples."""
@@ -150,6 +152,32 @@ class Local:
     ) -> Iterator[Part]:
         """Explain the parts that are not done; the arguments are those of :func:`explained`."""
         return explained(question, samples, plan, done, first)
+
+    def scored(
+        self, references: References, samples: Samples, plan: Plan, done: Sequence[bool]
+    ) -> Iterator[tuple[range, Scored]]:
+        """Score the channels on the batches that are not done, in order.
+
+        Args:
+            references: What scores.
+            samples: The samples.
+            plan: The parts, of one batch each.
+            done: Which of them are done.
+        """
+        for batch in samples.batches(plan, done):
+            if batch.call is not None:
+                yield batch.rows, scores_of(references, batch.call, batch.rows)
+
+
+def scores_of(references: References, call: Call, rows: Sequence[int]) -> Scored:
+    """Return the scores of the channels on a batch, on the device of the model."""
+    args, kwargs, target = moved((call.args, dict(call.kwargs), call.target), device_of(references.explain))
+    return references.score(*args, Named(kwargs), target=target, samples=list(rows))
+
+
+def device_of(explain: Explainer) -> torch.device:
+    """Return the device of the model; the CPU if it has no parameters."""
+    return next((each.device for each in explain.parameters()), torch.device("cpu"))
 
 
 def settings_of(question: Question, samples: Samples, plan: Plan) -> dict[str, Any]:

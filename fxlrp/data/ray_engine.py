@@ -11,10 +11,13 @@ from typing import Any
 import torch
 
 from fxlrp.arguments import shown, whole
+from fxlrp.concepts.references import References
+from fxlrp.concepts.scored import Scored
 from fxlrp.data import portable
 from fxlrp.data.local import First, Part, Question
 from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Worker
+from fxlrp.data.ray_concepts import Scorer, ScoringActor, new_on_cpu, unpacked
 from fxlrp.data.samples import Samples
 from fxlrp.errors import InputError
 from fxlrp.extras import require
@@ -27,9 +30,10 @@ _MOST_BLOCKS = 4096
 class Ray:
     """Explain on the actors of Ray: of the cluster to which ``ray.init`` connected, or of this machine.
 
-    Each actor loads the program that :meth:`fxlrp.Explainer.export` writes, so it needs PyTorch and the code of the
-    dataset, but neither fxlrp nor the code of the model. It reads the samples itself, from storage that all machines
-    share. An actor that dies is replaced, and what it had not returned is explained again.
+    For :func:`fxlrp.data.explain`, each actor loads the program that :meth:`fxlrp.Explainer.export` writes, so it needs
+    PyTorch and the code of the dataset, but neither fxlrp nor the code of the model. For :func:`fxlrp.data.collect`, it
+    gets a copy of the explainer, and needs both. It reads the samples itself, from storage that all machines share. An
+    actor that dies is replaced, and what it had not returned is explained again.
 
     Args:
         actors: The number of actors.
@@ -67,14 +71,11 @@ class Ray:
             InputError: The dataset has no index, or the model takes containers.
             ExportError: The explanation cannot be exported.
         """
-        if samples.is_iterable:
-            raise InputError("the engine of Ray needs a dataset with an index, because each actor reads other samples")
+        _check_index(samples)
         missing = [part for part, is_done in enumerate(done) if not is_done]
         if not missing:
             return
         first.arrays_of(samples.first(plan.batch_size))
-        ray = require("ray", EXTRA)
-        data = require("ray.data", EXTRA)
         # The actors get the code of this module itself, so that they run without fxlrp.
         require("ray.cloudpickle", EXTRA).register_pickle_by_value(portable)
         worker = Worker(
@@ -92,12 +93,55 @@ class Ray:
             target=_of_workers(samples.target),
             batches={part: [(rows.start, rows.stop) for rows in plan.batches(part)] for part in missing},
         )
-        kept = ray.put(worker)
-        parts = data.from_items(
-            [{"part": part} for part in missing], override_num_blocks=min(len(missing), _MOST_BLOCKS)
+        for part, arrays in self._results(portable.Actor, worker, missing, "arrays"):
+            yield Part(part, plan.rows(part), portable.unpacked(arrays))
+
+    def scored(
+        self, references: References, samples: Samples, plan: Plan, done: Sequence[bool]
+    ) -> Iterator[tuple[range, Scored]]:
+        """Score the channels on the batches that are not done, in order; the arguments are those of the local engine.
+
+        Raises:
+            InputError: The dataset has no index.
+        """
+        _check_index(samples)
+        missing = [part for part, is_done in enumerate(done) if not is_done]
+        if not missing:
+            return
+        scorer = Scorer(
+            references=new_on_cpu(references),
+            samples=samples,
+            batches={part: plan.rows(part) for part in missing},
+            threads=max(1, int(self.cpus)),
+            device="cuda" if self.gpus else "cpu",
         )
-        found = parts.map_batches(
-            portable.Actor,
+        waiting: dict[int, bytes] = {}
+        following = iter(missing)
+        part = next(following, None)
+        for found, content in self._results(ScoringActor, scorer, missing, "scores"):
+            waiting[found] = content
+            # Statistics are rounded in the order of the samples.
+            while part in waiting:
+                yield plan.rows(part), unpacked(waiting.pop(part))
+                part = next(following, None)
+
+    def _results(self, actor: type, worker: Any, parts: Sequence[int], column: str) -> Iterator[tuple[int, bytes]]:
+        """What the actors return for each part, once and in any order.
+
+        Args:
+            actor: The class of the actors. It is called with a row with the number of a part.
+            worker: What they need.
+            parts: The numbers of the parts.
+            column: The column in which they return the result.
+
+        Raises:
+            InputError: A part is missing.
+        """
+        ray, data = require("ray", EXTRA), require("ray.data", EXTRA)
+        kept = ray.put(worker)
+        rows = data.from_items([{"part": part} for part in parts], override_num_blocks=min(len(parts), _MOST_BLOCKS))
+        found = rows.map_batches(
+            actor,
             fn_constructor_args=(kept,),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=self.actors),
@@ -105,15 +149,20 @@ class Ray:
             num_gpus=self.gpus or None,
         )
         # An actor that dies returns some parts twice.
-        written = set[int]()
+        returned = set[int]()
         for row in found.iter_rows():
             part = int(row["part"])
-            if part not in written:
-                written.add(part)
-                yield Part(part, plan.rows(part), portable.unpacked(row["arrays"]))
-        lost = set(missing) - written
+            if part not in returned:
+                returned.add(part)
+                yield part, row[column]
+        lost = set(parts) - returned
         if lost:
             raise InputError(f"Ray returned without the parts {sorted(lost)[:5]}: its log has the reason")
+
+
+def _check_index(samples: Samples) -> None:
+    if samples.is_iterable:
+        raise InputError("the engine of Ray needs a dataset with an index, because each actor reads other samples")
 
 
 def _is_per_sample(target: Any) -> bool:

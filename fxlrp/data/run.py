@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,11 +13,11 @@ import torch
 from fxlrp.arguments import flag, path_of, shown, whole
 from fxlrp.asked import Only
 from fxlrp.concepts.channels import check_explainer
-from fxlrp.data.local import First, Local, Part, Question, settings_of
+from fxlrp.data.engine import Engine, engine_of
+from fxlrp.data.local import First, Part, Question, settings_of
 from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Inputs
 from fxlrp.data.progress import progress_bar
-from fxlrp.data.ray_engine import Ray
 from fxlrp.data.samples import Samples, samples_of
 from fxlrp.data.settings import check_same
 from fxlrp.data.store import EXTRA, Results, Store, sole_writer
@@ -29,9 +29,6 @@ from fxlrp.question import At
 
 Dtype: TypeAlias = "Literal['float16', 'float32', 'float64'] | torch.dtype | None"
 
-Engine: TypeAlias = "Literal['local', 'ray'] | Ray"
-
-_ENGINES: Mapping[str, Callable[[], Local | Ray]] = {"local": Local, "ray": Ray}
 _DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -112,7 +109,7 @@ def explain(
     question = Question(explain, at, only, flag("bypass", bypass), _dtype(dtype))
     flag("compress", compress)
     flag("progress", progress)
-    chosen = _engine(engine)
+    chosen = engine_of(engine)
     require("zarr", EXTRA)
     if progress:
         require("tqdm", EXTRA)
@@ -132,16 +129,6 @@ def _dtype(given: Any) -> torch.dtype | None:
     if not isinstance(given, str) or given not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(_DTYPES)}, or None, not {shown(given)}")
     return _DTYPES[given]
-
-
-def _engine(given: Any) -> Local | Ray:
-    if isinstance(given, Local | Ray):
-        return given
-    if not isinstance(given, str) or given not in _ENGINES:
-        raise InputError(
-            f"engine must be {' or '.join(map(repr, _ENGINES))}, or fxlrp.data.Ray(...), not {shown(given)}"
-        )
-    return _ENGINES[given]()
 
 
 def _opened(path: Path, question: Question, samples: Samples, plan: Plan, first: First, *, compress: bool) -> Store:

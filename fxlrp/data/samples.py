@@ -66,14 +66,23 @@ class Samples:
         Raises:
             InputError: There are none, or the inputs are not in them.
         """
-        if self.is_iterable:
-            read = list(itertools.islice(iter(self.dataset), size))
-        else:
-            read = [self.dataset[index] for index in range(min(size, len(self.dataset)))]
-        if not read:
+        if not self.is_iterable:
+            return self.read(range(min(size, len(self.dataset))))
+        return self._call(list(itertools.islice(iter(self.dataset), size)), 0)
+
+    def read(self, rows: range) -> Call:
+        """The call for samples of a dataset with an index.
+
+        Raises:
+            InputError: There are none, or the inputs are not in them.
+        """
+        return self._call([self.dataset[index] for index in rows], rows.start)
+
+    def _call(self, samples: list[Any], first: int) -> Call:
+        if not samples:
             raise InputError(f"the dataset {type(self.dataset).__name__} has no samples")
         with _input_errors():
-            return call_of(self.collate(read), self.inputs, self.target, 0)
+            return call_of(self.collate(samples), self.inputs, self.target, first)
 
     def batches(self, plan: Plan, done: Sequence[bool]) -> Iterator[Batch]:
         """The batches in order; of an iterable dataset also those of parts that are done, without their calls.

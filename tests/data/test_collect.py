@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from torch.utils.data import Dataset
 
 import fxlrp
 from fxlrp.concepts import References
-from fxlrp.concepts.references import Measure
+from fxlrp.concepts.scored import Measure
+from fxlrp.data.ray_concepts import Scorer, new_on_cpu, packed, unpacked
+from fxlrp.data.samples import samples_of
 from fxlrp.errors import InputError
 from oracles import random
+from reference_files import assert_same_references
 
 X = random(22, 2, 6, 6, seed=5)
 
@@ -71,6 +75,25 @@ def test_a_run_that_failed_goes_on(tmp_path: Path) -> None:
     assert torch.allclose(ours.mean, at_once.mean) and torch.allclose(ours.std, at_once.std)
     assert torch.equal(ours.mean, exact.mean) and torch.equal(ours.std, exact.std)
     assert References.load(tmp_path / "x" / "references.pt", fxlrp.compile(network(), "epsilon")).seen == 22
+
+
+def test_scores_of_another_process_are_those_of_one_run(tmp_path: Path) -> None:
+    references = References(fxlrp.compile(network(), "epsilon"), ["0", "2"], k=5)
+    samples = samples_of(Failing(), 0, label, None, 0)
+    batches = {number: range(start, min(start + 4, 22)) for number, start in enumerate(range(0, 22, 4))}
+    scorer = Scorer(new_on_cpu(references), samples, batches, threads=1, device="cpu")
+    # What Ray does with it.
+    scorer = pickle.loads(pickle.dumps(scorer))
+    for number in batches:
+        references.include(unpacked(packed(scorer.scored(number))))
+    references.save(tmp_path / "references.pt")
+    collected(tmp_path / "local", Failing())
+    assert_same_references(tmp_path / "references.pt", tmp_path / "local" / "references.pt")
+
+
+def test_the_engine_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="engine must be 'local' or 'ray'"):
+        collected(tmp_path / "x", Failing(), engine="dask")
 
 
 @pytest.mark.parametrize(

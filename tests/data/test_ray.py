@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 import fxlrp
 from dataset_runs import Waves, files, network
 from fxlrp.errors import InputError
+from reference_files import assert_same_references
 
 pytest.importorskip("zarr", reason="zarr is not installed")
 
@@ -33,7 +34,17 @@ def cluster() -> Iterator[None]:
 
 
 def worker_dataset(killed: Path | None) -> Any:
-    """A dataset whose class is sent to the workers; one of them is killed when it reads sample 100 the first time."""
+    """Samples for workers that have neither the compiler nor the code of the model."""
+    return read_in_workers(killed, without={"fxlrp", "dataset_runs"})
+
+
+def read_in_workers(killed: Path | None, without: Collection[str] = ()) -> Any:
+    """A dataset whose class is sent to the workers; one of them is killed when it reads sample 100 the first time.
+
+    Args:
+        killed: The file that is written then; None if no worker is killed.
+        without: The modules that workers must not import.
+    """
     home, samples = os.getpid(), torch.stack([Waves(200)[index] for index in range(200)])
 
     class Samples:
@@ -42,8 +53,7 @@ def worker_dataset(killed: Path | None) -> Any:
 
         def __getitem__(self, index: int) -> dict[str, Any]:
             if os.getpid() != home:
-                # Neither the compiler nor the code of the model.
-                assert not {"fxlrp", "dataset_runs"} & {*sys.modules}
+                assert not sys.modules.keys() & without
                 if killed is not None and index == 100 and not killed.exists():
                     killed.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -96,6 +106,49 @@ def test_what_one_process_began_ends_on_ray(cluster: None, tmp_path: Path) -> No
     fxlrp.data.explain(explain, dataset, tmp_path / "local.zarr", **options)
     assert found.relevance["image"].shape == (200, 2, 3, 16, 16) and found.relevance["label"].shape == (200, 2, 1)
     assert files(tmp_path / "x.zarr") == files(tmp_path / "local.zarr")
+
+
+@pytest.mark.slow
+def test_concepts_are_the_same_if_a_worker_is_killed(cluster: None, tmp_path: Path) -> None:
+    dataset, killed = read_in_workers(tmp_path / "killed"), tmp_path / "killed"
+    explain = fxlrp.compile(network())
+    options: dict[str, Any] = {"inputs": "image", "target": LABELS, "batch_size": 8, "progress": False}
+
+    def collected(out: str, engine: Any) -> fxlrp.concepts.References:
+        references = fxlrp.concepts.References(explain, ["0", "2"], k=5)
+        return fxlrp.data.collect(references, dataset, tmp_path / out, engine=engine, **options)
+
+    local = collected("local", "local")
+    assert not killed.exists()
+    on_ray = collected("ray", fxlrp.data.Ray(actors=2))
+    assert killed.exists() and on_ray.seen == local.seen == 200
+    assert_same_references(tmp_path / "ray" / "references.pt", tmp_path / "local" / "references.pt")
+
+
+@pytest.mark.slow
+def test_concepts_that_one_process_began_end_on_ray(cluster: None, tmp_path: Path) -> None:
+    dataset, explain = read_in_workers(None), fxlrp.compile(network())
+    options: dict[str, Any] = {"inputs": "image", "batch_size": 8, "save_every": 4, "progress": False}
+
+    def failing(samples: list[Any]) -> Any:
+        if torch.equal(samples[0]["image"], dataset[96]["image"]):
+            raise OSError("the disk is gone")
+        return torch.utils.data.default_collate(samples)
+
+    def begun(**more: Any) -> fxlrp.concepts.References:
+        return fxlrp.data.collect(fxlrp.concepts.References(explain, "0"), dataset, tmp_path / "x", **options, **more)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        begun(collate_fn=failing)
+    found = begun(engine="ray")
+    whole = fxlrp.concepts.References(explain, "0")
+    for start in range(0, 200, 8):
+        whole.add(torch.stack([dataset[index]["image"] for index in range(start, start + 8)]))
+    assert found.seen == 200
+    for channel in range(3):
+        torch.testing.assert_close(vars(found.top("0", channel)), vars(whole.top("0", channel)), rtol=0, atol=0)
+    ours, theirs = found.statistics("0"), whole.statistics("0")
+    torch.testing.assert_close((ours.mean, ours.std), (theirs.mean, theirs.std), rtol=0, atol=0)
 
 
 class Stream(IterableDataset[Tensor]):
