@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from torch import fx, nn
 
+from fxlrp.arguments import similar
 from fxlrp.parameters import reads_of
-from fxlrp.program import Program
+from fxlrp.program import Program, annotation, input_name
 from fxlrp.provenance import MODEL, module_stack
 
 _NO_OPERATION = "the module at this path has no operation in the graph: it does nothing, or the output does not need it"
 _NOT_CALLED = "the module at this path is not called: another module reads its parameters"
 _PARAMETER = "this is a buffer, or a parameter that the output does not need"
 _READ = "this is a parameter, not a value that the model computes"
+
+
+class Names(NamedTuple):
+    """Names in a model that are not those of nodes of its graph.
+
+    Args:
+        absent: The names that no node has, with the reasons.
+        others: The names of inputs and the paths of modules, with the node whose value each means.
+    """
+
+    absent: Mapping[str, str]
+    others: Mapping[str, str]
 
 
 def absences(root: nn.Module, nodes: Iterable[fx.Node], removed: Mapping[str, str]) -> dict[str, str]:
@@ -50,8 +63,14 @@ def why_absent(program: Program, name: str) -> str:
     reason = absences(program.graph_module, nodes, program.facts.removed).get(name)
     if reason is not None:
         return _READ if reason == _PARAMETER and reads_of(program, name) else reason
-    paths = [path for path, _ in program.graph_module.get_submodule(MODEL).named_modules() if path]
+    model = program.graph_module.get_submodule(MODEL)
+    paths = [path for path, _ in model.named_modules() if path]
     if name in paths:
         return "the module at this path returns no value with relevance"
-    close = difflib.get_close_matches(name, list(dict.fromkeys([*paths, *(node.name for node in nodes)])))
-    return f"no node and no module has this name{'; similar names: ' + ', '.join(close) if close else ''}"
+    # Only names that can be used instead.
+    placeholders = program.graph.find_nodes(op="placeholder")
+    inputs = [input_name(node) for node in placeholders if node in program.facts.dependent]
+    parameters = [path for path, _ in model.named_parameters()]
+    with_relevance = [node.name for node in nodes if annotation(node) is not None]
+    known = [*inputs, *paths, *parameters, *with_relevance]
+    return f"no node and no module has this name{similar(name, known)}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,9 @@ def tolerance_of(tolerance: Any) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float) or math.isnan(found):
         raise InputError(f"tolerance must be a number, not {shown(tolerance)}")
     return float(found) if -sys.float_info.max <= found <= sys.float_info.max else math.inf
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Return the names that resemble one, as the end of a message; empty if there are none."""
+    close = difflib.get_close_matches(name, dict.fromkeys(known))
+    return f"; similar names: {', '.join(close)}" if close else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxlrp.absence import absences
+from fxlrp.absence import Names, absences
 from fxlrp.answer import Answer
 from fxlrp.capture.lock import ONE_CAPTURE, is_compiling
 from fxlrp.capture.root_module import on_other_model
@@ -19,6 +19,7 @@ from fxlrp.driver import answered
 from fxlrp.errors import InputError
 from fxlrp.interface import Interface
 from fxlrp.passes.pipeline import Passes
+from fxlrp.places import Places
 from fxlrp.program import Program
 from fxlrp.provenance import MODEL
 from fxlrp.question import Question
@@ -132,9 +133,10 @@ class Explanation:
         captured = CapturedGraph(answer.graph_module, answer.annotated)
         return ExplainedFailures(answer.graph_module.get_submodule(MODEL), self.signature.inputs, values, captured)
 
-    def absent(self) -> dict[str, str]:
-        """The names in the model that no node has, with the reasons."""
-        return absences(self.graph_module, self.main.annotated.nodes, self.program.facts.removed)
+    def names(self) -> Names:
+        """The names in the model that are not those of nodes."""
+        absent = absences(self.graph_module, self.main.annotated.nodes, self.program.facts.removed)
+        return Names(absent, Places(self.program).others())
 
     def step_by_step(self, question: Question) -> StepByStep:
         """The program for a question without optimizations, for a run node by node."""

@@ -134,7 +134,7 @@ class Inspection(Certified):
         flag("rounding", rounding)
         with made.explained_failures(made.main, values):
             steps = made.step_by_step(question)
-            return relevances(steps, values, asked.controls, keep=keep, absent=made.absent(), rounding=rounding)
+            return relevances(steps, values, asked.controls, keep=keep, names=made.names(), rounding=rounding)
 
     def graph(
         self,

@@ -10,7 +10,7 @@ from torch import fx
 from fxlrp.absence import why_absent
 from fxlrp.errors import InputError
 from fxlrp.parameters import has_name_of_parameter, reads_of
-from fxlrp.program import Program, input_name
+from fxlrp.program import Program, annotation, input_name
 from fxlrp.provenance import MODEL, module_stack
 from fxlrp.question import is_glob
 
@@ -54,6 +54,16 @@ class Places:
         """The values that a name may mean: the input, the results of the node, or those that the module returns."""
         own = self._own(name)
         return self._results(own) if own is not None else tuple(self._modules.get(name, ()))
+
+    def others(self) -> dict[str, str]:
+        """The names of inputs and the paths of modules, with the node whose value each means."""
+
+        def has_relevance(node: fx.Node) -> bool:
+            return annotation(node) is not None
+
+        modules = {path: self._one(path, has_relevance) for path in self._modules if path}
+        inputs = {name: node.name for name, node in self._inputs.items()}
+        return {**{path: node.name for path, node in modules.items() if node is not None}, **inputs}
 
     def _own(self, name: str) -> fx.Node | None:
         """The input or node with a name."""

@@ -14,19 +14,20 @@ from torch._ops import OpOverload
 
 from fxlrp.absence import absences
 from fxlrp.ambiguous_selectors import ambiguous
+from fxlrp.arguments import similar
 from fxlrp.errors import InternalError, RuleError, UnsupportedOpError, warn
 from fxlrp.layouts import takes_local_parts
 from fxlrp.operation import Family, Operation
 from fxlrp.passes.base import compiler_pass
 from fxlrp.program import ANNOTATION, Annotation, Program, annotation, operation_under, receivers
-from fxlrp.provenance import describe
+from fxlrp.provenance import describe, module_stack
 from fxlrp.relevance import fitting_rules, implementation
 from fxlrp.relevance.derived import complex_reason, is_derivative, stands_for_complex
 from fxlrp.relevance.step import Choice, Implementation, Receivers
 from fxlrp.relevance.tokens import MAPPED, MapTokens
 from fxlrp.rules.preset import Pair
 from fxlrp.rules.rule import Rule
-from fxlrp.rules.selectors import Candidate, check_selector, matches
+from fxlrp.rules.selectors import Candidate, Selector, check_selector, matches
 from fxlrp.rules.selectors import describe as describe_selector
 from fxlrp.unreached_inputs import unreached
 from fxlrp.vocabulary.unknown import unknown
@@ -302,12 +303,22 @@ class _Walk:
             program = self.program
             absent = absences(program.graph_module, program.graph.nodes, program.facts.removed)
             reason = absent.get(pair.selector) if isinstance(pair.selector, str) else None
-            return f"{what} matches nothing that relevance flows through{f': {reason}' if reason else ''}"
+            hint = f": {reason}" if reason else self._similar(pair.selector)
+            return f"{what} matches nothing that relevance flows through{hint}"
         operation = selected[0]
         return (
             f"{what} selects {len(selected)} nodes, but its rule fits none of them; "
             f"rules for {operation.name}: {', '.join(fitting_rules(operation))}"
         )
+
+    def _similar(self, selector: Selector) -> str:
+        """The names that a selector might mean, as the end of a message."""
+        if not isinstance(selector, str):
+            return ""
+        nodes = [node for node in self.program.graph.nodes if annotation(node) is not None]
+        paths = [path for node in nodes for path, _ in module_stack(node)]
+        operations = [found.name for node in nodes if (found := self.program.vocabulary.operation(node)) is not None]
+        return similar(selector, [*paths, *operations, *(node.name for node in nodes)])
 
 
 def _described(pair: Pair) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import warnings
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxlrp.arguments import similar
 from fxlrp.commands.reasons import because
 from fxlrp.commands.subject import Normalization, Subject
 from fxlrp.commands.weights import DEFAULT, fill
@@ -63,9 +63,7 @@ def _made(name: str, pretrained: bool, build: Callable[[], Any]) -> nn.Module:
 def _check(name: str, library: str, names: Iterable[str]) -> None:
     known = list(names)
     if name not in known:
-        close = difflib.get_close_matches(name, known)
-        hint = f"; similar names: {', '.join(close)}" if close else ""
-        raise InputError(f"{library} has no image classifier {name!r}{hint}")
+        raise InputError(f"{library} has no image classifier {name!r}{similar(name, known)}")
 
 
 def _torchvision(name: str, pretrained: bool, count: int | None) -> Subject:

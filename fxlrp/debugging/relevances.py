@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,8 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, fx
 
+from fxlrp.absence import Names
+from fxlrp.arguments import shown, similar
 from fxlrp.debugging.first_non_finite import Break, first_break
 from fxlrp.debugging.node_location import NodeLocation
 from fxlrp.debugging.non_finite import NotFinite
@@ -153,6 +154,7 @@ class Relevances:
         first_bad: Where NaN or infinity first appears; None if all relevance is finite.
         absent: The names in the model that no node has, with the reasons.
         rounding: The comparison with double precision; None without ``rounding=True``.
+        others: The names of inputs and the paths of modules, with the node whose value each means.
     """
 
     explained: float
@@ -161,21 +163,25 @@ class Relevances:
     first_bad: Break | None
     absent: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     rounding: Rounding | None = None
+    others: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> NodeRelevance:
         """Return the node with this name.
 
         Args:
-            name: The name of the node in the annotated graph.
+            name: The name of a node in the annotated graph or of an input, or the path of a module that returns one
+                value.
 
         Raises:
             KeyError: There is no such node, or no relevance reaches it.
         """
-        found = next((each for each in self.nodes if each.node == name), None)
+        wanted = {name, self.others.get(name)}
+        found = next((each for each in self.nodes if each.node in wanted), None)
         if found is None:
-            close = difflib.get_close_matches(name, [each.node for each in self.nodes])
+            if not isinstance(name, str):
+                raise KeyError(f"{shown(name)} is not a name: use .nodes[...] for an index")
             reason = self.absent.get(name)
-            hint = f": {reason}" if reason else f"; similar names: {', '.join(close)}" if close else ""
+            hint = f": {reason}" if reason else similar(name, [*(each.node for each in self.nodes), *self.others])
             raise KeyError(f"no relevance reaches a node named {name!r}{hint}")
         return found
 
@@ -247,7 +253,7 @@ def relevances(
     controls: Mapping[str, Any],
     *,
     keep: bool,
-    absent: Mapping[str, str],
+    names: Names,
     rounding: bool,
 ) -> Relevances:
     """Run the explanation step by step, without optimizations, and summarize the relevance of every node.
@@ -257,7 +263,7 @@ def relevances(
         values: The inputs of the model, in order.
         controls: The target and the seed, by name.
         keep: Whether to keep the relevance itself.
-        absent: The names in the model that no node has, with the reasons.
+        names: The names that are not those of nodes.
         rounding: Whether to compare with double precision.
 
     Returns:
@@ -306,8 +312,9 @@ def relevances(
         total(relevance for _, relevance in steps.ends),
         (*passed, *ended),
         first_break(steps, flows, seen.values, counts),
-        absent,
+        names.absent,
         compared.result() if compared is not None else None,
+        names.others,
     )
 
 

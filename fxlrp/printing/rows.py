@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
 
+from fxlrp.arguments import similar
 from fxlrp.errors import InputError
 from fxlrp.operation import Family
 from fxlrp.program import REASON, annotation, receivers
@@ -61,11 +61,9 @@ class View:
         known = [*COLUMNS, *(family.value for family in Family), *vocabulary.operations, *shown]
         for name in self.hide:
             if name not in known:
-                close = difflib.get_close_matches(name, known)
-                hint = f"; similar names: {', '.join(close)}" if close else ""
                 raise InputError(
                     f"hide={name!r} is neither a column ({', '.join(COLUMNS)}) nor an operation or a family of "
-                    f"operations{hint}"
+                    f"operations{similar(name, known)}"
                 )
         if not self.columns:
             raise InputError("hide leaves no column of the table")

@@ -88,7 +88,7 @@ def check_selector(selector: Selector, operations: Mapping[str, Operation]) -> N
     if not (isinstance(selector, str | FirstLayer | Inside) or callable(selector)):
         raise RuleError(
             f"{shown(selector)} is not a selector: use a module class (nn.Conv2d), a module of the model, a glob on "
-            f"the module path ('layer4.*'), an operation ('add') or a predicate on the node"
+            "the module path ('layer4.*'), an operation ('add'), the name of a node ('add_1') or a predicate"
         )
 
 
@@ -96,13 +96,16 @@ def matches(selector: Selector, candidate: Candidate, operations: Mapping[str, O
     """Whether ``selector`` selects the node. Only this function defines what selectors mean.
 
     A module, a module class and a glob select every operation inside the module, submodules included. A string that is
-    the name of a canonical operation selects that operation. Any other string is a glob on the module path.
+    the name of a canonical operation selects that operation. Any other string is the name of a node, as the table shows
+    it, or a glob on the module path.
     """
     if isinstance(selector, FirstLayer):
         return candidate.first_layer
     if isinstance(selector, str):
         if selector in operations:
             return candidate.operation.name == selector
+        if candidate.node.name == selector:
+            return True
         return any(fnmatch.fnmatchcase(path, selector) for path, _ in module_stack(candidate.node))
     if isinstance(selector, Inside):
         return any(selector.includes(path) for path, _ in module_stack(candidate.node))

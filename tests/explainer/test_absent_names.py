@@ -53,6 +53,50 @@ def test_a_name_that_is_not_in_the_graph(name: str, capture: Any) -> None:
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(InputError, match="no node and no module has this name; similar names: head"):
         fxlrp.compile(Net().eval(), at="heads")
+    with pytest.raises(RuleError, match="matches nothing that relevance flows through; similar names: head"):
+        fxlrp.compile(Net().eval(), [("heads", fxlrp.rules.Epsilon())])
+
+
+@pytest.mark.parametrize("name", ["cov", "conv.wieght", "heed", "meen", "relu_1"])
+def test_similar_names_can_be_used(name: str) -> None:
+    model = Net().eval()
+    with pytest.raises(InputError) as caught:
+        fxlrp.compile(model, at=name)
+    found = str(caught.value).partition("similar names: ")[2].split(", ")
+    assert found != [""]
+    for each in found:
+        fxlrp.compile(model, at=each)
+
+
+def test_the_reason_holds_for_rules_of_modules_inside_others() -> None:
+    """The name in the reason is that of a node."""
+    inner = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2))
+    model = nn.Sequential(inner, nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)).eval()
+    with pytest.raises(RuleError, match="name '_0_0' instead"):
+        fxlrp.compile(model, [("0.1", fxlrp.rules.Flat())])
+    by_node = fxlrp.compile(model, [("_0_0", fxlrp.rules.Flat())])
+    assert torch.equal(by_node(X), fxlrp.compile(model, [("0.0", fxlrp.rules.Flat())])(X))
+    assert not torch.equal(by_node(X), fxlrp.compile(model)(X))
+
+
+def test_debug_takes_the_names_of_inputs_and_modules() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+            self.head = nn.Linear(18, 3)
+
+        def forward(self, input: Tensor) -> Tensor:
+            out: Tensor = self.head(self.stem(input).flatten(1))
+            return out
+
+    found = fxlrp.compile(Named().eval()).debug(X)
+    assert {found[name].node for name in ("input", "input_1")} == {"input_1"}
+    assert {found[name].node for name in ("stem", "stem.1", "stem_1")} == {"stem_1"}
+    with pytest.raises(KeyError, match=r"similar names: stem.1, stem"):
+        found["stem.11"]
+    with pytest.raises(KeyError, match=r"1 is not a name: use .nodes"):
+        found[1]  # type: ignore[index]
 
 
 def test_the_name_in_the_reason_has_the_relevance() -> None:
