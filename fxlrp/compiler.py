@@ -49,10 +49,10 @@ def compile(
     Args:
         model: A module in eval mode whose output is a tensor of shape ``(batch, ...)``, or contains one. It is not
             changed.
-        rules: The name of a preset, a preset, or a list of ``(selector, rule)`` pairs. Pairs take precedence over the
-            default preset, and the first pair that matches wins. A selector is a module class, a module of the model,
-            a glob on the module path, the name of a canonical operation, or a predicate on the node. None selects the
-            default preset.
+        rules: The name of a preset, a preset, a list of ``(selector, rule)`` pairs, or a dictionary that
+            :func:`fxlrp.rules.to_dict` returned. Pairs take precedence over the default preset, and the first pair that
+            matches wins. A selector is a module class, a module of the model, a glob on the module path, the name of a
+            canonical operation or of a node, or a predicate on the node. None selects the default preset.
         example_inputs: An input, a sequence of inputs, or a mapping from the names of the model's arguments to inputs
             and to fixed values such as ``use_cache=False``. An input is a tensor, or a container of tensors such as a
             dictionary. Models that symbolic tracing can follow do not need it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxlrp import nested
+from fxlrp.arguments import similar
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.nested import Slot
 from fxlrp.shapes import InputSpec
@@ -210,6 +211,17 @@ class Inputs:
         fixed = {name: value for name, value in self.fixed.items() if name in self.keyword and value is not None}
         return Inputs.of_call(model, args, {**fixed, **kwargs})
 
+    def check_sizes(self, dynamic_shapes: Iterable[str]) -> None:
+        """Check the names of the inputs whose sizes are open.
+
+        Raises:
+            InputError: One does not exist.
+        """
+        unknown = [name for name in dynamic_shapes if name not in self.arguments and name != self.variadic]
+        if unknown:
+            names = ", ".join(self.arguments)
+            raise InputError(f"dynamic_shapes names an unknown input {unknown[0]!r}; the inputs are: {names}")
+
     def _input_arguments(self) -> list[str]:
         return [name for name, template in self.arguments.items() if _slots(template)]
 
@@ -219,13 +231,15 @@ class Inputs:
         only_inputs = len(args) <= len(inputs) and all(_slots(value) for value in args)
         names = inputs if only_inputs else _positional_names(self.parameters, len(args)) or list(self.arguments)
         if len(args) > len(names):
-            return Misfit(f"expected {len(inputs)} inputs ({', '.join(inputs)}), got {len(args)}")
+            expected = f"expected {len(inputs)} input{'s' * (len(inputs) != 1)} ({', '.join(inputs)}), got {len(args)}"
+            return Misfit(f"{expected}: pass everything else by name, such as target=...")
         given = dict(zip(names, args, strict=False))
         known = self.arguments.keys() | {each.name for each in self.parameters if each.kind in _BY_NAME}
         anything = any(each.kind is each.VAR_KEYWORD for each in self.parameters)
         for name, value in kwargs.items():
             if name not in known and not anything:
-                return Misfit(f"unknown input {name!r}; the inputs are: {', '.join(inputs)}")
+                hint = similar(name, (*inputs, *OF_THE_QUESTION))
+                return Misfit(f"unknown input {name!r}; the inputs are: {', '.join(inputs)}{hint}")
             if name in given:
                 return Misfit(f"the input {name!r} is given twice")
             given[name] = value
@@ -271,7 +285,7 @@ class Inputs:
         parameters, name = _parameters(model), type(model).__name__
         names = _positional_names(parameters, len(args))
         if len(names) < len(args):
-            raise CaptureError(f"{name}.forward takes {len(names)} inputs, not {len(args)}")
+            raise InputError(f"{name}.forward takes {len(names)} input{'s' * (len(names) != 1)}, not {len(args)}")
         anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
         known = [each.name for each in parameters if each.kind in _BY_NAME]
         for each in kwargs:
@@ -300,6 +314,8 @@ ARGUMENTS_OF_CALLS = frozenset(
 
 _Parameter = inspect.Parameter
 _BY_POSITION = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
+# The arguments of a call beside the inputs, for hints.
+OF_THE_QUESTION = ("target", "seed", "at", "only", "bypass", "coefficients", "return_output")
 _BY_NAME = (_Parameter.POSITIONAL_OR_KEYWORD, _Parameter.KEYWORD_ONLY)
 _SINGLE = (*_BY_POSITION, _Parameter.KEYWORD_ONLY)
 _CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, type(None))

@@ -80,8 +80,9 @@ class Places:
         return {path: reads for path, reads in found.items() if reads}
 
     def _matching(self, pattern: str) -> list[str]:
-        """The inputs, nodes and modules that a pattern matches."""
-        names = (*self._inputs, *self._nodes, *self._modules)
+        """The inputs, nodes and modules that a pattern matches; parameters match by their paths."""
+        nodes = (name for name, node in self._nodes.items() if node.op != "get_attr")
+        names = (*self._inputs, *nodes, *self._modules)
         return [name for name in names if name and fnmatch.fnmatchcase(name, pattern)]
 
     def inside(self, argument: str, name: str) -> tuple[fx.Node, ...]:

@@ -35,6 +35,11 @@ class Reading:
     places: Mapping[str, Place]
     output: Tensor
 
+    def __repr__(self) -> str:
+        """The shapes, in place of the tensors."""
+        shapes = ", ".join(f"{name!r}: {tuple(place.value.shape)}" for name, place in self.places.items())
+        return f"Reading(places of shapes {{{shapes}}}, output of shape {tuple(self.output.shape)})"
+
     def __getitem__(self, name: str) -> Place:
         """Return the place with a name."""
         return self.places[name]

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from fxlrp.arguments import flag, mapping, shown
 from fxlrp.capture import FRONT_ENDS, FrontEnd, Selected
 from fxlrp.capture.outputs import checked_output
+from fxlrp.copies import Copied
 from fxlrp.errors import CaptureError, InputError
 from fxlrp.extensions import Extension, extend
 from fxlrp.question import At, Question
@@ -151,6 +152,8 @@ def check_model(model: nn.Module) -> None:
         raise CaptureError(f"an exported program cannot be traced: {_FROM_PYTHON.format('exported')}")
     if not isinstance(model, nn.Module):
         raise CaptureError(f"only modules can be compiled, not {type(model).__name__}")
+    if isinstance(model, Copied):
+        raise CaptureError(f"the model is {model!r}: compile the model that it explains")
     for path, module in model.named_modules():
         kind = _without_source(module)
         if kind is not None:

@@ -54,7 +54,8 @@ class Requirement:
             raise InputError(f"the input {name!r} is {value.dtype}, but it selects rows of an embedding: pass integers")
         is_indices = self.is_token or (self.is_mask and value.dtype == torch.bool)
         if value.is_complex() or (self.relevant and not is_indices and not value.is_floating_point()):
-            hint = "" if value.is_complex() else f": list it in constants=[{name!r}] if it is not to be explained"
+            declared = f"or list it in constants=[{name!r}] if it is not to be explained"
+            hint = "" if value.is_complex() else f": convert it, such as by float() / 255 for an image, {declared}"
             raise InputError(f"the input {name!r} is {value.dtype}; relevance needs a real floating-point input{hint}")
         if self.is_integer and value.is_floating_point():
             raise InputError(f"the input {name!r} is {value.dtype}, but the example inputs made it a constant")

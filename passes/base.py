@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from fxlrp.arguments import shown
 from fxlrp.debugging.structured_trace import timed
-from fxlrp.errors import InternalError
+from fxlrp.errors import InputError, InternalError
 from fxlrp.program import Program
 
 
@@ -40,11 +41,14 @@ class Pass:
 
         Raises:
             InternalError: A property that the pass needs is not provided, or the graph is broken afterwards.
+            InputError: The pass does not return a count.
         """
         missing = self.needs - program.properties
         if missing:
             raise InternalError(f"the pass {self.name} needs {', '.join(sorted(missing))}: check the order of passes")
         count = self.run(program)
+        if not isinstance(count, int):
+            raise InputError(f"the pass {self.name} must return how often it applied, an integer, not {shown(count)}")
         if count and self.is_checked:
             _check_graph(program, f"the pass {self.name} left a broken graph")
         program.properties |= self.provides

@@ -233,7 +233,7 @@ def _check_coefficient(name: str, value: fx.Node, ledger: Ledger) -> None:
     if by is not None:
         raise InputError(
             f"{name!r} has no coefficient: the rule {_rule_of(by)} of the {describe(by)} passes on relevance that is "
-            "not a multiple of its operand. Ask at values behind it, or choose a rule such as Epsilon"
+            "not a multiple of its operand. Ask at values after it, or choose a rule such as Epsilon"
         )
 
 

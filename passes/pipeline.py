@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fxlrp.arguments import shown
+from fxlrp.arguments import shown, similar
 from fxlrp.errors import InputError
 from fxlrp.optimizations import Optimizations
 from fxlrp.passes.annotate import annotate
@@ -199,7 +199,8 @@ def place(user_defined: Sequence[Pass], passes: tuple[Pass, ...]) -> tuple[Pass,
             )
         unknown = sorted((each.after | each.before) - known - {other.name for other in user_defined})
         if unknown:
-            raise InputError(f"the pass {each.name} names the pass {unknown[0]!r}, which does not exist")
+            hint = similar(unknown[0], sorted(known))
+            raise InputError(f"the pass {each.name} names the pass {unknown[0]!r}, which does not exist{hint}")
         if each.name in known:
             raise InputError(f"the pass {each.name} has the same name as a pass of fxlrp: rename it")
         passes = _placed(each, passes)

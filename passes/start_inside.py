@@ -25,9 +25,8 @@ def start_inside(program: Program) -> int:
         return 0
     places = Places(program)
     if not places.meant(asked.name):
-        raise InputError(
-            f"output={asked.name!r}: {asked.no_output}. Inside the model, {why_absent(program, asked.name)}"
-        )
+        start = "" if asked.no_output.startswith("output=") else f"output={asked.name!r}: "
+        raise InputError(f"{start}{asked.no_output}. Inside the model, {why_absent(program, asked.name)}")
     value = places.value("output", asked.name, lambda node: _is_tensor(program, node))
     if value.op != "call_function":
         raise InputError(f"output={asked.name!r} is not computed by the model: it is an input or a parameter")

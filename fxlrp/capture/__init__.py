@@ -53,7 +53,9 @@ def capture(
 
     Raises:
         CaptureError: The front end cannot follow the model.
+        InputError: ``dynamic_shapes`` names an input that does not exist.
     """
+    inputs.check_sizes(dynamic_shapes or {})
     if front_end == "export":
         return Captured(*export.capture(model, inputs, vocabulary, output, dynamic_shapes, constants))
     return Captured(symbolic.capture(model, inputs, vocabulary.functions(Family.CUSTOM), output), None)

@@ -193,11 +193,6 @@ def _dynamic_shapes(inputs: Inputs, values: Mapping[str, Tensor], given: Dynamic
     if given is None:
         fixed = [(None,) * len(values)] if _same_shapes(values, inputs.examples) else []
         return [*(_dynamic(values, lengths) for lengths in (True, False)), *fixed]
-    unknown = [name for name in given if name not in inputs.arguments and name != inputs.variadic]
-    if unknown:
-        raise InputError(
-            f"dynamic_shapes names an unknown input {unknown[0]!r}; the inputs are: {', '.join(inputs.arguments)}"
-        )
     by_argument = {**given, **dict(zip(inputs.several, given.get(inputs.variadic or "", ()), strict=False))}
     found: list[Any] = []
     for name, template in inputs.arguments.items():

@@ -41,7 +41,7 @@ def first_that_follows(front_ends: Sequence[FrontEnd], attempt: Callable[[FrontE
     except RuleError:
         raise
     except UnsupportedOpError as error:
-        both = UnsupportedOpError(f"{error}\nThe model was captured with torch.export, because {first}")
+        both = type(error)(f"{error}\nThe model was captured with torch.export, because {first}")
         both.opaque = error.opaque
         raise both from error
     except CaptureError as error:

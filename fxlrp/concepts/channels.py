@@ -42,7 +42,7 @@ def dim_of(name: str, place: Place, batch: int) -> int:
     if value.dim() < 2 or value.shape[0] != batch:
         raise InputError(
             f"at={name!r}: the value of shape {tuple(value.shape)} does not have the {batch} samples as its first "
-            "dimension and channels behind it: choose another place"
+            "dimension and channels after it: choose another place"
         )
     dim = usual_channel_dim(value) if place.channel_dim is None else place.channel_dim
     if dim is None or dim % value.dim() == 0:

@@ -41,7 +41,8 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{str(path)!r} is not a file of reference samples: {error}") from error
+        # PyTorch's message may advise to run the code in the file.
+        raise InputError(f"{str(path)!r} is not a file of reference samples: it is not one of tensors") from error
     problem = _problem(state)
     if problem:
         raise InputError(f"{str(path)!r} is not a file of reference samples: {problem}")

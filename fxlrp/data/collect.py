@@ -17,7 +17,7 @@ from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Inputs
 from fxlrp.data.progress import progress_bar
 from fxlrp.data.samples import samples_of
-from fxlrp.data.settings import check_same, digest_of_call
+from fxlrp.data.settings import FIRST, check_same, digest_of_call
 from fxlrp.data.store import sole_writer
 from fxlrp.errors import InputError
 
@@ -86,7 +86,7 @@ def collect(
         question.relevance(first)
         settings = {
             **settings_of(question, samples, plan),
-            "first_batch": digest_of_call(first),
+            FIRST: digest_of_call(first),
             **references.settings,
         }
         found = _begun(path, references, settings)

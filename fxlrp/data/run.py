@@ -19,7 +19,7 @@ from fxlrp.data.plan import Plan
 from fxlrp.data.portable import Inputs
 from fxlrp.data.progress import progress_bar
 from fxlrp.data.samples import Samples, samples_of
-from fxlrp.data.settings import check_same
+from fxlrp.data.settings import FIRST, check_same
 from fxlrp.data.store import EXTRA, Results, Store, sole_writer
 from fxlrp.deploy import rules_of
 from fxlrp.errors import InputError
@@ -135,7 +135,7 @@ def _opened(path: Path, question: Question, samples: Samples, plan: Plan, first:
     """The store, a new one or one to resume."""
     settings = {
         **settings_of(question, samples, plan),
-        "first_batch": first.digest,
+        FIRST: first.digest,
         "arrays": {name: f"{array.dtype} {list(array.shape[1:])}" for name, array in first.arrays.items()},
         "compress": compress,
     }

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class Results:
     names: Any
     samples: int | None
     is_complete: bool
-    settings: Mapping[str, Any]
-    rules: Mapping[str, Mapping[str, str]]
+    settings: Mapping[str, Any] = field(repr=False)
+    rules: Mapping[str, Mapping[str, str]] = field(repr=False)
 
 
 def read(path: str | os.PathLike[str]) -> Results:
@@ -165,7 +165,8 @@ class Store:
         zarr = require("zarr", EXTRA)
         what = f"{str(path)!r} is not a store that fxlrp.data.explain wrote"
         if not (path / "zarr.json").is_file():
-            raise InputError(f"{what}: there is no Zarr group")
+            missing = "there is no Zarr group" if path.exists() else "it does not exist"
+            raise InputError(f"{what}: {missing}")
         group = zarr.open_group(path, mode=mode)
         found = group.attrs.get(_KEY)
         if not isinstance(found, dict) or found.get("format_version") != _FORMAT_VERSION:

@@ -40,7 +40,9 @@ class NodeLocation:
         """
         annotated = annotation(node)
         rule = str(annotated.rule) if annotated else ""
-        return NodeLocation(node.name, operation_of(node, vocabulary), module_path(node), source_line(node), rule)
+        # The line that created an input is in the code that compiled the model.
+        source = "" if node.op == "placeholder" else source_line(node)
+        return NodeLocation(node.name, operation_of(node, vocabulary), module_path(node), source, rule)
 
     def __str__(self) -> str:
         """Return the location in words."""

@@ -81,11 +81,13 @@ def check_destination(path: str | os.PathLike[str], format: Format) -> Path:
     """Check the format of a file, and that its name fits.
 
     Raises:
-        ExportError: The format is unknown, or the name ends otherwise.
+        ExportError: The format is unknown, the name ends otherwise, or the folder does not exist.
     """
     if not isinstance(format, str) or format not in _WRITERS:
         raise ExportError(f"unknown format {shown(format)}; choose one of: {', '.join(_WRITERS)}")
     file, suffix = path_of(path, error=ExportError), _WRITERS[format].suffix
     if file.suffix != suffix:
         raise ExportError(f"a file of the format {format!r} must end in {suffix}, but got {shown(os.fspath(path))}")
+    if not file.absolute().parent.is_dir():
+        raise ExportError(f"the folder {str(file.parent)!r} does not exist")
     return file

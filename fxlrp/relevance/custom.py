@@ -49,12 +49,23 @@ def _emit_custom(step: Step) -> Contributions:
     function = step.rule.function
     name = str(getattr(function, "__name__", function))
     args, kwargs = _arguments(function, name, step)
-    result = step.call(function, *args, **kwargs)
-    parts = step.call(checked_relevance, result, *step.operands, rule=name)
+    result = step.call(_with_name(function), *args, **kwargs)
+    parts = step.call(checked_relevance, result, *step.operands, rule=f"{name} at {step.node.name!r}")
     return [
         step.call(operator.getitem, parts, position) if position in step.receivers else None
         for position in range(len(step.operands))
     ]
+
+
+def _with_name(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.fx can name in generated code: it would look for the name of a lambda in its source."""
+    if function.__name__ != "<lambda>":
+        return function
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return rule
 
 
 def _arguments(function: Callable[..., Any], name: str, step: Step) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

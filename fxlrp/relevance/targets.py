@@ -184,7 +184,8 @@ def _for_each_dimension(target: Target, output: Tensor) -> Sequence[Any]:
     else:
         raise InputError(f"the target must be {_ACCEPTED}, not {shown(target)}")
     if len(parts) != dims:
-        needed = f"needs {dims} for each sample" if dims else "takes no target"
+        example = f", such as ({', '.join(['0', *['...'] * (dims - 1)])})" if dims > 1 else ""
+        needed = f"needs {dims} for each sample{example}" if dims else "takes no target"
         raise InputError(
             f"the target {_described(target)} has {len(parts)} {'index' if len(parts) == 1 else 'indices'}, but an "
             f"output of shape {tuple(output.shape)} {needed}"
@@ -253,7 +254,8 @@ def _integers(value: Any, device: torch.device) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the target must be {_ACCEPTED}, not {shown(value)}") from error
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise InputError(f"the target must contain integers, not {indices.dtype}")
+        hint = ": an initial relevance, such as a one-hot vector, is seed=..." * indices.is_floating_point()
+        raise InputError(f"the target must contain integers, not {indices.dtype}{hint}")
     if indices.device != device:
         raise InputError(f"the target is on {indices.device}, but the output is on {device}")
     return indices.long()

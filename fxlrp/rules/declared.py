@@ -22,7 +22,8 @@ def declared(function: Callable[_P, Preset]) -> Callable[_P, Preset]:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise RuleError(f"the preset {function.__name__}{signature}: {error}") from error
+            plain = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+            raise RuleError(f"the preset {function.__name__}{inspect.Signature(plain)}: {error}") from error
         return function(*args, **kwargs)
 
     return preset

@@ -121,7 +121,10 @@ def _user_pairs(pairs: Iterable[tuple[Selector, Rule]], known: int) -> list[Pair
         ):
             name = item[1].__name__
             raise RuleError(f"rules[{index}] has the class {name} as its rule: call it, as in fxlrp.rules.{name}(...)")
-        if not (isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], Rule)):
+        if isinstance(item, list | tuple) and len(item) == 2 and not isinstance(item[1], Rule):
+            hint = "Custom(function)" if callable(item[1]) else "Gamma(0.25)"
+            raise RuleError(f"rules[{index}] has {shown(item[1])} in place of a rule such as fxlrp.rules.{hint}")
+        if not (isinstance(item, list | tuple) and len(item) == 2):
             raise RuleError(
                 f"rules[{index}] is {shown(item)}, not a (selector, rule) pair such as ('add', fxlrp.rules.Equal())"
             )

@@ -74,10 +74,10 @@ def test_a_constant_of_the_examples_stays() -> None:
 def test_an_argument_that_the_model_does_not_have() -> None:
     explain = lrp0(nn.Linear(4, 3).double().eval())
     for args, kwargs, message in (
-        ((random(2, 4), None), {}, "expected 1 inputs"),
+        ((random(2, 4), None), {}, "expected 1 input"),
         ((random(2, 4),), {"mask": None}, "unknown input 'mask'"),
         ((random(2, 4),), {"input": random(2, 4)}, "given twice"),
-        ((), {}, "expected 1 inputs"),
+        ((), {}, "expected 1 input"),
     ):
         with pytest.raises(InputError, match=message):
             explain(*args, **kwargs)

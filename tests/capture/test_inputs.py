@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxlrp
-from fxlrp.errors import CaptureError, InputError
+from fxlrp.errors import CaptureError, FxlrpError, InputError
 from helpers import as_tuple, assert_is_gradient, lrp0
 from oracles import One, Two, random, randomize
 
@@ -109,15 +109,15 @@ def test_arguments_by_keyword_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "examples", "named"),
+    ("model", "examples", "error", "named"),
     [
-        (One(torch.relu), [torch.ones(1), torch.ones(1)], "One.forward takes 1 inputs, not 2"),
-        (nn.Module(), None, "forward"),
+        (One(torch.relu), [torch.ones(1), torch.ones(1)], InputError, "One.forward takes 1 input, not 2"),
+        (nn.Module(), None, CaptureError, "forward"),
     ],
     ids=["too_many", "no_forward"],
 )
-def test_wrong_number_of_arguments(model: nn.Module, examples: Any, named: str) -> None:
-    with pytest.raises(CaptureError, match=named):
+def test_wrong_number_of_arguments(model: nn.Module, examples: Any, error: type[FxlrpError], named: str) -> None:
+    with pytest.raises(error, match=named):
         fxlrp.compile(model.eval(), example_inputs=examples)
 
 
