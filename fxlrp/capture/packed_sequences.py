@@ -54,6 +54,9 @@ def _pack(input: Tensor, lengths: Any, batch_first: bool = False, enforce_sorted
         return _ORIGINALS["pack"](input, lengths, batch_first, enforce_sorted)
     if isinstance(lengths, list | tuple):
         lengths = torch.tensor(lengths)
+    if isinstance(lengths, fx.Proxy) and (lengths.node.op, lengths.node.target) == ("call_method", "tolist"):
+        (source,) = lengths.node.all_input_nodes
+        lengths = lengths.tracer.proxy(source)
     return TracedSequences(input if batch_first else input.transpose(0, 1), lengths)
 
 

@@ -98,6 +98,14 @@ class _AttributeProxy(_Proxy):
         super().__init__(node, tracer)
         self._value = value
 
+    def _as_number(self) -> Any:
+        raise SymbolicTraceError(
+            f"the value of the parameter or buffer {str(self.node.target).removeprefix('model.')!r} decides what the "
+            "model computes, and may change: make it a Python number"
+        )
+
+    __bool__ = __int__ = __index__ = __float__ = _as_number
+
     @property
     def shape(self) -> torch.Size:
         return self._value.shape

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fxlrp.decomposition import arithmetic, attention, bags, computed_kernels, computed_weights, placement, reductions
+from fxlrp.decomposition import (
+    arithmetic,
+    attention,
+    bags,
+    computed_arguments,
+    computed_kernels,
+    computed_weights,
+    placement,
+    reductions,
+)
 from fxlrp.decomposition.builder import Made
 
 DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
@@ -17,6 +26,7 @@ DECOMPOSITIONS: Mapping[str, Callable[..., Made | None]] = {
     **attention.DECOMPOSITIONS,
     **bags.DECOMPOSITIONS,
     **computed_weights.DECOMPOSITIONS,
+    **computed_arguments.DECOMPOSITIONS,
     **computed_kernels.DECOMPOSITIONS,
     **placement.DECOMPOSITIONS,
 }

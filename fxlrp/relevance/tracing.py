@@ -309,7 +309,7 @@ def _spec(step: Step, node: fx.Node) -> InputSpec | int | float:
     reason = f"the relevance step of {step.operation.name} is derived for tensors of known sizes"
     if step.facts.values:
         raise UnsupportedOpError(
-            f"{reason}, but those of {node.name!r} depend on values: {describe(step.node, step.operation.name)}"
+            f"{reason}, but those of {node.name!r} are not known: {describe(step.node, step.operation.name)}"
         )
     raise ExamplesNeeded(reason)
 

@@ -16,9 +16,10 @@ class Gradient(Rule):
     """The vector-Jacobian product of the operation itself, for every differentiable operation.
 
     ``R_x = x * J^T(R / y)``, where ``J`` is the Jacobian of the result ``y`` at the operands, and ``0/0 = 0``. Applied
-    to every operation it gives gradient times input (:func:`~fxlrp.presets.gradient`). It conserves relevance only for
-    operations that are homogeneous of degree one. The step is derived by tracing, for which sizes must be known:
-    without ``example_inputs`` the model is compiled at the first call.
+    to every operation it gives gradient times input (:func:`~fxlrp.presets.gradient`), except that nothing passes
+    through an inner value that is exactly zero: coefficients do. It conserves relevance only for operations that are
+    homogeneous of degree one. The step is derived by tracing, for which sizes must be known: without
+    ``example_inputs`` the model is compiled at the first call.
 
     Example:
         >>> import torch, fxlrp

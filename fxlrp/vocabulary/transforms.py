@@ -105,7 +105,7 @@ def transforms() -> Iterator[Operation]:
     # The places at which an image is sampled count as constants, as the weights of an average do.
     yield from rows(Family.TRANSFORM, _SAMPLED, held_constant=("grid",), **known)
     grid = "affine_grid(theta*, size, align_corners=None)"
-    yield row(Family.TRANSFORM, grid, functions.affine_grid, **known)
+    yield row(Family.TRANSFORM, grid, functions.affine_grid, aliases=("affine_grid_generator",), **known)
     yield from rows(Family.TRANSFORM, _REDUCED, **known)
     yield row(
         Family.TRANSFORM,

@@ -142,3 +142,19 @@ def test_other_uses_of_packed_sequences_are_refused() -> None:
 
     with pytest.raises(fxlrp.errors.CaptureError, match="attribute 'data' of a packed sequence"):
         fxlrp.compile(Reads().eval(), capture="symbolic")
+
+
+def test_lengths_may_be_a_list() -> None:
+    """The list of a tensor, as `pack_padded_sequence` once required, is that tensor."""
+
+    class Listed(Net):
+        def forward(self, x: Tensor, lengths: Any = None) -> Tensor:
+            packed = pack_padded_sequence(x, lengths.cpu().tolist(), batch_first=True, enforce_sorted=False)
+            out: Tensor = self.head(self.layers(packed)[1][-1])
+            return out
+
+    x, lengths = random(3, 5, 3), torch.tensor([2, 5, 1])
+    options: dict[str, Any] = {"example_inputs": (x, lengths), "constants": ["lengths"], "capture": "symbolic"}
+    found = fxlrp.compile(Listed("gru", "final").double().eval(), RULES, **options)(x, lengths)
+    plain = fxlrp.compile(Net("gru", "final").double().eval(), RULES, **options)(x, lengths)
+    assert_relevance(found, plain, 1e-12)

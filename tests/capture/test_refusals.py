@@ -165,3 +165,18 @@ def test_capture_is_a_plain_forward_graph() -> None:
     }
     x = random(2, 4)
     torch.testing.assert_close(graph_module(x), model(x))
+
+
+def test_control_flow_that_depends_on_a_buffer() -> None:
+    class Repeats(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.tensor(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(int(self.count)):  # type: ignore[arg-type]
+                x = torch.relu(x)
+            return x
+
+    with pytest.raises(CaptureError, match=r"buffer 'count' decides what .*: make it a Python number"):
+        fxlrp.compile(Repeats().eval(), capture="symbolic")

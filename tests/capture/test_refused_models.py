@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fxlrp
-from fxlrp.errors import CaptureError, UnsupportedOpError
+from fxlrp.errors import CaptureError, LostInputError, UnsupportedOpError
 
 SCRIPT = """
 import torch, fxlrp
@@ -92,3 +92,17 @@ def test_a_module_without_python_code_is_refused_with_advice_that_works(kind: st
     state = frozen[0].state_dict() if kind == "inside" else frozen.state_dict
     rebuilt.load_state_dict(state() if callable(state) else state)
     torch.testing.assert_close(fxlrp.compile(rebuilt)(x, target=1), fxlrp.compile(model)(x, target=1))
+
+
+def test_a_lost_input_is_that_error_with_the_second_front_end_too() -> None:
+    class Loops(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            for _ in range(len(x)):
+                x = torch.relu(x)
+            return x + torch.sin(t * 0.1)[:, None]
+
+    inputs = (torch.randn(2, 4), torch.tensor([3, 7]))
+    captures: tuple[Any, ...] = ("auto", "export")
+    for capture in captures:
+        with pytest.raises(LostInputError, match="'t'"):
+            fxlrp.compile(Loops().eval(), "epsilon", example_inputs=inputs, capture=capture)

@@ -78,8 +78,11 @@ def test_every_composite_operation_has_a_decomposition() -> None:
     composites = {op.name for op in CANONICAL.operations.values() if op.family is Family.COMPOSITE}
     # A quotient is decomposed where its numerator is a number, a power where its exponent is a value, a reduction where
     # it is by product, pooling where it returns indices, a layer where its weight is computed, an einsum where it takes
-    # a diagonal, values that are put at indices where they are not added.
+    # a diagonal, values that are put at indices where they are not added, a norm whose weight is computed, and what is
+    # filled in or a bound if that is computed.
     some_calls = {"div", "pow", "scatter_reduce", "index_reduce", "linear", "embedding", "einsum", "index_put"}
+    some_calls |= {"layer_norm", "rms_norm", "batch_norm", "instance_norm", "group_norm"}
+    some_calls |= {"masked_fill", "clamp", "clamp_min", "clamp_max"}
     some_calls |= {f"{name}{n}d" for name in ("max_pool", "conv", "conv_transpose") for n in (1, 2, 3)}
     reduced = "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div "
     reduced += "gaussian_nll_loss soft_margin_loss hinge_embedding_loss margin_ranking_loss poisson_nll_loss"
