@@ -383,6 +383,8 @@ _PARAMETER_SYNONYMS = {
     "axis0": "dim0",
     "axis1": "dim1",
     "mat2": "other",
+    "sparse": "input",
+    "dense": "other",
     "size": "shape",
     "split_size": "split_size_or_sections",
     "split_sizes": "split_size_or_sections",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fxlrp.functions import hardswish_into, relu6_into, rrelu, silu_into
 from fxlrp.operation import REQUIRED, Call, Fact, Family, Gate, Operation
 from fxlrp.vocabulary import facts
-from fxlrp.vocabulary.schema import rows
+from fxlrp.vocabulary.schema import row, rows
 
 _ALWAYS_NON_NEGATIVE = "relu relu6 sigmoid hardsigmoid exp square abs".split()
 _NON_NEGATIVE_WITH_OPERAND = (
@@ -48,9 +48,6 @@ _ELEMENTARY = """
     sgn(input*)
     sinc(input*)
     angle(input*)
-    digamma(input*)
-    lgamma(input*)
-    mvlgamma(input*, p)
     polygamma(n, input*)
     erfc(input*)
     erfinv(input*)
@@ -64,7 +61,6 @@ _ELEMENTARY = """
     special.log_ndtr(input*)
     special.erfcx(input*)
     special.entr(input*)
-    special.polygamma(n, input*)
     renorm(input*, p, dim, maxnorm)
 """
 
@@ -257,4 +253,7 @@ def activations() -> Iterator[Operation]:
         yield _activation(name, getattr(torch, name), {})
     yield _activation("neg", operator.neg, {}, aliases=("negative",))
     yield from rows(Family.ACTIVATION, _ELEMENTARY, allocates=True)
+    gammas = {"digamma(input*)": "psi", "lgamma(input*)": "gammaln", "mvlgamma(input*, p)": "multigammaln"}
+    for schema, name_in_special in gammas.items():
+        yield row(Family.ACTIVATION, schema, aliases=(name_in_special,), allocates=True)
     yield _activation("pow", operator.pow, {"exponent": REQUIRED}, gate=_power_is_statistic)

@@ -61,6 +61,8 @@ def _spellings(operation: Operation, members: Sequence[Collection[str]]) -> Iter
                 function = getattr(namespace, spelled)
                 if callable(function) and not isinstance(function, type):
                     yield function, spelling[written[spelled]]
+                if namespace is torch.special:
+                    yield _name_in_aten(f"special_{spelled}"), spelling[written[spelled]]
         for spelled, inplace in in_torch.items():
             yield _name_in_aten(spelled), spelling[inplace]
 

@@ -27,8 +27,7 @@ def _elementary() -> Iterator[tuple[str, list[Arguments]]]:
         yield name, of(POSITIVE, {"input": V(3, domain="positive")})
     yield "special_ndtri", of(UNIT, {"input": V(3, domain="unit")})
     yield "mvlgamma", only(V(4, 6, domain="above one"), *each("p", 1, 2))
-    for name in ("polygamma", "special_polygamma"):
-        yield name, [dict(n=n, input=POSITIVE) for n in (0, 1, 2)]
+    yield "polygamma", [dict(n=n, input=POSITIVE) for n in (0, 1, 2)]
     yield "round", of(M, *each("decimals", 1, -1))
     yield "logit", [*of(UNIT), *only(M, dict(eps=0.1))]
     yield "renorm", only(M, dict(p=2, dim=0, maxnorm=1.0), dict(p=1, dim=1, maxnorm=2.0), dict(p=2, dim=0, maxnorm=99))

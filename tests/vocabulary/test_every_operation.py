@@ -114,7 +114,6 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
     "logit": (lambda x: torch.logit(x, eps=0.1), S.sigmoid()),
     "mvlgamma": (lambda x: torch.mvlgamma(x, 2), S.abs() + 1.1),
     "polygamma": (lambda x: torch.polygamma(1, x), S.abs() + 0.5),
-    "special_polygamma": (lambda x: torch.special.polygamma(1, x), S.abs() + 0.5),
     "renorm": (lambda x: torch.renorm(x, 2, 1, 1.0), S),
     "masked_select": (lambda x: torch.masked_select(x, S > 0), S),
     "threshold": (lambda x: F.threshold(x, 0.1, -2.0), S),

@@ -442,3 +442,33 @@ def test_hand_computed_gelu_and_softplus_pass_all_their_options() -> None:
         y = torch.tensor([value]) if value else function(x)
         explain = fxlrp.compile(One(functools.partial(summed, function)).eval(), presets.epsilon(0.0))
         torch.testing.assert_close(explain(x), y)  # the sum's value, shared among the two
+
+
+def test_functions_of_torch_special_are_known_in_aten() -> None:
+    """``torch.export`` calls ``aten.special_erf`` where symbolic tracing sees ``torch.erf``."""
+    names = [name for name in dir(torch.special) if hasattr(torch.ops.aten, f"special_{name}")]
+    known = {name: CANONICAL.spelling(getattr(torch.special, name)) for name in names}
+    found = {name: CANONICAL.spelling(getattr(torch.ops.aten, f"special_{name}")) for name in names}
+    assert {name: each and each.operation for name, each in found.items()} == {
+        name: each and each.operation for name, each in known.items()
+    }
+    assert {"erf", "i0", "gammaln", "psi", "log_softmax"} <= {name for name, each in known.items() if each}
+
+
+def test_a_sparse_product_is_captured_by_both_front_ends() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("edges", torch.eye(3, dtype=torch.float64).roll(1, 0).to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = torch.sparse.mm(self.edges, x)
+            return out
+
+    x = torch.randn(3, 2, dtype=torch.float64)
+    captures: tuple[Any, ...] = ("symbolic", "export")
+    for capture in captures:
+        found = fxlrp.compile(Graph().eval(), presets.epsilon(0.0), example_inputs=x, capture=capture)(
+            x, seed=x.roll(1, 0)
+        )
+        torch.testing.assert_close(found, x)
