@@ -140,7 +140,7 @@ class Facts:
     """
 
     values: Mapping[str, InputSpec] = field(default_factory=dict)
-    sizes: Mapping[str, int | float] = field(default_factory=dict)
+    sizes: Mapping[str, int | float | tuple[int, ...]] = field(default_factory=dict)
     changed_inputs: tuple[fx.Node, ...] = ()
     removed: dict[str, str] = field(default_factory=dict)
     tokens: frozenset[fx.Node] = frozenset()

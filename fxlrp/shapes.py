@@ -56,7 +56,7 @@ class Inferred:
     """
 
     values: dict[str, InputSpec]
-    sizes: dict[str, int | float]
+    sizes: dict[str, int | float | tuple[int, ...]]
 
 
 # A value whose size depends on values, as of x[mask], or that follows from such a value.
@@ -100,6 +100,8 @@ class _Reader(fx.Interpreter):
             self.inferred.values[n.name] = InputSpec(tuple(value.shape), value.dtype, value.device)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             self.inferred.sizes[n.name] = value
+        elif isinstance(value, torch.Size):
+            self.inferred.sizes[n.name] = tuple(value)
         return value
 
 

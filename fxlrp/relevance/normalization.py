@@ -37,7 +37,7 @@ def layer_norm_transposed(
     x: Tensor,
     weight: Tensor | None,
     *,
-    normalized_shape: tuple[int, ...],
+    normalized_shape: Sequence[int],
     eps: float,
     differentiable: bool = False,
 ) -> Tensor:
@@ -88,10 +88,9 @@ def _emit_batch_norm(step: Step, u: fx.Node, _: int = 0) -> fx.Node:
 
 def _emit_layer_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
     given = step.arguments
-    shape = tuple(given["normalized_shape"])
     x, weight = given["input"], given["weight"]
-    how = _derivative(step)
-    return step.call(layer_norm_transposed, u, x, weight, normalized_shape=shape, eps=given["eps"], **how)
+    how = {"normalized_shape": given["normalized_shape"], "eps": given["eps"], **_derivative(step)}
+    return step.call(layer_norm_transposed, u, x, weight, **how)
 
 
 def _emit_group_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
@@ -223,8 +222,8 @@ def rms_norm_transposed(
 
 def _emit_rms_norm(step: Step, u: fx.Node, _: int) -> fx.Node:
     given = step.arguments
-    shape = tuple(given["normalized_shape"])
-    return step.call(rms_norm_transposed, u, given["input"], given["weight"], normalized_shape=shape, eps=given["eps"])
+    how = {"normalized_shape": given["normalized_shape"], "eps": given["eps"]}
+    return step.call(rms_norm_transposed, u, given["input"], given["weight"], **how)
 
 
 def _scaled(coefficient: TransposedMap, standardize: Callable[[Held, Tensor], Tensor]) -> Implementation:

@@ -44,7 +44,7 @@ class StepFacts:
     supported: bool = False
     quotients: bool = False
     as_coefficients: bool = False
-    values: Mapping[str, InputSpec | int | float] = field(default_factory=dict)
+    values: Mapping[str, InputSpec | int | float | tuple[int, ...]] = field(default_factory=dict)
     differentiable: bool = False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -70,6 +71,7 @@ def traced(
         ExamplesNeeded: The sizes of the values are not known.
     """
     arguments, operands = _arguments(step, positions)
+    arguments = fx.map_arg(arguments, functools.partial(_opened, step))
     others: list[fx.Node] = []
     fx.map_arg(arguments, others.append)
     others = list(dict.fromkeys(others))
@@ -303,9 +305,23 @@ def _arguments(step: Step, positions: Sequence[int]) -> tuple[dict[str, Any], li
     return arguments, [item for _, item in sorted(operands, key=lambda pair: pair[0])]
 
 
+def _opened(step: Step, node: fx.Node) -> Any:
+    """The single sizes in place of all sizes of a value; any other node itself."""
+    sizes = step.facts.values.get(node.name)
+    if not isinstance(sizes, tuple):
+        return node
+    return tuple(step.call(operator.getitem, node, dim) for dim in range(len(sizes)))
+
+
 def _spec(step: Step, node: fx.Node) -> InputSpec | int | float:
-    if node.name in step.facts.values:
-        return step.facts.values[node.name]
+    found = step.facts.values.get(node.name)
+    if node.target is operator.getitem and found is None:
+        # One that _opened has made.
+        source, dim = node.args
+        sizes = step.facts.values.get(source.name) if isinstance(source, fx.Node) else None
+        found = sizes[dim] if isinstance(sizes, tuple) and isinstance(dim, int) else None
+    if found is not None and not isinstance(found, tuple):
+        return found
     reason = f"the relevance step of {step.operation.name} is derived for tensors of known sizes"
     if step.facts.values:
         raise UnsupportedOpError(

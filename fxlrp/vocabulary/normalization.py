@@ -12,7 +12,8 @@ from fxlrp.vocabulary import facts
 
 
 def _normalizes_rows(call: Call) -> bool:
-    return len(call.arguments["normalized_shape"]) == 1
+    shape = call.arguments["normalized_shape"]
+    return isinstance(shape, list | tuple) and len(shape) == 1  # not a size of another value, whose rank is unknown
 
 
 def normalization() -> Iterator[Operation]:

@@ -240,3 +240,10 @@ def test_standardization_by_hand_without_a_stabilizer(name: str, preset: str) ->
     expected = by_jacobian(lambda x: WEIGHT * (x - x.mean(-1, keepdim=True)) / sigma + BIAS, X, SEED, 0.0)
     found = of_one(function, X, SEED, CONVENTIONS[preset].at(0.0).preset())
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+def test_a_norm_over_the_sizes_of_a_value(capture: str) -> None:
+    """The number of dimensions is not known when the step is emitted."""
+    written = of_one(lambda x: F.layer_norm(x, x.size()[1:]) + F.rms_norm(x, x.shape[-1:]), X, SEED, capture=capture)
+    assert_close(written, of_one(lambda x: F.layer_norm(x, (3, 6)) + F.rms_norm(x, (6,)), X, SEED, capture=capture))
