@@ -11,7 +11,7 @@ from fxlrp.arguments import flag, path_of, shown
 from fxlrp.capture import DynamicShapes
 from fxlrp.deploy import onnx, package
 from fxlrp.deploy.controls import ExportOnly, ExportTarget
-from fxlrp.deploy.decompositions import ADAPTIVE, KERNELS, OPEN_SIZES
+from fxlrp.deploy.decompositions import ADAPTIVE, DENSE, KERNELS, OPEN_SIZES
 from fxlrp.deploy.metadata import describe, rules_of
 from fxlrp.deploy.metadata import read as metadata
 from fxlrp.deploy.program import Exportable, ExportedExplanation, export
@@ -43,7 +43,7 @@ class _Writer(NamedTuple):
 
 _WRITERS: Mapping[str, _Writer] = {
     "export": _Writer(".pt2", package.write_export, decompositions=OPEN_SIZES),
-    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, {**ADAPTIVE, **OPEN_SIZES}),
+    "aoti": _Writer(".pt2", package.write_aoti, package.require_compiler, {**ADAPTIVE, **OPEN_SIZES, **DENSE}),
     "onnx": _Writer(".onnx", onnx.write, onnx.require_packages, {**ADAPTIVE, **KERNELS}, writes_out_attention=True),
 }
 

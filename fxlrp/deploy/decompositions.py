@@ -257,6 +257,30 @@ OPEN_SIZES: Mapping[Any, Callable[..., Any]] = {
     )
 }
 
+
+def dense(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """A dense layer as one product of matrices.
+
+    For an input that is not contiguous, ATen multiplies by a weight that is expanded over a dimension of the input.
+    AOTInductor would keep the expanded weight as a constant.
+    """
+    if input.dim() < 3:
+        return NotImplemented
+    return F.linear(input.reshape(-1, input.shape[-1]), weight, bias).reshape(*input.shape[:-1], weight.shape[0])
+
+
+def matmul(input: Tensor, other: Tensor) -> Any:
+    """The same for a product with a matrix."""
+    if input.dim() < 3 or other.dim() != 2:
+        return NotImplemented
+    return torch.matmul(input.reshape(-1, input.shape[-1]), other).reshape(*input.shape[:-1], other.shape[1])
+
+
+DENSE: Mapping[Any, Callable[..., Any]] = {
+    F.linear: dense,
+    **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), matmul),
+}
+
 KERNELS: Mapping[Any, Callable[..., Any]] = {
     **_UPSAMPLING,
     F.interpolate: nearest_exact,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
+import fxlrp
+from fxlrp import deploy
 from fxlrp.deploy import decompositions
 
 
@@ -190,3 +193,69 @@ def test_copysign() -> None:
     in_place = x.clone()
     assert decompositions.KERNELS[Tensor.copysign_](in_place, sign) is in_place
     torch.testing.assert_close(in_place, torch.copysign(x, sign))
+
+
+PRODUCTS: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "linear": (F.linear, lambda x, weight: F.linear(x, weight)),
+    "linear with a bias": (F.linear, lambda x, weight: F.linear(x, weight, weight.sum(1))),
+    "torch.matmul": (torch.matmul, lambda x, weight: torch.matmul(x, weight.T)),
+    "method": (torch.Tensor.matmul, lambda x, weight: x.matmul(weight.T)),
+    "operator": (torch.Tensor.__matmul__, lambda x, weight: x @ weight.T),
+}
+
+
+class Dense(torch.overrides.TorchFunctionMode):
+    """Runs the decompositions of products, and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        decompose = decompositions.DENSE.get(func)
+        made = NotImplemented if decompose is None else decompose(*args, **(kwargs or {}))
+        self.count += made is not NotImplemented
+        return func(*args, **(kwargs or {})) if made is NotImplemented else made
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_with_a_matrix(name: str) -> None:
+    key, call = PRODUCTS[name]
+    x, weight = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    assert key in decompositions.DENSE
+    for value in (x, x.transpose(0, 1), x[0].T.reshape(4, 3, 5).transpose(0, 1)):
+        with Dense() as mode:
+            got = call(value, weight)
+        assert mode.count == 1
+        torch.testing.assert_close(got, call(value, weight))
+        got.mul_(2)  # a later step may write into its memory
+        torch.testing.assert_close(got, 2 * call(value, weight))
+    for value in (x[0, 0], x[0, 0, 0]):
+        with Dense() as mode:
+            torch.testing.assert_close(
+                call(value, weight), F.linear(value, weight) if "bias" not in name else call(value, weight)
+            )
+        assert mode.count == 0
+
+
+def test_packages_have_no_products_with_expanded_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """AOTInductor would keep each weight once for every position: for a vision transformer, 16 GB."""
+
+    class PositionsFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(x.transpose(0, 1)).relu()).mean(0)
+            return out
+
+    kept: list[Any] = []
+    aoti = deploy._WRITERS["aoti"]._replace(write=lambda program, *rest: kept.append(program), require=lambda: None)
+    monkeypatch.setattr(deploy, "_WRITERS", {**deploy._WRITERS, "aoti": aoti})
+    x = torch.randn(2, 5, 6)
+    explain = fxlrp.compile(PositionsFirst().eval(), "epsilon_alpha2_beta1")
+    explain.export(tmp_path / "x.pt2", x, format="aoti")
+    called = [str(node.target) for node in kept[0].exported.run_decompositions().graph.nodes]
+    assert "aten.bmm.default" not in called and {"aten.mm.default", "aten.addmm.default"} & {*called}
+    torch.testing.assert_close(kept[0].exported.module()(x, torch.tensor([0, 2])), explain(x, target=[0, 2]))
