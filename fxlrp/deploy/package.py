@@ -47,8 +47,9 @@ def write_aoti(program: ExportedExplanation, path: Path, description: str) -> No
         # With a lower bound, the input checks, if enabled, would reject a batch of one.
         "aot_inductor.check_lowerbound": False,
         # What depends on weights alone is computed once. `freezing` would pack weights, too, but its packages are wrong
-        # where the sizes of images are open, as are those without `layout_optimization` (PyTorch 2.13).
+        # where the sizes of images are open.
         "aot_inductor.use_runtime_constant_folding": True,
+        "layout_optimization": _has_open_sizes(program),
     }
     try:
         aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=options)
@@ -57,3 +58,12 @@ def write_aoti(program: ExportedExplanation, path: Path, description: str) -> No
         raise ExportError(
             f"AOTInductor cannot compile the explanation ({reason}): export it with format='export' or 'onnx'"
         ) from error
+
+
+def _has_open_sizes(program: ExportedExplanation) -> bool:
+    """Whether a size beside that of the batch is open.
+
+    Converting the layouts of images costs more than it saves on a CPU, but packages of open sizes are wrong without it
+    (PyTorch 2.13).
+    """
+    return any(not isinstance(size, int) for shape in program.shapes for size in shape[1:])
