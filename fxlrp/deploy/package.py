@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fxlrp.deploy import metadata
-from fxlrp.deploy.program import ExportedExplanation
+from fxlrp.deploy.program import BATCH, ExportedExplanation
 from fxlrp.errors import ExportError
 
 # Inductor is imported where it is used, because it takes seconds to import.
@@ -63,7 +63,7 @@ def write_aoti(program: ExportedExplanation, path: Path, description: str) -> No
 def _has_open_sizes(program: ExportedExplanation) -> bool:
     """Whether a size beside that of the batch is open.
 
-    Converting the layouts of images costs more than it saves on a CPU, but packages of open sizes are wrong without it
-    (PyTorch 2.13).
+    Converting the layouts of images costs more than it saves on a CPU, but packages of open sizes fail at other sizes
+    without it (PyTorch 2.13).
     """
-    return any(not isinstance(size, int) for shape in program.shapes for size in shape[1:])
+    return any(not isinstance(size, int) and size != BATCH for shape in program.shapes for size in shape)

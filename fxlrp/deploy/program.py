@@ -38,6 +38,9 @@ from fxlrp.signature import Signature
 
 aten = torch.ops.aten
 
+# The name of the size that is the number of samples.
+BATCH = "batch"
+
 
 @dataclass(frozen=True)
 class Exportable:
@@ -165,7 +168,7 @@ def _named_shapes(exported: ExportedProgram, names: Sequence[str]) -> tuple[tupl
     for name, node in zip(names, nodes, strict=True):
         for dim, size in enumerate(node.meta["val"].shape):
             if not isinstance(size, int):
-                known.setdefault(str(size), f"{name}_{dim}" if dim or "batch" in known.values() else "batch")
+                known.setdefault(str(size), f"{name}_{dim}" if dim or BATCH in known.values() else BATCH)
     return tuple(
         tuple(size if isinstance(size, int) else known[str(size)] for size in node.meta["val"].shape) for node in nodes
     )

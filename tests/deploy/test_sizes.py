@@ -75,3 +75,27 @@ def test_sizes_that_cannot_be_open(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"height.*make it static: dynamic_shapes="):
         captured.export(path, x, dynamic_shapes={"input": {2: Dim("height", max=64)}})
     assert not path.exists()
+
+
+@compiler_needed
+@pytest.mark.parametrize(
+    ("options", "converts"),
+    [
+        ({}, False),
+        ({"target": fxlrp.targets.each(["input"] * 2)}, False),
+        ({"dynamic_shapes": {"input": {2: Dim("height", min=8, max=512)}}}, True),
+    ],
+    ids=["batch", "several targets", "image sizes"],
+)
+def test_packages_convert_layouts_only_where_image_sizes_are_open(
+    options: dict[str, Any], converts: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def compiled(program: Any, *, package_path: str, inductor_configs: dict[str, Any]) -> None:
+        given.append(inductor_configs)
+
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compiled)
+    model, x = globally_pooled()
+    fxlrp.compile(model).export(tmp_path / "x.pt2", x, format="aoti", **options)
+    assert [each["layout_optimization"] for each in given] == [converts]
