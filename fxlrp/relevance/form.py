@@ -17,10 +17,11 @@ _READS_FORM = "__fxlrp_reads_form__"
 
 
 class Form(NamedTuple):
-    """The shape and the type of a tensor, and where its parts are, if it lies on several devices."""
+    """The shape, type and device of a tensor, and where its parts are, if it lies on several devices."""
 
     shape: torch.Size
     dtype: torch.dtype
+    device: torch.device
     places: Places | None = None
 
     def dim(self) -> int:
@@ -42,7 +43,7 @@ class Form(NamedTuple):
 
 def form_of(value: Tensor) -> Form:
     """The form of a tensor."""
-    return Form(value.shape, value.dtype, places_of(value))
+    return Form(value.shape, value.dtype, value.device, places_of(value))
 
 
 def reads_form(*names: str) -> Callable[[FunctionT], FunctionT]:
@@ -56,9 +57,15 @@ def reads_form(*names: str) -> Callable[[FunctionT], FunctionT]:
     return declare
 
 
+def forms_of(function: Any) -> frozenset[int]:
+    """The positions of the parameters of which a function reads only the form."""
+    found: frozenset[int] = getattr(function, _READS_FORM, frozenset())
+    return found
+
+
 def reads_values(user: fx.Node, value: fx.Node) -> bool:
     """Whether a node reads the elements of a value, not only its form."""
-    forms: frozenset[int] = getattr(user.target, _READS_FORM, frozenset())
+    forms = forms_of(user.target)
     others: list[Any] = [argument for position, argument in enumerate(user.args) if position not in forms]
     found: list[fx.Node] = []
     fx.map_arg((others, user.kwargs), found.append)

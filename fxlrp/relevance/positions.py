@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fxlrp.functions import row_index
+from fxlrp.relevance.form import Form, reads_form
 from fxlrp.relevance.targets import Target, has_class_for_each_token, positions_of
 
 
@@ -36,11 +37,12 @@ def asked_positions(
     return torch.full((1, 1), value.shape[1] - 1, dtype=torch.long, device=value.device)
 
 
-def at_positions_relevance(x: Tensor, r: Tensor, positions: Tensor | None) -> Tensor:
+@reads_form("x")
+def at_positions_relevance(x: Tensor | Form, r: Tensor, positions: Tensor | None) -> Tensor:
     """To the selected positions; the others have none."""
     if positions is None:
         return r
     zeros = r.new_zeros(x.shape)
     if positions.shape[0] == 1:
         return zeros.index_copy(1, positions[0], r)
-    return zeros.scatter(1, row_index(x, positions), r)
+    return zeros.scatter(1, row_index(r, positions), r)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from importlib import import_module
+from inspect import isfunction
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -11,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxlrp
-from fxlrp import Optimizations
-from fxlrp.relevance import element_relevance, numerics, products
-from fxlrp.relevance.form import Form, form_of
+from fxlrp import Optimizations, relevance
+from fxlrp.relevance import element_relevance as element
+from fxlrp.relevance import layouts, numerics, positions, products
+from fxlrp.relevance.form import Form, form_of, forms_of
 from fxlrp.relevance.initial_relevance import initial_relevance
 from helpers import assert_close
 from oracles import One, random
@@ -127,31 +131,80 @@ class Watch(fx.Interpreter):
         return result
 
 
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [
-        (numerics.unbroadcast, lambda x: (random(3, 2, 5, 4, seed=2), x)),
-        (numerics.part, lambda x: (x, random(3, 2, 5, 4, seed=2))),
-        (products.product_factor, lambda x: (random(3, 2, 5, 4, seed=2), 2.0, x)),
-        (element_relevance.reshape_relevance, lambda x: (x, random(40, seed=2))),
-        (element_relevance.expand_relevance, lambda x: (x, random(3, 2, 5, 4, seed=2))),
-        (element_relevance.repeat_relevance, lambda x: (x, random(3, 2, 10, 4, seed=2), (3, 1, 2, 1))),
-        (element_relevance.repeat_heads_relevance, lambda x: (x, random(6, 5, 4, seed=2))),
-        (element_relevance.cat_relevance, lambda x: (random(2, 5, 8, seed=2), (x, x), -1)),
-    ],
-)
-def test_functions_that_read_a_form_accept_one(function: Any, arguments: Any) -> None:
+INDEX = torch.tensor([[[1], [0], [1], [2], [2]]] * 2)
+CHOSEN = random(2, 5, 4, seed=4) > 0
+# Functions that read only the form of the value ``X``, each with its arguments.
+READ_FORM: dict[Any, Any] = {
+    numerics.unbroadcast: lambda x: (random(3, 2, 5, 4, seed=2), x),
+    numerics.part: lambda x: (x, random(3, 2, 5, 4, seed=2)),
+    products.product_factor: lambda x: (random(3, 2, 5, 4, seed=2), 2.0, x),
+    element.reshape_relevance: lambda x: (x, random(40, seed=2)),
+    element.expand_relevance: lambda x: (x, random(3, 2, 5, 4, seed=2)),
+    element.repeat_relevance: lambda x: (x, random(3, 2, 10, 4, seed=2), (3, 1, 2, 1)),
+    element.repeat_interleave_relevance: lambda x: (x, random(2, 10, 4, seed=2), 2, 1),
+    element.repeat_heads_relevance: lambda x: (x, random(6, 5, 4, seed=2)),
+    element.select_relevance: lambda x: (x, random(2, 4, seed=2), 1, 3),
+    element.narrow_relevance: lambda x: (x, random(2, 2, 4, seed=2), 1, -3, 2),
+    element.index_select_relevance: lambda x: (x, random(2, 3, 4, seed=2), 1, torch.tensor([0, 4, 4])),
+    element.gather_relevance: lambda x: (x, random(2, 5, 1, seed=2), 2, INDEX),
+    element.take_along_dim_relevance: lambda x: (x, random(2, 5, 1, seed=2), INDEX, 2),
+    element.index_relevance: lambda x: (x, random(2, 2, 4, seed=2), (slice(None), [0, 0])),
+    element.pad_relevance: lambda x: (x, random(2, 8, 4, seed=2), (0, 0, 1, 2), "reflect"),
+    element.unfold_relevance: lambda x: (x, random(8, 12, seed=2), 2),
+    element.windows_relevance: lambda x: (x, random(2, 2, 4, 3, seed=2), 1, 3, 2),
+    element.diagonal_relevance: lambda x: (x, random(5, 2, seed=2), 1, 0, 2),
+    element.sorted_relevance: lambda x: (x, (INDEX, INDEX), {0: random(2, 5, 1, seed=2)}, 2),
+    element.to_relevance: lambda x: (x, random(2, 5, 4, seed=2).float()),
+    element.masked_fill_relevance: lambda x: (x, random(3, 2, 5, 4, seed=2), CHOSEN),
+    element.masked_select_relevance: lambda x: (x, random(int(CHOSEN.sum()), seed=2), CHOSEN),
+    element.where_relevance: lambda x: (x, random(3, 2, 5, 4, seed=2), CHOSEN),
+    element.cat_relevance: lambda x: (random(2, 5, 8, seed=2), (x, x), -1),
+    element.stack_relevance: lambda x: (random(2, 5, 2, 4, seed=2), (x, x), 2),
+    element.dimensionwise_relevance: lambda x: (random(4, 5, 4, seed=2), (x, x), 0),
+    element.chunk_relevance: lambda x: (x, {1: random(2, 2, 4, seed=2)}, 3, 1),
+    element.split_relevance: lambda x: (x, {-1: random(2, 4, 4, seed=2)}, [1, 4], 1),
+    element.unbind_relevance: lambda x: (x, {0: random(2, 4, seed=2), 3: random(2, 4, seed=3)}, 1),
+    positions.at_positions_relevance: lambda x: (x, random(2, 2, 4, seed=2), torch.tensor([[0, 4], [2, 1]])),
+    layouts.from_local_relevance: None,
+    layouts.redistribute_relevance: None,
+    layouts.to_local_relevance: None,
+}
+
+
+def test_all_functions_that_read_a_form_are_known() -> None:
+    """Those of values on several devices have tests of their own."""
+    modules = (import_module(f"fxlrp.relevance.{each.name}") for each in iter_modules(relevance.__path__))
+    functions = (each for module in modules for each in vars(module).values() if isfunction(each))
+    assert {each for each in functions if forms_of(each)} == set(READ_FORM)
+
+
+@pytest.mark.parametrize("function", [each for each, arguments in READ_FORM.items() if arguments is not None])
+def test_functions_that_read_a_form_accept_one(function: Any) -> None:
     options = {"share": 0.5} if function in (numerics.part, products.product_factor) else {}
     options = {**options, "divided": False} if function is products.product_factor else options
-    expected = function(*arguments(X), **options)
-    found = function(*arguments(form_of(X)), **options)
-    assert_close(found, expected)
+    expected = function(*READ_FORM[function](X), **options)
+    found = function(*READ_FORM[function](form_of(X)), **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_value_is_freed_that_is_only_converted() -> None:
+    """Norms that compute in single precision, as those of Llama do, keep no normalized value."""
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mul = x * torch.rsqrt((x * x).mean(-1, keepdim=True))
+            return F.linear(mul.to(x.dtype), WIDE)
+
+    explain = fxlrp.compile(Net().eval(), "attnlrp")
+    forms = [node.args[0].name for node in explain.graph_module.graph.nodes if node.target is form_of]
+    assert "mul_1" in forms
 
 
 def test_a_form_says_what_a_tensor_says() -> None:
     form = form_of(X)
     assert isinstance(form, Form)
-    assert (form.shape, form.dtype, form.dim(), form.size(-1)) == (X.shape, X.dtype, X.dim(), X.size(-1))
+    found = (form.shape, form.dtype, form.device, form.dim(), form.size(-1))
+    assert found == (X.shape, X.dtype, X.device, X.dim(), X.size(-1))
     assert form.is_floating_point() and not form.is_complex()
 
 
