@@ -21,6 +21,11 @@ def needed_for(values: Iterable[fx.Node], given: Iterable[fx.Node] = ()) -> set[
     return needed
 
 
+def reads_type(node: fx.Node) -> bool:
+    """Whether a node reads the type or the device of a value, and neither its shape nor its elements."""
+    return node.target is getattr and node.args[1] in ("dtype", "device")
+
+
 def copy_nodes(nodes: Iterable[fx.Node], graph: fx.Graph, copies: MutableMapping[fx.Node, fx.Node]) -> None:
     """Copy nodes into a graph, like ``fx.Graph.node_copy`` in little more than half of its time.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxlrp.functions import at_positions
-from fxlrp.graph_parts import copied
+from fxlrp.graph_parts import copied, reads_type
 from fxlrp.operation import Family
 from fxlrp.passes.base import compiler_pass
 from fxlrp.places import requested
@@ -69,7 +69,7 @@ def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
 def _separate_rows(program: Program) -> set[fx.Node]:
     """The nodes back from the output that compute every position from the same position of what they read.
 
-    All their users are among them, so that nothing else reads the positions that are left out.
+    All their users are among them, so that nothing else reads the positions that are left out, but for the type.
     """
     (output,) = program.outputs
     found: set[fx.Node] = set()
@@ -78,7 +78,8 @@ def _separate_rows(program: Program) -> set[fx.Node]:
     if spec is None or len(spec.shape) != 3 or spec.shape[1] == 1:
         return found
     for node in reversed(program.graph.nodes):
-        is_read_only_here = node is output or (bool(node.users) and found.issuperset(node.users))
+        readers = [user for user in node.users if not reads_type(user)]
+        is_read_only_here = node is output or (bool(readers) and found.issuperset(readers))
         depends = node in program.facts.dependent
         if is_read_only_here and depends and _keeps_rows(program, node, spec.shape[:2]):
             found.add(node)

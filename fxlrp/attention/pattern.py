@@ -16,6 +16,7 @@ from torch import fx
 from fxlrp.attention.call import LOW
 from fxlrp.attention.contraction import Contraction, queries_times_keys, weights_times_values
 from fxlrp.functions import causal_mask, mask_scores
+from fxlrp.graph_parts import reads_type
 from fxlrp.program import Program, annotation
 from fxlrp.rules.specs import Epsilon, Gradient, PassThrough, SignalTakeAll, Taylor, Uniform
 from fxlrp.vocabulary.sizes import sizes_of
@@ -112,11 +113,6 @@ def _has_known_rules(attention: Attention, by_user: Collection[str]) -> bool:
 
 _SOFTMAX = (F.softmax, torch._safe_softmax)
 _BETWEEN = (Epsilon, PassThrough, SignalTakeAll, Uniform)
-
-
-def reads_type(node: fx.Node) -> bool:
-    """Whether a node reads the type or the device of a value, which those of the queries equal."""
-    return node.target is getattr and node.args[1] in ("dtype", "device")
 
 
 class _Walk:

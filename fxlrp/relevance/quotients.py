@@ -22,8 +22,15 @@ def rescale_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return factor.addcdiv_(factor, z.abs().add_(epsilon), value=-epsilon)
 
 
+def rescale_in_two_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`rescale`, in the memory of ``C``, with the denominator in that of ``z``."""
+    if counts_as_zero(epsilon, z) or not _is_precise(factor, z):
+        return rescale(factor, z, epsilon)
+    return factor.addcdiv_(factor, z.abs_().add_(epsilon), value=-epsilon)
+
+
 @allocates
-@with_in_place_form(rescale_)
+@with_in_place_form(rescale_, in_two=rescale_in_two_)
 def rescale(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """``C * z / s(z)``, for relevance ``R = z * C``.
 
@@ -45,8 +52,15 @@ def rescale_positive_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return factor.mul_(z).div_(z + epsilon)
 
 
+def rescale_positive_in_two_(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """:func:`rescale_positive`, in the memory of ``C``, with the denominator in that of ``z``."""
+    if counts_as_zero(epsilon, z) or not _is_precise(factor, z):
+        return rescale_positive(factor, z, epsilon)
+    return factor.mul_(z).div_(z.add_(epsilon))
+
+
 @allocates
-@with_in_place_form(rescale_positive_)
+@with_in_place_form(rescale_positive_, in_two=rescale_positive_in_two_)
 def rescale_positive(factor: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """:func:`rescale` where ``z`` is nowhere negative."""
     if counts_as_zero(epsilon, z):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -117,6 +118,31 @@ def test_an_output_that_is_returned_costs_what_the_model_costs(model: nn.Module)
                 explain(IDS, return_output=returned, **told)
             counted.append(counter.get_total_flops())
         assert counted[1] - counted[0] == more
+
+
+class InSinglePrecision(nn.Module):
+    """An RMSNorm that reads the type of its input, as in Llama."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = x.double()
+        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)).to(dtype)
+
+
+def test_a_norm_that_reads_the_type_leaves_positions_apart(model: nn.Module) -> None:
+    """The gated MLP behind it computes as few positions as behind a norm of PyTorch."""
+    written = copy.deepcopy(model)
+    written.between = InSinglePrecision()
+    counted = []
+    for each in (model, written):
+        explain = fxlrp.compile(each, "attnlrp", example_inputs=IDS, capture="symbolic")
+        explain(IDS, target=(2, 3))
+        with FlopCounterMode(display=False) as counter:
+            explain(IDS, target=(2, 3))
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1]
+    selected, whole = (fxlrp.compile(written, example_inputs=IDS, optimize=each) for each in (True, WITHOUT))
+    assert_close(selected(IDS, target=(2, 3)), whole(IDS, target=(2, 3)))
 
 
 def test_the_graph_that_users_see_is_that_of_the_model(model: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """The quotient ``C * base / s(z)`` behind an activation, and in whose memory it is computed."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,17 @@ from torch.nn import functional as F
 import fxlrp
 from fxlrp.functions import repeat_heads
 from fxlrp.relevance.element_relevance import repeat_heads_relevance
-from fxlrp.relevance.quotients import share_of_value, share_of_value_, share_of_value_in_two_
+from fxlrp.relevance.quotients import (
+    rescale,
+    rescale_,
+    rescale_in_two_,
+    rescale_positive,
+    rescale_positive_,
+    rescale_positive_in_two_,
+    share_of_value,
+    share_of_value_,
+    share_of_value_in_two_,
+)
 from oracles import assert_relevance, random
 
 
@@ -31,6 +43,39 @@ def test_every_form_divides_alike(form: object, epsilon: float, dtype: torch.dty
     assert actual.dtype == dtype
     assert torch.equal(z, kept)
     assert_relevance(actual.double(), expected, 1e-12 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("epsilon", [0.1, 1e-6, 0.0])
+@pytest.mark.parametrize("forms", [(rescale, rescale_, rescale_in_two_)], ids=["any sign"])
+@pytest.mark.parametrize(
+    "positive", [(rescale_positive, rescale_positive_, rescale_positive_in_two_)], ids=["positive"]
+)
+def test_every_form_rescales_alike(
+    forms: tuple[Any, ...], positive: tuple[Any, ...], epsilon: float, dtype: torch.dtype
+) -> None:
+    """What is below the resolution of half precision keeps its quotient where it is zero."""
+    z = torch.tensor([-2.0, -1e-3, 1e-3, 3.0, 0.0], dtype=dtype)
+    factor = torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0], dtype=dtype)
+    for every, values in ((forms, z), (positive, z.abs())):
+        expected = by_hand(factor.double(), values.double(), values.double(), epsilon)
+        rounds = every is forms and dtype == torch.bfloat16 and epsilon < torch.finfo(dtype).eps
+        expected[-1] = 5.0 if rounds else 0.0
+        for form in every:
+            actual = form(factor.clone(), values.clone(), epsilon)
+            assert actual.dtype == dtype
+            assert_relevance(actual.double(), expected, 1e-12 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps)
+
+
+def test_a_step_whose_value_is_not_read_again_needs_no_third_buffer() -> None:
+    """Behind a product there is a quotient, and behind a ReLU one of a value that is not negative."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
+    x, seed = random(5, 4, seed=1), random(5, 3, seed=2)
+    explain = fxlrp.compile(model, rules="epsilon")
+    targets = [node.target for node in explain.graph_module.graph.nodes]
+    assert targets.count(rescale_in_two_) == targets.count(rescale_positive_in_two_) == 1
+    plain = fxlrp.compile(model, rules="epsilon", optimize=False)
+    assert_relevance(explain(x, seed=seed), plain(x, seed=seed))
 
 
 def test_a_step_behind_an_activation_needs_no_third_buffer() -> None:
