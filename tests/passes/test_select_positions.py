@@ -132,7 +132,7 @@ class InSinglePrecision(nn.Module):
 def test_a_norm_that_reads_the_type_leaves_positions_apart(model: nn.Module) -> None:
     """The gated MLP behind it computes as few positions as behind a norm of PyTorch."""
     written = copy.deepcopy(model)
-    written.between = InSinglePrecision()
+    written.between = InSinglePrecision().eval()
     counted = []
     for each in (model, written):
         explain = fxlrp.compile(each, "attnlrp", example_inputs=IDS, capture="symbolic")
