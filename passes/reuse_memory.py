@@ -104,5 +104,7 @@ def _roots_of(program: Program) -> dict[fx.Node, frozenset[str]]:
     start = program.questions_start
     for index, node in enumerate(program.graph.nodes):
         own = program.differing.intersection({node.name}) | ({_STEP} if index >= start else frozenset())
-        found[node] = own.union(*(found[source] for source in node.all_input_nodes))
+        # The size and the device of a value of a question are those of all.
+        is_size = SIZE in node.meta
+        found[node] = frozenset() if is_size else own.union(*(found[source] for source in node.all_input_nodes))
     return found

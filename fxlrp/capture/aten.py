@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from fxlrp.functions import set_item
@@ -174,6 +174,13 @@ def _embedding_bag(given: Arguments) -> Call:
     )
 
 
+def _clone(given: Arguments) -> Call:
+    """A copy, which is also how PyTorch makes ``resolve_conj`` functional."""
+    value = given["self"].meta.get("val") if isinstance(given["self"], fx.Node) else None
+    is_complex = isinstance(value, Tensor) and value.is_complex()
+    return _call(torch.resolve_conj if is_complex else torch.clone, given["self"])
+
+
 def _fill(given: Arguments) -> Call | None:
     """A tensor as the value may have relevance."""
     value = given["value"]
@@ -203,6 +210,7 @@ _FORMS: Mapping[str, Callable[[Arguments], Call | None]] = {
     "mT": lambda given: _call(torch.transpose, given["self"], -2, -1),
     "numpy_T": _reversed_dims,
     "alias": lambda given: _call(torch.Tensor.contiguous, given["self"]),
+    "clone": _clone,
     "lift_fresh_copy": lambda given: _call(torch.clone, given["self"]),
     "elu": _elu,
     "_native_batch_norm_legit_no_training": _batch_norm,

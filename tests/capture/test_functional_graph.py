@@ -218,10 +218,16 @@ def of_another_type(x: Tensor) -> Tensor:
     return x + torch.zeros(6, dtype=torch.float32).add_(torch.arange(6, dtype=torch.float64) / 3) * x
 
 
+def of_values_that_are_conjugated(x: Tensor) -> Tensor:
+    """PyTorch makes ``resolve_conj`` a copy, without which the elements cannot be viewed as numbers."""
+    return torch.view_as_real(torch.fft.ihfft(of_view(x)).resolve_conj())
+
+
 @pytest.mark.parametrize(
     "function",
     [
         of_view,
+        of_values_that_are_conjugated,
         of_overlapping_parts,
         of_whole_after_part,
         of_part_twice,

@@ -15,7 +15,7 @@ from fxlrp import presets
 from fxlrp.errors import InputError
 from fxlrp.targets import each
 from helpers import as_tuple
-from oracles import assert_relevance, random
+from oracles import One, assert_relevance, random
 
 
 def _svd(x: Tensor) -> Tensor:
@@ -78,6 +78,21 @@ def test_there_is_a_result_for_each_question_where_no_relevance_arrives() -> Non
     explain = fxlrp.compile(Angle().eval(), presets.gradient(), example_inputs=x)
     found = explain(x, target=each(range(3)))
     assert found.shape == (3, 2, 4) and not found.any()
+
+
+def test_zeros_of_a_step_are_not_overwritten_by_one_question() -> None:
+    """A step that makes zeros on the device of its relevance makes them once for all questions."""
+
+    def function(x: Tensor) -> Tensor:
+        coefficient = torch.triangular_solve(x, (x.tanh() / 2 + torch.eye(3)).triu()).cloned_coefficient
+        return (coefficient * x.exp()).flatten().unsqueeze(0)
+
+    x = random(3, 3, seed=1)
+    gradient = [("triangular_solve", fxlrp.rules.Gradient())]
+    explain = fxlrp.compile(One(function).eval(), gradient, example_inputs=x)
+    together = explain(x, target=each([0, 1, 2]))
+    for target in range(3):
+        assert_relevance(together[target], explain(x, target=target))
 
 
 def test_a_target_is_checked_where_no_relevance_arrives() -> None:
