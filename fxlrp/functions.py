@@ -77,7 +77,7 @@ def sum_of_numbers(first: Tensor, second: Tensor) -> Tensor:
 
 
 def repeat_heads(input: Tensor, like: Tensor) -> Tensor:
-    """Repeat each head of ``input``, ``(..., heads, length, d)``, up to the number of heads of ``like``.
+    """Repeat each head of values or transposed keys, ``(..., heads, n, m)``, up to the number of heads of ``like``.
 
     The result is a view of ``input`` if the numbers are equal.
     """

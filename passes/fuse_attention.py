@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def fuse_attention(program: Program) -> int:
     asked = requested(program)
     found = [each for each in attentions(program) if not (asked.intersection(each.inner) or _mask_depends(each))]
     for each in found:
-        _fuse(program, each)
+        _fuse(program, each, asked)
     return len(found)
 
 
@@ -46,7 +46,14 @@ def _mask_depends(attention: Attention) -> bool:
     return any(mask.depends for mask in attention.masks)
 
 
-def _fuse(program: Program, found: Attention) -> None:
+def _shares_heads(program: Program, found: Attention, asked: Collection[fx.Node]) -> bool:
+    """Whether keys and values need not be repeated for the heads that share them: nothing else reads them so."""
+    default = program.options.preset.default(Family.SHAPE)
+    annotated = [annotation(each) for each in found.repeated if each not in asked and len(each.users) == 1]
+    return len(annotated) == 2 and all(each is None or each.rule == default for each in annotated)
+
+
+def _fuse(program: Program, found: Attention, asked: Collection[fx.Node]) -> None:
     result, annotated, of_scores = found.result, annotation(found.result), annotation(found.scores)
     assert annotated is not None
     sides = () if of_scores is None else of_scores.carries
@@ -54,9 +61,14 @@ def _fuse(program: Program, found: Attention) -> None:
     new = _Calls(program, result)
     with program.graph.inserting_before(result):
         query = new.arranged(found.of_keys.left, found.of_keys.of_left, QUERY in carries)
-        keys = new.arranged(found.of_keys.right, found.of_keys.of_right, KEYS in carries)
-        value = new.arranged(found.of_values.right, found.of_values.of_right, VALUE in carries)
         options = {"scale": new.scale(found.scales), **new.masks(found.masks)}
+        repeated = found.repeated if _shares_heads(program, found, asked) else ()
+        if repeated:
+            keys, value = (each.args[0] for each in repeated)
+            options["shares_heads"] = True
+        else:
+            keys = new.arranged(found.of_keys.right, found.of_keys.of_right, KEYS in carries)
+            value = new.arranged(found.of_values.right, found.of_values.of_right, VALUE in carries)
         fused = new.call("attention", attention, query, keys, value, **options)
         new.call("logsumexp", operator.getitem, fused, 1)
         permutation = found.of_values.of_result
@@ -72,6 +84,8 @@ def _fuse(program: Program, found: Attention) -> None:
     result.meta[ANNOTATION] = new.passing()
     for node in found.inner:
         node.replace_all_uses_with(found.of_keys.left)
+        program.graph.erase_node(node)
+    for node in repeated:
         program.graph.erase_node(node)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fxlrp.attention.blocks import in_blocks, transposed_in_blocks
-from fxlrp.attention.call import Call
-from fxlrp.attention.kernels import kernel_for
-from fxlrp.attention.layout import as_rows, flat_call, flatten, reduced, shared_dims, unflatten, with_rows
+from fxlrp.attention.call import Call, divided_heads, has_fewer_heads
+from fxlrp.attention.kernels import Kernel, kernel_for
+from fxlrp.attention.layout import Flat, as_rows, flat_call, reduced, row_dims, shared_dims, with_rows
 from fxlrp.attention.on_devices import Parts
 
 
@@ -24,6 +24,7 @@ def attention(
     scale: float | Tensor = 1.0,
     is_causal: bool = False,
     hides_finitely: bool = False,
+    shares_heads: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """``softmax(scale * Q K^T + mask) V``, and what :func:`attention_transposed` needs of it.
 
@@ -36,27 +37,33 @@ def attention(
         is_causal: Whether query ``i`` may look at the keys up to ``i`` only.
         hides_finitely: Whether a mask of truth values replaces scores with low numbers, not minus infinity. A query
             that may look at no key then looks at all of them equally.
+        shares_heads: Whether queries have a multiple of the heads of keys and values, ``(..., heads, L, d)``: as many
+            heads of queries in a row share each of these.
 
     Returns:
         The result, ``(..., L, e)``, which is zero for queries that may look at no key; and the logarithms of the sums
         of exponentials, in the layout of the kernel, or an empty tensor where no kernel fits.
     """
-    parts = Parts.of(query, keys, value)
+    parts = Parts.of(query, keys, value, shares_heads=shares_heads)
     if parts is not None:
         q, k, v = map(parts.of_operand, (query, keys, value))
-        out, kept = attention(q, k, v, *_of_parts(parts, mask, scale), is_causal, hides_finitely)
-        batch = torch.broadcast_shapes(*(each.shape[:-2] for each in (query, keys, value)))
+        out, kept = attention(q, k, v, *_of_parts(parts, mask, scale), is_causal, hides_finitely, shares_heads)
+        operands = (query,) if shares_heads else (query, keys, value)
+        batch = torch.broadcast_shapes(*(each.shape[:-2] for each in operands))
         return parts.whole(out, (*batch, query.shape[-2], value.shape[-1])), kept
-    given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
-    dims = shared_dims(given)
+    shares_heads = shares_heads and has_fewer_heads(keys, query)
+    given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely, shares_heads)
+    dims = row_dims(given)
     call = with_rows(given, dims)
     kernel = kernel_for(call)
     if kernel is None:
         out, kept = in_blocks(call), query.new_empty(0)
     else:
-        out, kept = kernel.forward(flat_call(call))
-        out = unflatten(out, call.batch)
-    return _with_heads(out, given, dims), kept
+        flat = _flat(call, kernel)
+        out, kept = kernel.forward(flat_call(call, flat))
+        out = flat.from_query(out)
+    out = _with_heads(out, given, dims)
+    return out.flatten(-4, -3) if shares_heads else out, kept
 
 
 def attention_transposed(
@@ -70,6 +77,7 @@ def attention_transposed(
     scale: float | Tensor = 1.0,
     is_causal: bool = False,
     hides_finitely: bool = False,
+    shares_heads: bool = False,
     *,
     shares: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,35 +94,49 @@ def attention_transposed(
         scale: The scale.
         is_causal: Whether query ``i`` may look at the keys up to ``i`` only.
         hides_finitely: Whether a mask of truth values replaces scores with low numbers.
+        shares_heads: Whether queries have a multiple of the heads of keys and values.
         shares: Factors of the results: of that for queries and keys, and of that for the values.
     """
-    parts = Parts.of(query, keys, value)
+    parts = Parts.of(query, keys, value, shares_heads=shares_heads)
     if parts is not None:
         u, q, k, v, out = map(parts.of_operand, (u, query, keys, value, out))
-        of_parts = _of_parts(parts, mask, scale)
-        results = attention_transposed(u, q, k, v, out, kept, *of_parts, is_causal, hides_finitely, shares=shares)
+        how = (*_of_parts(parts, mask, scale), is_causal, hides_finitely, shares_heads)
+        results = attention_transposed(u, q, k, v, out, kept, *how, shares=shares)
         of_each = (parts.whole(r, x.shape) for r, x in zip(results, (query, keys, value), strict=True))
         return next(of_each), next(of_each), next(of_each)
-    given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely)
-    dims = shared_dims(given)
+    shares_heads = shares_heads and has_fewer_heads(keys, query)
+    given = Call.of(query, keys, value, mask, scale, is_causal, hides_finitely, shares_heads)
+    if shares_heads:
+        u, out = (divided_heads(each, keys.size(-3)) for each in (u, out))
+    dims = row_dims(given)
     call, u, out = with_rows(given, dims), as_rows(u, dims), as_rows(out, dims)
     kernel = kernel_for(call)
     if kernel is None:
         of_query, of_keys, of_value = transposed_in_blocks(u, call)
     else:
-        batch = call.batch
-        results = kernel.backward(flatten(u, batch), flat_call(call), flatten(out, batch), kept)
-        of_query, of_key, of_value = (unflatten(each, batch) for each in results)
-        of_keys = of_key.transpose(-2, -1)
+        flat = _flat(call, kernel)
+        results = kernel.backward(flat.query(u), flat_call(call, flat), flat.query(out), kept)
+        of_query, of_keys, of_value = (
+            flat.from_query(results[0]),
+            flat.from_keys(results[1]).transpose(-2, -1),
+            flat.from_keys(results[2]),
+        )
     of_query = _with_heads(of_query, given, dims)
     if given.factor is not None:
         of_query = of_query * given.factor
+    if shares_heads:
+        of_query = of_query.flatten(-4, -3)
     of_scores, of_values = shares
     return (
         _shared(reduced(of_query, query), of_scores),
         _shared(reduced(of_keys, call.keys).reshape(keys.shape), of_scores),
         _shared(reduced(of_value, call.value).reshape(value.shape), of_values),
     )
+
+
+def _flat(call: Call, kernel: Kernel) -> Flat:
+    """The layout in which a kernel takes a call."""
+    return Flat(call.batch, shared_dims(call) if kernel.shares_heads else 0)
 
 
 def _of_parts(parts: Parts, mask: Tensor | None, scale: float | Tensor) -> tuple[Tensor | None, float | Tensor]:

@@ -43,17 +43,24 @@ class Call:
         scale: float | Tensor,
         is_causal: bool,
         hides_finitely: bool,
+        shares_heads: bool,
     ) -> Call:
         """Return the call.
 
         A tensor of one element scales the queries. Queries that look at all keys equally, because a mask hides all of
-        them by low numbers, are zero.
+        them by low numbers, are zero. Heads that share one of keys and values have a dimension, which has size one
+        there.
 
         Raises:
             InputError: An operand is a vector.
         """
         if min(query.dim(), keys.dim(), value.dim()) < 2:
             raise InputError("attention of a vector: compile with example_inputs, so that its dimensions are known")
+        if shares_heads:
+            heads = keys.size(-3)
+            query, keys, value = divided_heads(query, heads), keys.unsqueeze(-3), value.unsqueeze(-3)
+            if mask is not None and mask.dim() > 2:
+                mask = mask.unsqueeze(-3) if has_one(mask, -3) else divided_heads(mask, heads)
         factor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
         sees = None
         if hides_finitely and mask is not None:
@@ -70,6 +77,24 @@ class Call:
         """The sizes of the leading dimensions of the result."""
         sizes: torch.Size = torch.broadcast_shapes(*(each.shape[:-2] for each in (self.query, self.keys, self.value)))
         return sizes
+
+
+def divided_heads(x: Tensor, groups: int) -> Tensor:
+    """Heads in groups: those of queries, of a result, its cotangent or a mask."""
+    divided: Tensor = x.unflatten(-3, (groups, -1))
+    return divided
+
+
+def has_fewer_heads(keys: Tensor, query: Tensor) -> bool:
+    """Whether keys have fewer heads than queries, as far as the numbers are known."""
+    sizes = (keys.size(-3), query.size(-3))
+    return not all(isinstance(size, int) for size in sizes) or sizes[0] != sizes[1]
+
+
+def has_one(x: Tensor, dim: int) -> bool:
+    """Whether a dimension, counted from the end, is known to have size one; a missing one counts."""
+    size = x.size(dim) if x.dim() >= -dim else 1
+    return isinstance(size, int) and size == 1
 
 
 # A number that hides a key: as a score, or added to it.

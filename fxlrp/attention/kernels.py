@@ -29,11 +29,13 @@ class Kernel:
         forward: Computes the result and the logarithms of the sums of exponentials of a call in its layout.
         backward: Computes the vector-Jacobian products for queries, keys and values, given the cotangent, the call,
             and the results of ``forward``.
+        shares_heads: Whether it takes fewer heads of keys and values than of queries, each of which several share.
     """
 
     fits: Callable[[Call], bool]
     forward: Callable[[Call], tuple[Tensor, Tensor]]
     backward: Callable[[Tensor, Call, Tensor, Tensor], Three]
+    shares_heads: bool = False
 
 
 _WRITTEN_OUT: ContextVar[bool] = ContextVar("attention is written out", default=False)
@@ -176,6 +178,6 @@ def _efficient_backward(u: Tensor, call: Call, out: Tensor, kept: Tensor) -> Thr
 
 
 _KERNELS: Mapping[str, tuple[Kernel, ...]] = {
-    "cpu": (Kernel(_fits_cpu, _cpu, _cpu_backward),),
+    "cpu": (Kernel(_fits_cpu, _cpu, _cpu_backward, shares_heads=True),),
     "cuda": (Kernel(_fits_flash, _flash, _flash_backward), Kernel(_fits_efficient, _efficient, _efficient_backward)),
 }

@@ -1,30 +1,37 @@
 """The layout of the fused kernels: ``(batch, heads, length, features)``, with the last dimension contiguous.
 
-Heads that share keys and values are rows of queries, so that nothing is repeated for them.
+Heads that share keys and values are rows of queries, or heads of a kernel that takes fewer keys and values than
+queries, so that nothing is repeated for them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fxlrp.attention.call import Call
+from fxlrp.attention.call import Call, has_one
 
 
 def shared_dims(call: Call) -> int:
-    """How many of the last leading dimensions only the queries have, if their heads are better computed as rows.
+    """How many of the last leading dimensions only the queries have."""
+    dims = 0
+    while dims < call.query.dim() - 2 and not has_one(call.query, -3 - dims):
+        if not (has_one(call.keys, -3 - dims) and has_one(call.value, -3 - dims)):
+            break
+        dims += 1
+    return dims
+
+
+def row_dims(call: Call) -> int:
+    """How many of :func:`shared_dims` are better computed as rows.
 
     A mask with a row for each query would be repeated for the heads, and so it is compared with keys and values.
     """
-    dims = 0
-    if not call.is_causal:
-        while dims < call.query.dim() - 2 and not _is_one(call.query, -3 - dims):
-            if not (_is_one(call.keys, -3 - dims) and _is_one(call.value, -3 - dims)):
-                break
-            dims += 1
+    dims = 0 if call.is_causal else shared_dims(call)
     if dims == 0 or call.mask is None or _is_for_all_rows(call.mask, dims):
         return dims
     features, length = call.query.size(-1) + call.value.size(-1), call.query.size(-2)
@@ -32,14 +39,8 @@ def shared_dims(call: Call) -> int:
     return dims if is_known and length <= features else 0
 
 
-def _is_one(x: Tensor, dim: int) -> bool:
-    """Whether a dimension is known to have size one; a missing one counts."""
-    size = x.size(dim) if x.dim() >= -dim else 1
-    return isinstance(size, int) and size == 1
-
-
 def _is_for_all_rows(mask: Tensor, dims: int) -> bool:
-    return all(_is_one(mask, -2 - dim) for dim in range(dims + 1))
+    return all(has_one(mask, -2 - dim) for dim in range(dims + 1))
 
 
 def with_rows(call: Call, dims: int) -> Call:
@@ -60,36 +61,78 @@ def as_rows(x: Tensor, dims: int) -> Tensor:
     return x.flatten(-2 - dims, -2) if dims else x
 
 
-def flat_call(call: Call) -> Call:
+@dataclass(frozen=True)
+class Flat:
+    """How leading dimensions become two, those of the kernels.
+
+    Args:
+        batch: The leading dimensions of the result.
+        shared: How many of the last ones keys and values lack. They are heads of the kernel, as is the one before them
+            unless it is the only one.
+    """
+
+    batch: torch.Size
+    shared: int = 0
+
+    def query(self, x: Tensor) -> Tensor:
+        """Queries, a result or its cotangent in the layout of the kernels."""
+        return self._flatten(x, self.batch)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """Keys that are not transposed, or values, in the layout of the kernels."""
+        return self._flatten(x, self._of_keys)
+
+    def mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mask as numbers in four dimensions, of which the first two may be one."""
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
+        mask = mask.to(dtype)
+        mask = mask[(None,) * (len(self.batch) + 2 - mask.dim())]
+        parts = [
+            part if all(isinstance(size, int) and size == 1 for size in part) else whole
+            for part, whole in zip(self._parts(mask.shape[:-2]), self._parts(self.batch), strict=True)
+        ]
+        return self._flatten(mask, (*parts[0], *parts[1]))
+
+    def from_query(self, x: Tensor) -> Tensor:
+        """Undo :meth:`query`, up to the expansion."""
+        return x if self._is_flat else x.reshape(*self.batch, *x.shape[-2:])
+
+    def from_keys(self, x: Tensor) -> Tensor:
+        """Undo :meth:`keys`, up to the expansion."""
+        return x if self._is_flat else x.reshape(*self._of_keys, *x.shape[-2:])
+
+    @property
+    def _of_keys(self) -> tuple[int, ...]:
+        return (*self.batch[: len(self.batch) - self.shared], *(1,) * self.shared)
+
+    @property
+    def _samples(self) -> int:
+        """The number of dimensions of samples; the others are heads."""
+        own = len(self.batch) - self.shared
+        return max(own - 1, 0) if self.shared == 0 or own > 1 else own
+
+    @property
+    def _is_flat(self) -> bool:
+        return len(self.batch) == 2 and self._samples == 1
+
+    def _parts(self, sizes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """The dimensions of samples and those of heads."""
+        return sizes[: self._samples], sizes[self._samples :]
+
+    def _flatten(self, x: Tensor, batch: Sequence[int]) -> Tensor:
+        if x.shape[:-2] != tuple(batch):
+            x = x.expand(*batch, *x.shape[-2:])
+        if not self._is_flat:
+            x = x.reshape(*map(math.prod, self._parts(batch)), *x.shape[-2:])
+        return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def flat_call(call: Call, flat: Flat) -> Call:
     """The call in the layout of the kernels, with the keys not transposed and a mask of numbers."""
-    query, key, value = (flatten(each, call.batch) for each in (call.query, call.keys.transpose(-2, -1), call.value))
-    mask = None if call.mask is None else _mask(call.mask, call.batch, query.dtype)
-    return replace(call, query=query, keys=key, value=value, mask=mask)
-
-
-def flatten(x: Tensor, batch: torch.Size) -> Tensor:
-    """Expand the leading dimensions to ``batch``, and make them two."""
-    if x.shape[:-2] != batch:
-        x = x.expand(*batch, *x.shape[-2:])
-    if len(batch) != 2:
-        x = x.reshape(math.prod(batch[:-1]), batch[-1] if batch else 1, *x.shape[-2:])
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def unflatten(x: Tensor, batch: torch.Size) -> Tensor:
-    """Undo :func:`flatten`, up to the expansion."""
-    return x if len(batch) == 2 else x.reshape(*batch, *x.shape[-2:])
-
-
-def _mask(mask: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
-    """The mask in four dimensions, of which the first two may be one."""
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
-    mask = mask.to(dtype)
-    if mask.dim() > 4 or (mask.dim() == 4 and len(batch) != 2):
-        mask = mask.expand(*batch, *mask.shape[-2:])
-        return mask.reshape(math.prod(batch[:-1]), batch[-1], *mask.shape[-2:])
-    return mask[(None,) * (4 - mask.dim())]
+    mask = None if call.mask is None else flat.mask(call.mask, call.query.dtype)
+    key, value = flat.keys(call.keys.transpose(-2, -1)), flat.keys(call.value)
+    return replace(call, query=flat.query(call.query), keys=key, value=value, mask=mask)
 
 
 def reduced(x: Tensor, like: Tensor) -> Tensor:

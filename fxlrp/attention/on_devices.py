@@ -28,13 +28,16 @@ class Parts:
     dims: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, *operands: Tensor) -> Parts | None:
-        """Return how queries, keys and values are divided; None if they lie on one device."""
+    def of(cls, *operands: Tensor, shares_heads: bool) -> Parts | None:
+        """Return how queries, keys and values are divided; None if they lie on one device.
+
+        If heads of queries share those of keys and values, a device has all that share one.
+        """
         places = [found for found in map(places_of, operands) if found is not None]
         if not places:
             return None
         mesh = places[0].mesh
-        return cls(mesh, tuple(_divided(operands, index) for index in range(mesh.ndim)))
+        return cls(mesh, tuple(_divided(operands, index, shares_heads) for index in range(mesh.ndim)))
 
     def of_operand(self, value: Tensor) -> Tensor:
         """The part of an operand, a mask or a cotangent on this device; all of a dimension that is broadcast."""
@@ -49,13 +52,16 @@ class Parts:
         return tuple(REPLICATE if dim is None or sizes < -dim or shape[dim] == 1 else sizes + dim for dim in self.dims)
 
 
-def _divided(operands: Sequence[Tensor], index: int) -> int | None:
+def _divided(operands: Sequence[Tensor], index: int, shares_heads: bool) -> int | None:
     """The dimension of samples or heads that a dimension of the mesh divides, if all operands have it."""
     for operand in operands:
         places = places_of(operand)
-        entry = None if places is None else layout_of(places.placements)[index]
+        if places is None:
+            continue
+        entry = layout_of(places.placements)[index]
         dim = entry - operand.dim() if isinstance(entry, int) else -1
         sizes = {each.shape[dim] if each.dim() >= -dim else 1 for each in operands}
-        if dim < -2 and len(sizes) == 1:
+        is_even = shares_heads and dim == -3 and not any(size % places.mesh.size(index) for size in sizes)
+        if dim < -2 and (len(sizes) == 1 or is_even):
             return dim
     return None

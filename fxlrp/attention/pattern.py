@@ -15,7 +15,7 @@ from torch import fx
 
 from fxlrp.attention.call import LOW
 from fxlrp.attention.contraction import Contraction, queries_times_keys, weights_times_values
-from fxlrp.functions import causal_mask, mask_scores
+from fxlrp.functions import causal_mask, mask_scores, repeat_heads
 from fxlrp.graph_parts import reads_type
 from fxlrp.program import Program, annotation
 from fxlrp.rules.specs import Epsilon, Gradient, PassThrough, SignalTakeAll, Taylor, Uniform
@@ -74,6 +74,13 @@ class Attention:
     masks: tuple[Mask, ...]
     scales: tuple[Scale, ...]
     inner: tuple[fx.Node, ...]
+
+    @property
+    def repeated(self) -> tuple[fx.Node, ...]:
+        """Keys and values that are repeated for the heads of the queries; empty if they are not both."""
+        operands = (self.of_keys.right, self.of_values.right)
+        is_repeated = (each.target is repeat_heads and each.args[1] is self.of_keys.left for each in operands)
+        return operands if all(is_repeated) else ()
 
     @property
     def scores(self) -> fx.Node:
@@ -178,7 +185,7 @@ class _Walk:
         spec = self._program.facts.values.get(product.right.name)
         if spec is not None:
             return len(spec.shape) > 1
-        return scores.target is torch.einsum or product.right.target is torch.transpose
+        return scores.target is torch.einsum or product.right.target in (torch.transpose, repeat_heads)
 
     def _through_masks(self, node: fx.Node | None) -> fx.Node | None:
         """Walk from the softmax through masks, then scales, to the scores."""

@@ -22,10 +22,11 @@ def _attention(
     enable_gqa: bool,
 ) -> fx.Node:
     """``softmax(scale * Q K^T + mask) V``."""
+    keys = build("transpose", key, -2, -1)
     if enable_gqa:
-        key, value = build("repeat_heads", key, query), build("repeat_heads", value, query)
+        keys, value = build("repeat_heads", keys, query), build("repeat_heads", value, query)
     factor = build("attention_scale", query) if scale is None else scale
-    scores = build("matmul", build("mul", query, factor), build("transpose", key, -2, -1))
+    scores = build("matmul", build("mul", query, factor), keys)
     mask = build("causal_mask", query, key) if is_causal else attn_mask
     if mask is None:
         return build("matmul", build("softmax", scores, -1), value)

@@ -35,7 +35,7 @@ def _emit(step: Step) -> Contributions:
     # R / s(n O) with a stabilizer of epsilon is R / (n s(O)) with one of epsilon / n.
     own = dataclasses.replace(step, node=out, received=step.received[0])
     u = over_value(own, stabilizer_of(step.rule) * of_values)
-    options = ("mask", "scale", "is_causal", "hides_finitely")
+    options = ("mask", "scale", "is_causal", "hides_finitely", "shares_heads")
     how = {
         name: step.arguments[name] for name in options if step.arguments[name] is not step.operation.parameters[name]
     }

@@ -38,7 +38,7 @@ def attention() -> Iterator[Operation]:
         fused.attention,
         {
             **dict.fromkeys(("query", "keys", "value"), REQUIRED),
-            **dict(mask=None, scale=1.0, is_causal=False, hides_finitely=False),
+            **dict(mask=None, scale=1.0, is_causal=False, hides_finitely=False, shares_heads=False),
         },
         ("query", "keys", "value"),
         multiple_results=True,

@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fxlrp
+from fxlrp import rules
+from fxlrp.functions import repeat_heads
 from fxlrp.program import annotation
+from fxlrp.relevance.element_relevance import repeat_heads_relevance
 from fxlrp.vocabulary import CANONICAL
+from helpers import as_tuple
 from oracles import Three, assert_relevance, random
 from traced import Largest
 
@@ -114,3 +119,48 @@ def test_keys_and_values_are_not_repeated(name: str) -> None:
     with Largest() as largest:
         explain(*model.operands, seed=seed)
     assert largest.size == max(each.numel() for each in model.operands)
+
+
+class OfPyTorch(nn.Module):
+    """Attention with ``enable_gqa``, whose values are projected in front."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries, self.keys, self.values = (nn.Linear(8, 4 * each, bias=False) for each in (4, heads, heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (self.queries, self.keys, self.values))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("capture", ["symbolic", "export"])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("preset", ["attnlrp", "cplrp"])
+def test_heads_of_pytorch_are_not_repeated(preset: str, heads: int, capture: Any) -> None:
+    torch.manual_seed(0)
+    model, x = OfPyTorch(heads).double().eval(), random(2, 5, 8, seed=1)
+    explain = fxlrp.compile(model, preset, example_inputs=x, capture=capture)
+    assert is_fused(explain)
+    called = [node.target for node in explain.graph_module.graph.nodes]
+    assert repeat_heads not in called and repeat_heads_relevance not in called
+    plain = fxlrp.compile(model, preset, example_inputs=x, capture=capture, optimize=False)
+    assert repeat_heads in [node.target for node in plain.graph_module.graph.nodes]
+    for target in ((-1, 3), fxlrp.targets.each([(1, 0), (4, 9)])):
+        assert_relevance(explain(x, target=target), plain(x, target=target))
+
+
+def test_heads_that_are_explained_are_repeated() -> None:
+    """The relevance of the repeated keys, and a rule for repetitions, are those of the written-out model."""
+    torch.manual_seed(0)
+    model, x = OfPyTorch(2).double().eval(), random(2, 5, 8, seed=1)
+    written_out = fxlrp.Optimizations(fuse_attention=False)
+    names = [node.name for node in fxlrp.compile(model, "attnlrp", example_inputs=x, optimize=written_out).nodes]
+    repeated = [name for name in names if "repeat_heads" in name]
+    assert len(repeated) == 2
+    for told in ({"at": repeated}, {"rules": fxlrp.presets.attnlrp().override([("repeat_heads", rules.Gradient())])}):
+        options: dict[str, Any] = {"rules": "attnlrp", "example_inputs": x, **told}
+        found, plain = (fxlrp.compile(model, **options, optimize=each)(x, target=(-1, 3)) for each in (True, False))
+        for one, other in zip(as_tuple(found), as_tuple(plain), strict=True):
+            assert_relevance(one, other)

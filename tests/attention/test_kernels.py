@@ -103,6 +103,42 @@ def test_masks_of_heads_that_share_keys(way: str, features: int, shape: tuple[in
         check(q, k, v if features == 7 else v[..., :1], mask=mask)
 
 
+MASKS_OF_SHARED = {
+    **{name: MASKS[name] for name in ("none", "numbers", "truth values", "keys", "samples")},
+    "heads": random(6, 5, 6, seed=7),
+    "samples and heads": random(2, 6, 1, 6, seed=8) > -0.5,
+    "samples and queries": random(2, 1, 5, 6, seed=9),
+}
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("mask", MASKS_OF_SHARED.values(), ids=MASKS_OF_SHARED)
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_heads_that_share_keys_and_values(way: str, heads: int, mask: Tensor | None, is_causal: bool) -> None:
+    """Against heads that are repeated, whose relevance adds up."""
+    q, keys, v = operands(((2, 6), (2, heads), (2, heads)), 5, 6, 7)
+    inputs = [each.clone().requires_grad_() for each in (q, keys, v)]
+    repeated = (inputs[0], *(each.repeat_interleave(6 // heads, 1) for each in inputs[1:]))
+    expected = written_out(repeated, mask, 0.3, is_causal, -math.inf)
+    u = random(*expected.shape, seed=9)
+    gradients = torch.autograd.grad(expected, inputs, u)
+    told: dict[str, Any] = {"mask": mask, "scale": 0.3, "is_causal": is_causal, "shares_heads": True}
+    out, kept = attention(q, keys, v, **told)
+    found = (out, *attention_transposed(u, q, keys, v, out, kept, **told))
+    for one, other in zip(found, (expected, *gradients), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_shared_heads_are_not_repeated_for_a_kernel() -> None:
+    """Causal attention of more keys than queries are wide: no tensor is larger than the queries or the keys."""
+    q, keys, v = random(2, 8, 4, 4, seed=1), random(2, 2, 4, 16, seed=2), random(2, 2, 16, 4, seed=3)
+    for told in ({"is_causal": True}, {"mask": random(1, 1, 4, 16, seed=4)}):
+        with Largest() as largest:
+            out, kept = attention(q, keys, v, shares_heads=True, **told)
+            attention_transposed(out, q, keys, v, out, kept, shares_heads=True, **told)
+        assert largest.size == q.numel() == keys.numel()
+
+
 def test_a_mask_with_more_dimensions_than_the_scores(way: str) -> None:
     check(*operands(((3,), (3,), (2, 3)), 5, 6, 7), mask=random(2, 1, 5, 6, seed=4))
     check(*operands((SHARED[0], SHARED[1], (3,)), 5, 6, 7), mask=random(2, 3, 5, 6, seed=4))

@@ -343,7 +343,10 @@ class Scores(TorchDispatchMode):
     gradient does.
     """
 
-    are_rounded = False
+    are_rounded: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
