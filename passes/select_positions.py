@@ -61,7 +61,8 @@ def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
                 node._rename(f"{name}_at_positions")
                 copies[node].name = name
                 names._rename_object(copies[node], name)
-    program.facts.values = {**values, **{node.name: values[copied.name] for node, copied in copies.items()}}
+    known = {node.name: values[copied.name] for node, copied in copies.items() if copied.name in values}
+    program.facts.values = {**values, **known}
     output.args = fx.map_arg(output.args, lambda node: copies[node])
     return copies
 
@@ -69,7 +70,8 @@ def _copied(program: Program, rows: set[fx.Node]) -> dict[fx.Node, fx.Node]:
 def _separate_rows(program: Program) -> set[fx.Node]:
     """The nodes back from the output that compute every position from the same position of what they read.
 
-    All their users are among them, so that nothing else reads the positions that are left out, but for the type.
+    All their users are among them, so that nothing else reads the positions that are left out. What reads only the type
+    of a value is among them, too.
     """
     (output,) = program.outputs
     found: set[fx.Node] = set()
@@ -78,10 +80,9 @@ def _separate_rows(program: Program) -> set[fx.Node]:
     if spec is None or len(spec.shape) != 3 or spec.shape[1] == 1:
         return found
     for node in reversed(program.graph.nodes):
-        readers = [user for user in node.users if not reads_type(user)]
-        is_read_only_here = node is output or (bool(readers) and found.issuperset(readers))
+        is_read_only_here = node is output or (bool(node.users) and found.issuperset(node.users))
         depends = node in program.facts.dependent
-        if is_read_only_here and depends and _keeps_rows(program, node, spec.shape[:2]):
+        if is_read_only_here and (reads_type(node) or (depends and _keeps_rows(program, node, spec.shape[:2]))):
             found.add(node)
     return found if output in found else set()
 
@@ -118,7 +119,8 @@ def _keeps_rows(program: Program, node: fx.Node, leading: tuple[int, ...]) -> bo
 def _rows_read(program: Program, node: fx.Node) -> list[fx.Node]:
     """The operands of which a node reads rows."""
     operation = program.vocabulary.operation(node)
-    assert operation is not None
+    if operation is None:
+        return []  # reads the type of a value, which is that of its rows
     operands = operation.operands_of(node)
     return [each for each in operands if isinstance(each, fx.Node) and each in program.facts.dependent]
 

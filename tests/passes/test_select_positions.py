@@ -142,7 +142,8 @@ def test_a_norm_that_reads_the_type_leaves_positions_apart(model: nn.Module) -> 
         counted.append(counter.get_total_flops())
     assert counted[0] == counted[1]
     selected, whole = (fxlrp.compile(written, example_inputs=IDS, optimize=each) for each in (True, WITHOUT))
-    assert_close(selected(IDS, target=(2, 3)), whole(IDS, target=(2, 3)))
+    for told in ({}, {"return_output": True}):
+        assert_close(selected(IDS, target=(2, 3), **told), whole(IDS, target=(2, 3), **told))
 
 
 def test_the_graph_that_users_see_is_that_of_the_model(model: nn.Module) -> None:
