@@ -57,6 +57,23 @@ def relevance(sequence: Sequence, preset: str) -> Explain:
     return explain
 
 
+def without_stabilizer(sequence: Sequence, preset: str) -> Explain:
+    """fxlrp with an epsilon of 0, as embeddings times their coefficients: what lxt and :func:`detached` compute."""
+    if not sequence.is_language_model:
+        raise NotOffered("is measured on the language model")
+    rules = getattr(fxlrp.presets, preset)(epsilon=0.0)
+    explainer = fxlrp.compile(sequence.model, rules, example_inputs=sequence.inputs, at="embedding")
+
+    @torch.no_grad()
+    def explain() -> Tensor:
+        x = sequence.embedded()
+        coefficients = explainer(*sequence.inputs, coefficients=True)
+        assert isinstance(coefficients, Tensor)
+        return (x * coefficients).sum(-1)
+
+    return explain
+
+
 def detached(sequence: Sequence, preset: str) -> Explain:
     """Plain PyTorch: what the rules hold constant is detached, and where they share, gradients are scaled."""
     if not isinstance(sequence.model, LanguageModel) or preset not in ("attnlrp", "cplrp"):
@@ -135,6 +152,7 @@ def autolrp(sequence: Sequence, preset: str) -> Explain:
 CONTESTANTS: Mapping[str, Callable[[Sequence, str], Explain]] = {
     "gradient": lambda sequence, _: gradient(sequence),
     "fxlrp": relevance,
+    "fxlrp LRP-0": without_stabilizer,
     "detached": detached,
     "lxt": lxt,
     "autolrp": autolrp,

@@ -26,8 +26,29 @@ ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "build" / "mutation"
 TREE, COVERAGE, RESULTS = FOLDER / "tree", FOLDER / "coverage", FOLDER / "results.jsonl"
 CHANGED = ("passes", "fxlrp/relevance")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The tests that a mutant is tried against.
+
+    Args:
+        files: From how many test files at most.
+        each: How many tests of a file at most.
+        seconds: How long they may take; what takes longer is noticed.
+    """
+
+    files: int
+    each: int
+    seconds: int
+
+
 # What survives a few tests is tried against more.
-STAGES = ({"files": 4, "each": 20}, {"files": 12, "each": 40})
+STAGES = (
+    Stage(files=4, each=20, seconds=120),
+    Stage(files=12, each=40, seconds=240),
+    Stage(files=24, each=30, seconds=400),
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +103,9 @@ def _results(mutants: Iterator[Mutant]) -> Iterator[Result]:
         if mutant.name not in known:
             by = None
             for stage in STAGES:
-                tests = covering.tests(mutant.place.file, mutant.place.line, **stage)
-                by = by or (killer(TREE, mutant, tests) if tests else None)
+                place = mutant.place
+                tests = [] if by else covering.tests(place.file, place.line, files=stage.files, each=stage.each)
+                by = by or (killer(TREE, mutant, tests, stage.seconds) if tests else None)
             known[mutant.name] = Result(mutant.name, mutant.place.file, str(mutant), by)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(asdict(known[mutant.name])) + "\n")

@@ -15,8 +15,6 @@ import pytest
 
 from mutation.mutants import Mutant
 
-SECONDS = 120
-
 
 class _First:
     """Remembers the first test that fails."""
@@ -28,13 +26,14 @@ class _First:
             self.failed = report.nodeid
 
 
-def killer(tree: Path, mutant: Mutant | None, tests: Sequence[str]) -> str | None:
+def killer(tree: Path, mutant: Mutant | None, tests: Sequence[str], seconds: float) -> str | None:
     """What notices a mutant: a test, an error while tests are collected, or the time; None if nothing does.
 
     Args:
         tree: The checkout. The file is changed in it, and changed back.
         mutant: The mutant; None for no change.
         tests: The tests to run.
+        seconds: How long they may take.
     """
     path = tree / mutant.place.file if mutant else None
     if mutant and path:
@@ -43,19 +42,19 @@ def killer(tree: Path, mutant: Mutant | None, tests: Sequence[str]) -> str | Non
             compiled.unlink()
         path.write_text(mutant.after)
     try:
-        return _run(tree, tests)
+        return _run(tree, tests, seconds)
     finally:
         if mutant and path:
             path.write_text(mutant.before)
 
 
-def _run(tree: Path, tests: Sequence[str]) -> str | None:
+def _run(tree: Path, tests: Sequence[str], seconds: float) -> str | None:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_tests, args=(tree, tests, theirs))
     process.start()
     theirs.close()
-    found: str | None = "time" if not ours.poll(SECONDS) else None
+    found: str | None = "time" if not ours.poll(seconds) else None
     if found is None:
         try:
             found = ours.recv()
