@@ -152,7 +152,7 @@ def autolrp(sequence: Sequence, preset: str) -> Explain:
 CONTESTANTS: Mapping[str, Callable[[Sequence, str], Explain]] = {
     "gradient": lambda sequence, _: gradient(sequence),
     "fxlrp": relevance,
-    "fxlrp LRP-0": without_stabilizer,
+    "LRP-0": without_stabilizer,
     "detached": detached,
     "lxt": lxt,
     "autolrp": autolrp,

@@ -43,7 +43,7 @@ class Lengths:
     language_model: str = "language_model"
     tokens: tuple[int, ...] = (128, 512, 2048, 8192)
     presets: tuple[str, ...] = ("attnlrp", "cplrp")
-    contestants: tuple[str, ...] = ("gradient", "fxlrp", "fxlrp LRP-0", "lxt", "detached")
+    contestants: tuple[str, ...] = ("gradient", "fxlrp", "LRP-0", "lxt", "detached")
     encoder: str | None = "encoder"
     encoder_batch: int = 8
     encoder_tokens: int = 256

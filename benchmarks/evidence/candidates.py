@@ -43,6 +43,8 @@ CANDIDATES: Mapping[str, Callable[[], Preset]] = {
     "gamma 0.25": candidate(Gamma(0.25)),
     "gamma 0.5": candidate(Gamma(0.5)),
     "gamma 1": candidate(Gamma(1.0)),
+    "gamma 0.25, epsilon stem": candidate(Gamma(0.25), stem=Epsilon(1e-6)),
+    "gamma 0.25, relative 0.1": candidate(Gamma(0.25), relative=0.1),
     "z+, epsilon stem": candidate(ZPlus(), stem=Epsilon(1e-6)),
     "z+, gamma 0.25 stem": candidate(ZPlus(), stem=Gamma(0.25)),
     "gamma 0.5, epsilon stem": candidate(Gamma(0.5), stem=Epsilon(1e-6)),

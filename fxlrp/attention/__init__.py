@@ -136,7 +136,7 @@ def attention_transposed(
 
 def _flat(call: Call, kernel: Kernel) -> Flat:
     """The layout in which a kernel takes a call."""
-    return Flat(call.batch, shared_dims(call) if kernel.shares_heads else 0)
+    return Flat(call.batch, shared_dims(call), repeats=not kernel.shares_heads)
 
 
 def _of_parts(parts: Parts, mask: Tensor | None, scale: float | Tensor) -> tuple[Tensor | None, float | Tensor]:

@@ -69,10 +69,12 @@ class Flat:
         batch: The leading dimensions of the result.
         shared: How many of the last ones keys and values lack. They are heads of the kernel, as is the one before them
             unless it is the only one.
+        repeats: Whether keys and values are repeated for all heads.
     """
 
     batch: torch.Size
-    shared: int = 0
+    shared: int
+    repeats: bool
 
     def query(self, x: Tensor) -> Tensor:
         """Queries, a result or its cotangent in the layout of the kernels."""
@@ -104,6 +106,8 @@ class Flat:
 
     @property
     def _of_keys(self) -> tuple[int, ...]:
+        if self.repeats:
+            return tuple(self.batch)
         return (*self.batch[: len(self.batch) - self.shared], *(1,) * self.shared)
 
     @property

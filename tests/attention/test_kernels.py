@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,13 +35,16 @@ MASKS = {
     "heads": random(3, 5, 6, seed=7),
     "samples": random(2, 1, 1, 6, seed=8) > -0.5,
 }
-WAYS = ("kernel", "one block", "blocks")
+WAYS = ("kernel", "kernel for equal heads", "one block", "blocks")
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How attention is computed."""
-    if request.param != "kernel":
+    if request.param == "kernel for equal heads":
+        (kernel,) = kernels._KERNELS["cpu"]
+        monkeypatch.setattr(kernels, "_KERNELS", {"cpu": (replace(kernel, shares_heads=False),)})
+    elif request.param != "kernel":
         monkeypatch.setattr(kernels, "_KERNELS", {})
     if request.param == "blocks":
         monkeypatch.setattr(blocks, "_WEIGHTS", 20)
