@@ -65,3 +65,12 @@ def test_powers_do_not_overflow(name: str, dtype: torch.dtype, size: float, tole
     powers = elements(x.double()).abs() ** power
     assert isinstance(found, Tensor) and found.dtype is dtype
     assert_relevance(found.double(), powers / powers.sum(-1, keepdim=True), tolerance)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_a_count_is_shared_by_the_elements_that_it_counts(optimize: bool) -> None:
+    x = torch.tensor([[0.0, 2.0, -1.0, 3.0], [-1.0, 0.0, 0.0, -1.0]], dtype=torch.float64)
+    model = One(lambda x: torch.linalg.vector_norm(x, 0, -1, keepdim=True)).eval()
+    explain = fxlrp.compile(model, presets.epsilon(0.0), optimize=optimize)
+    expected = torch.tensor([[0.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+    assert_relevance(explain(x, target=0), expected)
