@@ -179,6 +179,26 @@ def test_positions_that_something_mixes_later_are_computed() -> None:
     assert selected(x, target=(2, 1))[:, 3].abs().sum() > 0
 
 
+def test_constants_that_differ_between_positions_are_read_at_all_of_them() -> None:
+    """Such as embeddings of positions in front of the head."""
+
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.places = nn.Parameter(random(5, 4, seed=2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.linear(x)
+            logits: Tensor = self.head(x.cumsum(1) + self.places)
+            return logits
+
+    torch.manual_seed(0)
+    model, x = Placed().double().eval(), random(2, 5, 4, seed=1)
+    selected, whole = (fxlrp.compile(model, example_inputs=x, optimize=each) for each in (True, WITHOUT))
+    assert_close(selected(x, target=(2, 1)), whole(x, target=(2, 1)))
+
+
 def over_positions(x: Tensor, weight: Tensor, *, relevance: Tensor) -> Tensor:
     """A rule of its author that divides by a mean over the positions."""
     return x * (relevance @ weight) / x.abs().mean(1, keepdim=True)
