@@ -35,6 +35,15 @@ def test_of_lrp_0_they_are_the_gradient_also_where_the_value_is_zero() -> None:
     assert gradients[0][x == 0].abs().sum() > 0
 
 
+def test_a_seed_over_an_output_of_zero_is_zero() -> None:
+    model, x = nn.Linear(4, 3, bias=False).double().eval(), random(2, 4, seed=1)
+    x[1] = 0.0
+    weight, seed = model.weight.detach(), random(2, 3, seed=2)
+    found = fxlrp.compile(model, LRP0)(x, seed=seed, coefficients=True)
+    expected = torch.stack([(seed[0] / (weight @ x[0])) @ weight, torch.zeros(4, dtype=torch.float64)])
+    assert_relevance(found, expected, 1e-12)
+
+
 @pytest.mark.parametrize("rules", ["epsilon", "attnlrp", "cplrp", "default"])
 def test_a_coefficient_times_the_value_is_the_relevance(rules: str) -> None:
     model = language_model()
